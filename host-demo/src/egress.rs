@@ -1,0 +1,298 @@
+//! The boundary: where a call's one request leaves, or does not.
+//!
+//! [`Call::send`] is the only way out, and its order is the point:
+//!
+//! 1. *policy and grant*: what the guest asks for is what this call may do;
+//! 2. *permit*: the quota has room for it, and this is the one request that it has room for;
+//! 3. *identity*: asked for last, because waiting for a quota can outlive a token;
+//! 4. *transport*: once.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName};
+use http::uri::Scheme;
+use http_body_util::{BodyExt as _, Limited};
+use wasmtime_wasi_http::{
+    DEFAULT_FORBIDDEN_HEADERS, Error as WasiError, ForbiddenHeaderFilter, RequestOptions, WasiBody,
+    WasiHttpHooks,
+};
+
+use crate::clock::{Clock, Moment};
+use crate::contract::connection;
+use crate::grant::{Grant, Operation};
+use crate::identity::{IdentityError, TokenSource};
+use crate::limits::Permit;
+use crate::policy::{Denial, Policy};
+use crate::transport::{Transport, TransportError, TransportErrorKind};
+
+/// The longest comment, with every character escaped, is a quarter of this.
+const REQUEST_BODY_MAX: usize = 128 * 1024;
+
+/// Above what the guest reads of an answer (1 MiB), so that it is the guest who says that one is too long.
+const RESPONSE_BODY_MAX: usize = 2 * 1024 * 1024;
+
+/// What a guest may send along. `host` is set by the library below, from the authority that was checked.
+const REQUEST_HEADERS: [HeaderName; 6] = [
+    header::ACCEPT,
+    header::ACCEPT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::HOST,
+    header::USER_AGENT,
+];
+
+/// What a guest gets to see of an answer.
+const RESPONSE_HEADERS: [HeaderName; 2] = [header::CONTENT_TYPE, header::RETRY_AFTER];
+
+/// What all calls share.
+pub(crate) struct Egress {
+    pub(crate) policy: Policy,
+    pub(crate) tokens: Arc<dyn TokenSource>,
+    pub(crate) transport: Transport,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// One call's way out.
+pub(crate) struct Call {
+    egress: Arc<Egress>,
+    grant: Grant,
+    deadline: Moment,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Absent where the call can't have a request: its arguments name no target.
+    permit: Option<Permit>,
+    seen: Seen,
+}
+
+/// What the boundary saw of a call, whatever the guest says of it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    /// The request was handed to the transport, and may have reached the service.
+    pub(crate) may_have_arrived: bool,
+    /// The status of the answer.
+    pub(crate) status: Option<u16>,
+    pub(crate) denial: Option<Denial>,
+    pub(crate) identity: Option<IdentityError>,
+    pub(crate) transport: Option<TransportError>,
+}
+
+impl Call {
+    pub(crate) fn new(
+        egress: Arc<Egress>,
+        grant: Grant,
+        permit: Option<Permit>,
+        deadline: Moment,
+    ) -> Self {
+        let state = Mutex::new(State { permit, seen: Seen::default() });
+        Self { egress, grant, deadline, state }
+    }
+
+    /// What was seen so far.
+    pub(crate) fn seen(&self) -> Seen {
+        self.state().seen.clone()
+    }
+
+    /// Answers `connection.open`. Redeems nothing.
+    pub(crate) fn open(
+        &self,
+        operation: connection::Operation,
+        target: Option<&str>,
+    ) -> Result<connection::Access, connection::Refusal> {
+        if let Err(denial) = self.decide(operation.into(), target) {
+            return Err(connection::Refusal::Denied(self.deny(denial).to_string()));
+        }
+        let now = self.egress.clock.now();
+        if let Some(wait) = self.state().permit.as_ref().and_then(|p| p.closed_for(now)) {
+            return Err(connection::Refusal::RateLimited(whole_seconds(wait)));
+        }
+        Ok(connection::Access {
+            base_url: self.egress.policy.origin().to_string(),
+            authorization: connection::Authorization::AttachedByHost,
+        })
+    }
+
+    /// The one decision, for `open` and for a request alike.
+    fn decide(&self, operation: Operation, target: Option<&str>) -> Result<(), Denial> {
+        self.egress.policy.allows(operation)?;
+        self.grant.covers(operation, target)?;
+        if self.state().permit.as_ref().is_some_and(Permit::is_fresh) { Ok(()) } else { Err(Denial::Spent) }
+    }
+
+    /// Lets the call's one request leave, and its answer in.
+    async fn send(&self, request: http::Request<WasiBody>) -> Result<http::Response<WasiBody>, WasiError> {
+        let (mut head, body) = request.into_parts();
+        self.allows(&head).map_err(|denial| self.refuse(denial))?;
+        let body = whole(body).await.map_err(|denial| self.refuse(denial))?;
+        self.redeem().map_err(|denial| self.refuse(denial))?;
+
+        let token = match self.egress.tokens.token().await {
+            Ok(token) => token,
+            Err(error) => {
+                tracing::warn!(%error, "no token");
+                self.not_sent(|seen| seen.identity = Some(error));
+                return Err(WasiError::ConfigurationError);
+            }
+        };
+        head.headers.insert(header::AUTHORIZATION, token.header().clone());
+
+        self.state().seen.may_have_arrived = true;
+        let clock = Arc::clone(&self.egress.clock);
+        match self.egress.transport.send(head, body, clock, self.deadline).await {
+            Ok(response) => Ok(self.admit(response)),
+            Err(error) => {
+                tracing::warn!(%error, "no answer");
+                let code = wasi_error(error.kind);
+                if error.kind.may_have_arrived() {
+                    self.state().seen.transport = Some(error);
+                } else {
+                    self.not_sent(|seen| seen.transport = Some(error));
+                }
+                Err(code)
+            }
+        }
+    }
+
+    /// Decides about a request's head.
+    fn allows(&self, head: &http::request::Parts) -> Result<(), Denial> {
+        let (operation, target) = self.egress.policy.check(&head.method, &head.uri)?;
+        self.decide(operation, Some(target.as_str()))?;
+        match head.headers.keys().find(|name| !REQUEST_HEADERS.contains(name)) {
+            Some(name) => Err(Denial::Header(name.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    fn redeem(&self) -> Result<(), Denial> {
+        let redeemed = self.state().permit.as_mut().is_some_and(Permit::redeem);
+        if redeemed { Ok(()) } else { Err(Denial::Spent) }
+    }
+
+    /// The answer's head is here: from now on the call counts from now, and the guest sees what it may see.
+    fn admit(&self, response: http::Response<reqwest::Body>) -> http::Response<WasiBody> {
+        let now = self.egress.clock.now();
+        let (mut head, body) = response.into_parts();
+        {
+            let mut state = self.state();
+            if let Some(permit) = &mut state.permit {
+                permit.settle(now);
+            }
+            state.seen.status = Some(head.status.as_u16());
+        }
+        tracing::debug!(status = head.status.as_u16(), "answer");
+        head.headers = visible(&head.headers);
+        let body = Limited::new(body, RESPONSE_BODY_MAX).map_err(|error| {
+            if error.is::<http_body_util::LengthLimitError>() {
+                WasiError::HttpResponseBodySize(None)
+            } else {
+                WasiError::HttpResponseIncomplete
+            }
+        });
+        http::Response::from_parts(head, body.boxed_unsync())
+    }
+
+    /// Nothing was sent, for certain: the permit's slot is free again.
+    fn not_sent(&self, note: impl FnOnce(&mut Seen)) {
+        let mut state = self.state();
+        state.seen.may_have_arrived = false;
+        note(&mut state.seen);
+        if let Some(permit) = &mut state.permit {
+            permit.give_back();
+        }
+    }
+
+    fn deny(&self, denial: Denial) -> Denial {
+        tracing::warn!(%denial, "denied");
+        self.state().seen.denial = Some(denial.clone());
+        denial
+    }
+
+    fn refuse(&self, denial: Denial) -> WasiError {
+        self.deny(denial);
+        WasiError::HttpRequestDenied
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The whole body, before anything leaves: a request that the guest does not finish is never begun.
+async fn whole(body: WasiBody) -> Result<Bytes, Denial> {
+    let body = Limited::new(body, REQUEST_BODY_MAX).collect().await.map_err(|_| Denial::Body)?;
+    if body.trailers().is_some() { Err(Denial::Body) } else { Ok(body.to_bytes()) }
+}
+
+fn visible(headers: &HeaderMap) -> HeaderMap {
+    let mut visible = HeaderMap::new();
+    for (name, value) in headers {
+        if RESPONSE_HEADERS.contains(name) {
+            visible.append(name.clone(), value.clone());
+        }
+    }
+    visible
+}
+
+/// Rounded up: the guest is told when it is worth asking again.
+fn whole_seconds(wait: Duration) -> u32 {
+    u32::try_from(wait.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u32::MAX)
+}
+
+const fn wasi_error(kind: TransportErrorKind) -> WasiError {
+    match kind {
+        TransportErrorKind::Dns => WasiError::DnsError { rcode: None, info_code: None },
+        TransportErrorKind::Refused => WasiError::ConnectionRefused,
+        TransportErrorKind::ConnectTimeout => WasiError::ConnectionTimeout,
+        TransportErrorKind::Certificate => WasiError::TlsCertificateError,
+        TransportErrorKind::Tls => WasiError::TlsProtocolError,
+        TransportErrorKind::NotARequest => WasiError::HttpRequestUriInvalid,
+        TransportErrorKind::TooLate => WasiError::ConnectionWriteTimeout,
+        TransportErrorKind::Broken => WasiError::ConnectionTerminated,
+    }
+}
+
+impl From<connection::Operation> for Operation {
+    fn from(operation: connection::Operation) -> Self {
+        match operation {
+            connection::Operation::UnrestrictCodeExecution => Self::UnrestrictCodeExecution,
+            connection::Operation::GetMachineAction => Self::GetMachineAction,
+        }
+    }
+}
+
+/// What `wasi:http` calls: a call's way out, and nothing more.
+pub(crate) struct Hooks(pub(crate) Arc<Call>);
+
+impl WasiHttpHooks for Hooks {
+    /// Both ways: a guest can neither set nor read these.
+    fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {
+        Arc::new(|name| {
+            [header::AUTHORIZATION, header::COOKIE, header::SET_COOKIE].contains(name)
+                || DEFAULT_FORBIDDEN_HEADERS.contains(name)
+        })
+    }
+
+    fn default_scheme(&mut self) -> Option<Scheme> {
+        None
+    }
+
+    fn send_request(
+        &mut self,
+        request: http::Request<WasiBody>,
+        _the_hosts_deadline_holds: Option<RequestOptions>,
+        _: Box<dyn Future<Output = Result<(), WasiError>> + Send>,
+    ) -> Box<dyn Future<Output = Result<Answer, WasiError>> + Send> {
+        let call = Arc::clone(&self.0);
+        Box::new(async move {
+            let response = call.send(request).await?;
+            let nothing_left_to_do: Connection = Box::new(std::future::ready(Ok(())));
+            Ok((response, nothing_left_to_do))
+        })
+    }
+}
+
+type Connection = Box<dyn Future<Output = Result<(), WasiError>> + Send>;
+type Answer = (http::Response<WasiBody>, Connection);

@@ -1,0 +1,37 @@
+//! A wasmtime host for the Defender for Endpoint plugin.
+//!
+//! It runs the component the way an automation platform should: the plugin never holds the token, can act only on
+//! the device it was called for, reaches one API and nothing else, and can neither exceed the API's quotas nor hang
+//! its caller. The contract between the two is in `wit/`.
+//!
+//! ```text
+//! release → host → plugin ──(guest)──► egress: policy and grant → permit → identity → transport ──► service
+//! ```
+//!
+//! - [`host`]: everything together. Start here.
+//! - [`plugin`]: loads a component and runs it. [`contract`] has its types.
+//! - `egress`: the boundary. One method decides the order.
+//! - [`policy`], [`grant`], [`limits`], [`identity`], [`cloud`], [`transport`], [`clock`]: what it decides by. None
+//!   of them knows of WebAssembly.
+//! - [`release`]: devices, released and followed to the end.
+//! - [`mock`]: a stand-in for the service, for tests and for trying things out.
+//!
+//! The library never prints, exits, or reads the environment.
+
+#![deny(missing_docs)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that panics has failed"))]
+
+pub mod clock;
+pub mod cloud;
+pub mod contract;
+mod egress;
+pub mod grant;
+pub mod host;
+pub mod id;
+pub mod identity;
+pub mod limits;
+//pub mod mock;
+pub mod plugin;
+pub mod policy;
+//pub mod release;
+pub mod transport;

@@ -1,0 +1,383 @@
+//! Loading a component, and running it: one fresh store for each call.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{Component, HasData, HasSelf, Linker, ResourceTable};
+use wasmtime::{
+    Cache, CacheConfig, Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store,
+    StoreLimits, StoreLimitsBuilder, Trap,
+};
+use wasmtime_wasi::p2::bindings::io;
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use crate::contract::{self, connection};
+use crate::egress::{Call, Hooks};
+
+/// Linear memory of one instance. The guest bounds its bodies at 1 MiB and needs a few copies of one.
+const MEMORY_MAX: usize = 16 << 20;
+
+/// Elements of one instance's table: functions that are called by pointer.
+const TABLE_MAX: usize = 10_000;
+
+/// Host resources (requests, streams, headers) of one call at a time.
+const RESOURCES_MAX: usize = 256;
+
+/// Bytes that one call may make the host copy out of the guest.
+const HOSTCALL_FUEL: usize = 4 << 20;
+
+/// Memory for the headers of one request or answer, the host's own structures included.
+const HEADERS_MAX: usize = 64 << 10;
+
+/// Instructions, more or less, of one call. Reading the largest answer takes about a tenth; it is a second of work.
+const FUEL: u64 = 1_000_000_000;
+
+/// After so many of them a call lets others run, so that its deadline can end it. About a millisecond.
+const FUEL_SLICE: u64 = 1_000_000;
+
+/// Instances at one time. Each reserves address space for [`MEMORY_MAX`], and uses what it touches.
+const INSTANCES: u32 = 128;
+
+/// What a component may import, and what the host links. Any 0.2 release of `wasi` will do.
+const ALLOWED_IMPORTS: [&str; 7] = [
+    "defender:endpoint/connection@0.1.0",
+    "defender:endpoint/types@0.1.0",
+    "wasi:http/outgoing-handler@0.2",
+    "wasi:http/types@0.2",
+    "wasi:io/error@0.2",
+    "wasi:io/poll@0.2",
+    "wasi:io/streams@0.2",
+];
+
+const REQUIRED_EXPORTS: [&str; 2] =
+    ["defender:endpoint/code-execution@0.1.0", "defender:endpoint/machine-actions@0.1.0"];
+
+/// The component that this library was built with.
+#[cfg(feature = "bundled-plugin")]
+pub const BUNDLED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/defender-endpoint.wasm"));
+
+/// A component that is not loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file can't be read.
+    #[error("{} can't be read: {source}", .path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not WebAssembly.
+    #[error("this is not WebAssembly: it does not start with the bytes 00 61 73 6d")]
+    NotWasm,
+    /// A core module: a component is wanted.
+    #[error("this is a core WebAssembly module; a component is wanted (`wasm-tools component new` makes one)")]
+    CoreModule,
+    /// Damaged, or of a kind that the engine does not know.
+    #[error("the component is not valid: {0}")]
+    Invalid(String),
+    /// It wants more than it may have.
+    #[error("the component wants what no plugin gets: {}", .0.join(", "))]
+    ForbiddenImports(Vec<String>),
+    /// It is not a plugin.
+    #[error("the component is not a plugin: it does not export {}", .0.join(", "))]
+    MissingExports(Vec<String>),
+    /// An interface has the right name and another shape.
+    #[error("the component does not fit the contract: {0}")]
+    OtherShape(String),
+    /// The engine can't be set up.
+    #[error("the WebAssembly engine can't be set up: {0}")]
+    Engine(String),
+}
+
+/// The engine, with all of its settings: the only place that has them.
+///
+/// Compiled code is kept in `cache`, a directory that nobody else may write to: what lies there is run.
+pub fn engine(cache: Option<&Path>) -> Result<Engine, LoadError> {
+    let failed = |e: wasmtime::Error| LoadError::Engine(format!("{e:#}"));
+    let mut config = Config::new();
+    config.consume_fuel(true);
+    config.memory_reservation(MEMORY_MAX as u64).memory_guard_size(64 << 10);
+    if let Some(directory) = cache {
+        let mut settings = CacheConfig::new();
+        settings.with_directory(directory);
+        config.cache(Some(Cache::new(settings).map_err(failed)?));
+    }
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(INSTANCES)
+        .total_core_instances(4 * INSTANCES)
+        .total_memories(INSTANCES)
+        .total_tables(2 * INSTANCES)
+        .total_stacks(INSTANCES)
+        .max_memory_size(MEMORY_MAX)
+        .table_elements(TABLE_MAX)
+        // What an instance touched is cleared by writing over it, which is faster than giving it back and
+        // faulting it in again.
+        .linear_memory_keep_resident(256 << 10)
+        .table_keep_resident(64 << 10)
+        .async_stack_keep_resident(32 << 10);
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    Engine::new(&config).map_err(failed)
+}
+
+/// A component that was checked, compiled and linked. Cheap to clone.
+#[derive(Clone)]
+pub struct Plugin {
+    pre: contract::PluginPre<State>,
+    /// As many calls at one time as the engine's pool has places.
+    places: Arc<Semaphore>,
+    about: Arc<About>,
+}
+
+/// What a component is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct About {
+    /// Its size in bytes.
+    pub size: usize,
+    /// SHA-256, in hexadecimal digits.
+    pub digest: String,
+    /// The interfaces it imports.
+    pub imports: Vec<String>,
+    /// The interfaces it exports.
+    pub exports: Vec<String>,
+}
+
+impl Plugin {
+    /// The component that this library was built with.
+    #[cfg(feature = "bundled-plugin")]
+    pub fn bundled(engine: &Engine) -> Result<Self, LoadError> {
+        Self::from_bytes(engine, BUNDLED)
+    }
+
+    /// A component in a file.
+    pub fn from_file(engine: &Engine, path: &Path) -> Result<Self, LoadError> {
+        let bytes = std::fs::read(path)
+            .map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
+        Self::from_bytes(engine, &bytes)
+    }
+
+    /// A component as bytes: binary, not text.
+    ///
+    /// The engine can be the caller's own. It must meter fuel ([`Config::consume_fuel`]); without a bound on its
+    /// work a guest could hold a thread for ever.
+    pub fn from_bytes(engine: &Engine, bytes: &[u8]) -> Result<Self, LoadError> {
+        // The preamble: magic, then the version and the layer (component-model, "Binary Format").
+        match bytes.get(..8) {
+            Some([0, b'a', b's', b'm', _, _, 0, 0]) => return Err(LoadError::CoreModule),
+            Some([0, b'a', b's', b'm', ..]) => {}
+            _ => return Err(LoadError::NotWasm),
+        }
+        let component = Component::from_binary(engine, bytes)
+            .map_err(|e| LoadError::Invalid(format!("{e:#}")))?;
+        let kind = component.component_type();
+        let names = |items: &mut dyn Iterator<Item = (&str, ComponentItem)>| -> Vec<String> {
+            items.map(|(name, _)| name.to_owned()).collect()
+        };
+        let imports = names(&mut kind.imports(engine).map(|(name, item)| (name, item.ty)));
+        let exports = names(&mut kind.exports(engine).map(|(name, item)| (name, item.ty)));
+
+        let forbidden: Vec<String> =
+            imports.iter().filter(|name| !is_allowed(name)).cloned().collect();
+        if !forbidden.is_empty() {
+            return Err(LoadError::ForbiddenImports(forbidden));
+        }
+        let missing: Vec<String> = REQUIRED_EXPORTS
+            .into_iter()
+            .filter(|wanted| !exports.iter().any(|name| name == wanted))
+            .map(str::to_owned)
+            .collect();
+        if !missing.is_empty() {
+            return Err(LoadError::MissingExports(missing));
+        }
+
+        let shape = |e: wasmtime::Error| LoadError::OtherShape(format!("{e:#}"));
+        let pre = linker(engine).and_then(|linker| linker.instantiate_pre(&component)).map_err(shape)?;
+        let about = About {
+            size: bytes.len(),
+            digest: Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
+            imports,
+            exports,
+        };
+        Ok(Self {
+            pre: contract::PluginPre::new(pre).map_err(shape)?,
+            places: Arc::new(Semaphore::new(INSTANCES as usize)),
+            about: Arc::new(about),
+        })
+    }
+
+    /// What it is.
+    pub fn about(&self) -> &About {
+        &self.about
+    }
+
+    /// Calls `code-execution.unrestrict-code-execution`.
+    pub(crate) async fn unrestrict_code_execution(
+        &self,
+        call: Arc<Call>,
+        machine_id: &str,
+        comment: &str,
+    ) -> Result<Result<contract::MachineAction, contract::Error>, Fault> {
+        let (_place, mut store, plugin) = self.instance(call).await?;
+        plugin
+            .defender_endpoint_code_execution()
+            .call_unrestrict_code_execution(&mut store, machine_id, comment)
+            .await
+            .map_err(Fault::from)
+    }
+
+    /// Calls `machine-actions.get-machine-action`.
+    pub(crate) async fn get_machine_action(
+        &self,
+        call: Arc<Call>,
+        action_id: &str,
+    ) -> Result<Result<contract::MachineAction, contract::Error>, Fault> {
+        let (_place, mut store, plugin) = self.instance(call).await?;
+        plugin
+            .defender_endpoint_machine_actions()
+            .call_get_machine_action(&mut store, action_id)
+            .await
+            .map_err(Fault::from)
+    }
+
+    /// A new store, with its limits, and a new instance in it. The place must outlive both.
+    async fn instance(
+        &self,
+        call: Arc<Call>,
+    ) -> Result<(tokio::sync::OwnedSemaphorePermit, Store<State>, contract::Plugin), Fault> {
+        let closed = |_| Fault::Engine("it is shutting down".to_owned());
+        let place = Arc::clone(&self.places).acquire_owned().await.map_err(closed)?;
+        let mut store = Store::new(self.pre.engine(), State::new(call));
+        store.limiter(|state| &mut state.limits);
+        store.set_hostcall_fuel(HOSTCALL_FUEL);
+        store.set_fuel(FUEL)?;
+        store.fuel_async_yield_interval(Some(FUEL_SLICE))?;
+        let plugin = self.pre.instantiate_async(&mut store).await?;
+        Ok((place, store, plugin))
+    }
+}
+
+/// What the plugin did that no plugin may do, or what the engine could not do for it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// It used up what one call may compute.
+    #[error("the plugin computed without end and was stopped")]
+    OutOfFuel,
+    /// It stopped itself, or did what WebAssembly does not allow.
+    #[error("the plugin trapped: {0}")]
+    Trap(String),
+    /// The engine refused it something, memory or resources.
+    #[error("the plugin was stopped by the engine: {0}")]
+    Engine(String),
+    /// It reported a success that the boundary did not see.
+    #[error("the plugin reported a success, but {0}")]
+    UnfoundedSuccess(&'static str),
+}
+
+impl From<wasmtime::Error> for Fault {
+    fn from(error: wasmtime::Error) -> Self {
+        match error.downcast_ref::<Trap>() {
+            Some(Trap::OutOfFuel) => Self::OutOfFuel,
+            Some(trap) => Self::Trap(trap.to_string()),
+            None => Self::Engine(format!("{error:#}")),
+        }
+    }
+}
+
+fn is_allowed(import: &str) -> bool {
+    ALLOWED_IMPORTS.iter().any(|allowed| {
+        import.strip_prefix(allowed).is_some_and(|rest| match rest.strip_prefix('.') {
+            None => rest.is_empty() && !allowed.starts_with("wasi:"),
+            Some(patch) => allowed.starts_with("wasi:") && patch.parse::<u32>().is_ok(),
+        })
+    })
+}
+
+/// Links `connection`, `wasi:http` and the parts of `wasi:io` that it is made of, and nothing else.
+fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    connection::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    io::error::add_to_linker::<State, Io>(&mut linker, |state| &mut state.table)?;
+    io::poll::add_to_linker::<State, Io>(&mut linker, |state| &mut state.table)?;
+    io::streams::add_to_linker::<State, Io>(&mut linker, |state| &mut state.table)?;
+    Ok(linker)
+}
+
+struct Io;
+
+impl HasData for Io {
+    type Data<'a> = &'a mut ResourceTable;
+}
+
+/// What a store holds.
+struct State {
+    table: ResourceTable,
+    http: WasiHttpCtx,
+    hooks: Hooks,
+    limits: StoreLimits,
+}
+
+impl State {
+    fn new(call: Arc<Call>) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(RESOURCES_MAX);
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(HEADERS_MAX);
+        let limits = StoreLimitsBuilder::new()
+            .memory_size(MEMORY_MAX)
+            .table_elements(TABLE_MAX)
+            .memories(1)
+            .tables(4)
+            .instances(8)
+            .build();
+        Self { table, http, hooks: Hooks(call), limits }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.hooks, table: &mut self.table, ctx: &mut self.http }
+    }
+}
+
+impl connection::Host for State {
+    fn open(
+        &mut self,
+        operation: connection::Operation,
+        target: Option<String>,
+    ) -> Result<connection::Access, connection::Refusal> {
+        self.hooks.0.open(operation, target.as_deref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_import_is_allowed_by_its_whole_name() {
+        for allowed in [
+            "defender:endpoint/connection@0.1.0",
+            "wasi:http/types@0.2.4",
+            "wasi:io/streams@0.2.12",
+        ] {
+            assert!(is_allowed(allowed), "{allowed}");
+        }
+        for forbidden in [
+            "wasi:http/types@0.3.0",
+            "wasi:http/types@0.2",
+            "wasi:http/types@0.20.1",
+            "wasi:http/types@0.2.x",
+            "wasi:http/types-more@0.2.4",
+            "wasi:cli/environment@0.2.4",
+            "wasi:clocks/monotonic-clock@0.2.4",
+            "defender:endpoint/connection@0.1.0.1",
+            "defender:endpoint/connection@0.2.0",
+        ] {
+            assert!(!is_allowed(forbidden), "{forbidden}");
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! The egress policy: which requests may leave at all. Deny is the default.
+//!
+//! A policy names one origin and, by [`Route`]s, what may be asked of it. It says nothing of *whose* call it is:
+//! that a guest touches only the device it was called for is the [`Grant`](crate::grant::Grant)'s business.
+
+use std::fmt;
+use std::str::FromStr;
+
+use http::{Method, Uri};
+
+use crate::grant::{Operation, Target};
+
+/// Scheme, host and port, in one canonical form: what a token is bound to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    secure: bool,
+    host: String,
+    port: u16,
+}
+
+/// A text that is not an origin that this host will talk to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OriginError {
+    /// Not of the form `scheme://host[:port]`.
+    #[error("expected scheme, host and optional port, and nothing else: https://api.security.microsoft.com")]
+    Form,
+    /// A scheme other than `https`, or `http` beyond loopback.
+    #[error("only https:// is allowed (and http:// for loopback): a token must not cross a network in the clear")]
+    Insecure,
+}
+
+impl Origin {
+    /// The origin of a request, or `None` where it is one that no origin here can equal: with user information,
+    /// without a host, with an unknown scheme or a port that is not a number.
+    pub fn of(uri: &Uri) -> Option<Self> {
+        let secure = match uri.scheme_str()? {
+            "https" => true,
+            "http" => false,
+            _ => return None,
+        };
+        let authority = uri.authority()?;
+        // `Authority` lets user information pass, and a port that is empty or not a number.
+        if authority.as_str().contains('@') {
+            return None;
+        }
+        let host = authority.host();
+        let port = match authority.as_str().strip_prefix(host)? {
+            "" if secure => 443,
+            "" => 80,
+            rest => rest.strip_prefix(':').filter(|p| p.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()?,
+        };
+        if host.is_empty() || port == 0 {
+            return None;
+        }
+        Some(Self { secure, host: host.to_ascii_lowercase(), port })
+    }
+
+    /// The host: a name, an IPv4 address, or an IPv6 address in brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Whether the connection is protected by TLS.
+    pub const fn is_secure(&self) -> bool {
+        self.secure
+    }
+
+    /// Whether the host is this machine: a loopback address, or the name `localhost`.
+    pub fn is_loopback(&self) -> bool {
+        let bare = self.host.trim_start_matches('[').trim_end_matches(']');
+        self.host == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
+}
+
+impl FromStr for Origin {
+    type Err = OriginError;
+
+    fn from_str(text: &str) -> Result<Self, OriginError> {
+        let uri: Uri = text.parse().map_err(|_| OriginError::Form)?;
+        if uri.path_and_query().is_some_and(|p| p.as_str() != "/") {
+            return Err(OriginError::Form);
+        }
+        let origin = Self::of(&uri).ok_or(OriginError::Form)?;
+        if !origin.secure && !origin.is_loopback() {
+            return Err(OriginError::Insecure);
+        }
+        Ok(origin)
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, usual) = if self.secure { ("https", 443) } else { ("http", 80) };
+        write!(f, "{scheme}://{}", self.host)?;
+        if self.port != usual { write!(f, ":{}", self.port) } else { Ok(()) }
+    }
+}
+
+/// One kind of request, as `METHOD /path/with/{parameters}`.
+///
+/// The parameters are typed: `{machine-id}` matches 40 lower-case hexadecimal digits, `{action-id}` a lower-case
+/// GUID, and neither anything else. Every other segment matches itself, to the letter. A query never matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Route(Operation);
+
+impl Route {
+    /// Every route there is: one for each operation.
+    pub const ALL: [Self; 2] =
+        [Self(Operation::UnrestrictCodeExecution), Self(Operation::GetMachineAction)];
+
+    const fn parts(self) -> (Method, &'static str, Parameter, &'static str) {
+        match self.0 {
+            Operation::UnrestrictCodeExecution => {
+                (Method::POST, "/api/machines/", Parameter::MachineId, "/unrestrictCodeExecution")
+            }
+            Operation::GetMachineAction => {
+                (Method::GET, "/api/machineactions/", Parameter::ActionId, "")
+            }
+        }
+    }
+
+    /// What such a request does.
+    pub const fn operation(self) -> Operation {
+        self.0
+    }
+
+    /// What the request acts on, if it is one of this route.
+    fn target(self, method: &Method, uri: &Uri) -> Option<Target> {
+        let (route_method, before, parameter, after) = self.parts();
+        if *method != route_method || uri.query().is_some() {
+            return None;
+        }
+        let id = uri.path().strip_prefix(before)?.strip_suffix(after)?;
+        let target = match parameter {
+            Parameter::MachineId => Target::Machine(id.parse().ok()?),
+            Parameter::ActionId => Target::Action(id.parse().ok()?),
+        };
+        // Parsing lower-cases. On the wire the id must be canonical already.
+        (target.as_str() == id).then_some(target)
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Parameter {
+    MachineId,
+    ActionId,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (method, before, parameter, after) = self.parts();
+        let parameter = match parameter {
+            Parameter::MachineId => "{machine-id}",
+            Parameter::ActionId => "{action-id}",
+        };
+        write!(f, "{method} {before}{parameter}{after}")
+    }
+}
+
+/// A text that is not a [`Route`] this host knows.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no such route; there are: {}", Route::ALL.map(|r| r.to_string()).join(", "))]
+pub struct RouteError;
+
+impl FromStr for Route {
+    type Err = RouteError;
+
+    fn from_str(text: &str) -> Result<Self, RouteError> {
+        Self::ALL.into_iter().find(|route| route.to_string() == text).ok_or(RouteError)
+    }
+}
+
+/// Why a request may not leave.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denial {
+    /// To another origin than the policy's.
+    #[error("requests to {asked} are not allowed; the policy's origin is {allowed}")]
+    Origin {
+        /// Where the request would have gone, or what stood in its place.
+        asked: String,
+        /// The policy's origin.
+        allowed: Origin,
+    },
+    /// No route of the policy's matches.
+    #[error("no rule allows {method} {path}")]
+    NoRoute {
+        /// The method that was asked for.
+        method: String,
+        /// The path and query that were asked for.
+        path: String,
+    },
+    /// The route exists but is not granted.
+    #[error("the policy does not allow {operation}; this rule would: {}", .operation.route())]
+    NotGranted {
+        /// What was asked for.
+        operation: Operation,
+    },
+    /// The call was made for something else.
+    #[error("this call was made for {granted}; the plugin asked for {asked}")]
+    NotThisCall {
+        /// What the call may do.
+        granted: String,
+        /// What was asked for.
+        asked: String,
+    },
+    /// The call's one request has been made.
+    #[error("this call's one request has been made already")]
+    Spent,
+    /// A header that is not on the list.
+    #[error("the request header {0:?} is not allowed")]
+    Header(String),
+    /// A request body over the bound, or one that no such request has.
+    #[error("the request body is not one that this request has")]
+    Body,
+}
+
+/// What may leave: requests of the given routes, to one origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    origin: Origin,
+    routes: Vec<Route>,
+}
+
+impl Policy {
+    /// Allows nothing.
+    pub const fn deny_all(origin: Origin) -> Self {
+        Self { origin, routes: Vec::new() }
+    }
+
+    /// Allows releasing a device and reading an action: what this host is for.
+    pub fn release_and_read(origin: Origin) -> Self {
+        Self { origin, routes: Route::ALL.to_vec() }
+    }
+
+    /// Allows one route more.
+    #[must_use]
+    pub fn allow(mut self, route: Route) -> Self {
+        if !self.routes.contains(&route) {
+            self.routes.push(route);
+        }
+        self
+    }
+
+    /// The one origin.
+    pub const fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The routes that are allowed.
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// Decides about an operation, before there is a request.
+    pub fn allows(&self, operation: Operation) -> Result<(), Denial> {
+        if self.routes.iter().any(|route| route.operation() == operation) {
+            Ok(())
+        } else {
+            Err(Denial::NotGranted { operation })
+        }
+    }
+
+    /// Decides about a request: what it is, if it may leave.
+    pub fn check(&self, method: &Method, uri: &Uri) -> Result<(Operation, Target), Denial> {
+        if Origin::of(uri).as_ref() != Some(&self.origin) {
+            let asked = format!(
+                "{}://{}",
+                uri.scheme_str().unwrap_or("?"),
+                uri.authority().map_or("?", |a| a.as_str())
+            );
+            return Err(Denial::Origin { asked, allowed: self.origin.clone() });
+        }
+        let (route, target) = Route::ALL
+            .into_iter()
+            .find_map(|route| Some((route, route.target(method, uri)?)))
+            .ok_or_else(|| Denial::NoRoute {
+                method: method.to_string(),
+                path: uri.path_and_query().map_or_else(String::new, ToString::to_string),
+            })?;
+        self.allows(route.operation())?;
+        Ok((route.operation(), target))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "1e5bc9d7e413ddd7902c2932e418702b84d0cc07";
+
+    fn policy() -> Policy {
+        Policy::release_and_read("https://api.security.microsoft.com".parse().unwrap())
+    }
+
+    fn check(method: &str, url: &str) -> Result<(Operation, Target), Denial> {
+        let uri: Uri = url.parse().unwrap_or_else(|e| panic!("{url}: {e}"));
+        policy().check(&method.parse().unwrap(), &uri)
+    }
+
+    #[test]
+    fn the_two_requests_of_the_plugin_may_leave() {
+        let release =
+            format!("https://api.security.microsoft.com/api/machines/{ID}/unrestrictCodeExecution");
+        assert_eq!(
+            check("POST", &release),
+            Ok((Operation::UnrestrictCodeExecution, Target::Machine(ID.parse().unwrap())))
+        );
+        let action = "8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a";
+        assert_eq!(
+            check("GET", &format!("https://api.security.microsoft.com/api/machineactions/{action}")),
+            Ok((Operation::GetMachineAction, Target::Action(action.parse().unwrap())))
+        );
+    }
+
+    #[test]
+    fn other_ways_to_write_the_same_origin_are_the_same() {
+        for origin in [
+            "https://api.security.microsoft.com",
+            "https://api.security.microsoft.com/",
+            "https://API.Security.Microsoft.com",
+            "https://api.security.microsoft.com:443",
+        ] {
+            assert_eq!(origin.parse::<Origin>().as_ref(), Ok(policy().origin()), "{origin}");
+        }
+    }
+
+    #[test]
+    fn no_other_origin_is_reached() {
+        for origin in [
+            "http://api.security.microsoft.com",
+            "https://api.security.microsoft.com:8443",
+            "https://api.security.microsoft.com:80",
+            "https://api.security.microsoft.com.",
+            "https://api.security.microsoft.com.evil.test",
+            "https://evil.api.security.microsoft.com",
+            "https://api.security.microsoft.com@evil.test",
+            "https://user:pass@api.security.microsoft.com",
+            "https://@api.security.microsoft.com",
+            "https://api.security.microsoft.com:443@evil.test",
+            "https://evil.test",
+            "https://127.0.0.1",
+            "https://[::1]",
+            "https://169.254.169.254",
+            "ftp://api.security.microsoft.com",
+        ] {
+            let url = format!("{origin}/api/machines/{ID}/unrestrictCodeExecution");
+            match url.parse::<Uri>() {
+                // What is no URI never gets as far as a policy.
+                Err(_) => {}
+                Ok(uri) => {
+                    let decision = policy().check(&Method::POST, &uri);
+                    assert!(matches!(decision, Err(Denial::Origin { .. })), "{url}: {decision:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_other_request_is_made_of_it() {
+        let base = "https://api.security.microsoft.com";
+        let upper = ID.to_ascii_uppercase();
+        for (method, path) in [
+            ("POST", format!("/api/machines/{ID}/offboard")),
+            ("POST", format!("/api/machines/{ID}/restrictCodeExecution")),
+            ("GET", format!("/api/machines/{ID}/unrestrictCodeExecution")),
+            ("PUT", format!("/api/machines/{ID}/unrestrictCodeExecution")),
+            ("POST", format!("/api/machines/{ID}/unrestrictCodeExecution/")),
+            ("POST", format!("/api/machines/{ID}/unrestrictCodeExecution?x=1")),
+            ("POST", format!("/api/machines/{ID}/unrestrictCodeExecution?")),
+            ("POST", format!("/API/machines/{ID}/unrestrictCodeExecution")),
+            ("POST", format!("/api/v1.0/machines/{ID}/unrestrictCodeExecution")),
+            ("POST", format!("/api/machines/{upper}/unrestrictCodeExecution")),
+            ("POST", "/api/machines/abc/offboard?/unrestrictCodeExecution".to_owned()),
+            ("POST", format!("/api/machines/../machines/{ID}/unrestrictCodeExecution")),
+            ("POST", format!("/api/machines/{ID}%2foffboard/unrestrictCodeExecution")),
+            ("POST", format!("/api/machines/%2e%2e/{ID}/unrestrictCodeExecution")),
+            ("POST", format!("//api/machines/{ID}/unrestrictCodeExecution")),
+            ("GET", "/api/machineactions".to_owned()),
+            ("GET", "/api/machineactions/".to_owned()),
+            ("GET", "/api/machineactions/8A5C34DC-9CA9-4BE4-B3C2-4C70E4BFB69A".to_owned()),
+            ("GET", "/api/machines".to_owned()),
+            ("GET", "/".to_owned()),
+        ] {
+            let decision = check(method, &format!("{base}{path}"));
+            assert!(matches!(decision, Err(Denial::NoRoute { .. })), "{method} {path}: {decision:?}");
+        }
+    }
+
+    #[test]
+    fn a_policy_that_grants_nothing_denies_and_says_which_rule_would_allow() {
+        let policy = Policy::deny_all("https://api.security.microsoft.com".parse().unwrap());
+        let denial = policy.allows(Operation::UnrestrictCodeExecution).unwrap_err();
+        assert!(
+            denial.to_string().ends_with("POST /api/machines/{machine-id}/unrestrictCodeExecution"),
+            "{denial}"
+        );
+        let granted = policy.allow(Operation::UnrestrictCodeExecution.route());
+        assert_eq!(granted.allows(Operation::UnrestrictCodeExecution), Ok(()));
+        assert!(granted.allows(Operation::GetMachineAction).is_err());
+    }
+
+    #[test]
+    fn a_route_reads_as_it_prints() {
+        for route in Route::ALL {
+            assert_eq!(route.to_string().parse(), Ok(route));
+        }
+        assert_eq!("POST /api/machines/{machine-id}/offboard".parse::<Route>(), Err(RouteError));
+    }
+
+    #[test]
+    fn an_origin_is_secure_or_loopback_and_nothing_more_than_an_origin() {
+        for good in ["http://localhost:8080", "http://127.0.0.1:1", "http://[::1]:9", "https://10.0.0.1"] {
+            assert_eq!(good.parse::<Origin>().map(|o| o.to_string()).as_deref(), Ok(good));
+        }
+        for insecure in ["http://api.security.microsoft.com", "http://127.0.0.1.evil.test"] {
+            assert_eq!(insecure.parse::<Origin>(), Err(OriginError::Insecure), "{insecure}");
+        }
+        for not_one in
+            ["", "api.security.microsoft.com", "https://", "https://h/api", "https://h?x", "https://u@h", "https://h:x"]
+        {
+            assert_eq!(not_one.parse::<Origin>(), Err(OriginError::Form), "{not_one}");
+        }
+    }
+}

@@ -2,6 +2,8 @@
 //!
 //! They are generated from it, and named here once; nothing else in this library knows how they came about.
 
+use serde_json::{Map, Value, json};
+
 /// What `bindgen!` makes.
 mod generated {
     #![expect(missing_docs, reason = "generated; the documentation is in wit/")]
@@ -22,3 +24,101 @@ pub use generated::defender::endpoint::types::{
     ActionStatus, ActionType, Effect, Error, InvalidArgument, Failure, Limiter, MachineAction, MissingRoles, Property,
     RateLimit, Reason, ServiceError,
 };
+
+impl ActionStatus {
+    /// As the service spells it.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Pending => "Pending",
+            Self::InProgress => "InProgress",
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+            Self::TimeOut => "TimeOut",
+            Self::Cancelled => "Cancelled",
+            Self::Other(other) => other,
+        }
+    }
+}
+
+impl ActionType {
+    /// As the service spells it.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::RunAntiVirusScan => "RunAntiVirusScan",
+            Self::Offboard => "Offboard",
+            Self::LiveResponse => "LiveResponse",
+            Self::CollectInvestigationPackage => "CollectInvestigationPackage",
+            Self::Isolate => "Isolate",
+            Self::Unisolate => "Unisolate",
+            Self::StopAndQuarantineFile => "StopAndQuarantineFile",
+            Self::RestrictCodeExecution => "RestrictCodeExecution",
+            Self::UnrestrictCodeExecution => "UnrestrictCodeExecution",
+            Self::Other(other) => other,
+        }
+    }
+}
+
+impl MachineAction {
+    /// The action as a JSON object, with the service's own names and order, and all that it sent.
+    pub fn to_json(&self) -> Value {
+        // What a plugin hands over as JSON text and is none is kept as a text.
+        let raw = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
+        let optional_raw = |text: &Option<String>| text.as_deref().map_or(Value::Null, raw);
+        let mut object = Map::new();
+        let mut put = |name: &str, value: Value| object.insert(name.to_owned(), value);
+        put("id", json!(self.id));
+        put("type", json!(self.type_.as_str()));
+        put("title", json!(self.title));
+        put("requestor", json!(self.requestor));
+        put("requestorComment", json!(self.requestor_comment));
+        put("status", json!(self.status.as_str()));
+        put("machineId", json!(self.machine_id));
+        put("computerDnsName", json!(self.computer_dns_name));
+        put("creationDateTimeUtc", json!(self.creation_date_time_utc));
+        put("lastUpdateDateTimeUtc", json!(self.last_update_date_time_utc));
+        put("cancellationRequestor", json!(self.cancellation_requestor));
+        put("cancellationComment", json!(self.cancellation_comment));
+        put("cancellationDateTimeUtc", json!(self.cancellation_date_time_utc));
+        put("errorHResult", json!(self.error_h_result));
+        put("scope", json!(self.scope));
+        put("externalId", json!(self.external_id));
+        put("requestSource", json!(self.request_source));
+        put("relatedFileInfo", optional_raw(&self.related_file_info));
+        put("commands", optional_raw(&self.commands));
+        put("troubleshootInfo", optional_raw(&self.troubleshoot_info));
+        for property in &self.additional_properties {
+            put(&property.name, raw(&property.json));
+        }
+        Value::Object(object)
+    }
+}
+
+impl Reason {
+    /// The case's name in the contract.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::InvalidArgument(_) => "invalid-argument",
+            Self::Denied => "denied",
+            Self::Unavailable => "unavailable",
+            Self::AlreadyInProgress => "already-in-progress",
+            Self::Rejected => "rejected",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden(_) => "forbidden",
+            Self::NotFound => "not-found",
+            Self::RateLimited(_) => "rate-limited",
+            Self::ServiceFailure(_) => "service-failure",
+            Self::Transport => "transport",
+            Self::UnexpectedResponse => "unexpected-response",
+        }
+    }
+}
+
+impl Effect {
+    /// The case's name in the contract.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Unknown => "unknown",
+        }
+    }
+}

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::clock::{Clock, Moment, SystemClock};
 use crate::cloud::Service;
 use crate::contract::{self, Effect, MachineAction, Reason};
@@ -79,6 +81,25 @@ pub struct Host {
     clock: Arc<dyn Clock>,
 }
 
+/// How long a caller is ready to wait for the quota, before anything is sent.
+#[derive(Clone, Debug, Default)]
+pub struct Patience {
+    /// Until then. Without it, as long as it takes.
+    pub until: Option<Moment>,
+    /// Until this becomes true. A call that has begun is not affected.
+    pub stop: Option<watch::Receiver<bool>>,
+}
+
+/// Completes when it becomes true; without a sender, never.
+async fn stopped(stop: Option<watch::Receiver<bool>>) {
+    if let Some(mut stop) = stop
+        && stop.wait_for(|stop| *stop).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
 /// Why a call did not succeed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum CallError {
@@ -96,6 +117,9 @@ pub enum CallError {
     /// The quota has no room before the caller's patience ends. Nothing was sent.
     #[error("the quota leaves no call before the time that you are ready to wait")]
     Quota(#[from] NotUntil),
+    /// The caller stopped waiting for the quota. Nothing was sent.
+    #[error("stopped while waiting for the quota")]
+    Stopped,
     /// The call's time was up.
     #[error("no answer within {} s", .after.as_secs_f64())]
     TimedOut {
@@ -119,7 +143,7 @@ impl CallError {
     pub const fn effect(&self) -> Effect {
         match self {
             Self::Answered { error, .. } => error.effect,
-            Self::Identity(_) | Self::Quota(_) => Effect::None,
+            Self::Identity(_) | Self::Quota(_) | Self::Stopped => Effect::None,
             Self::TimedOut { effect, .. } | Self::Fault { effect, .. } => *effect,
         }
     }
@@ -136,7 +160,7 @@ impl CallError {
 impl Host {
     /// Asks for a device's release, as the contract's `unrestrict-code-execution` does.
     ///
-    /// Waits for the quota first, but not past `patience`; then makes one call, of at most one request, that ends
+    /// Waits for the quota first, as long as `patience` allows; then makes one call, of at most one request, that ends
     /// within the call's time-out. Dropping the future ends both, and a request that is under way then counts as
     /// sent.
     ///
@@ -145,7 +169,7 @@ impl Host {
         &self,
         machine_id: &str,
         comment: &str,
-        patience: Option<Moment>,
+        patience: Patience,
     ) -> Result<MachineAction, CallError> {
         let target = machine_id.parse().ok().map(Target::Machine);
         let grant = Grant::new(Operation::UnrestrictCodeExecution, target);
@@ -159,7 +183,7 @@ impl Host {
     pub async fn get_machine_action(
         &self,
         action_id: &str,
-        patience: Option<Moment>,
+        patience: Patience,
     ) -> Result<MachineAction, CallError> {
         let target = action_id.parse().ok().map(Target::Action);
         let call = self.begin(Grant::new(Operation::GetMachineAction, target), patience).await?;
@@ -188,12 +212,17 @@ impl Host {
     }
 
     /// Everything that comes before the call's time begins to run.
-    async fn begin(&self, grant: Grant, patience: Option<Moment>) -> Result<Begun, CallError> {
+    async fn begin(&self, grant: Grant, patience: Patience) -> Result<Begun, CallError> {
         let mut key = None;
         let mut permit: Option<Permit> = None;
         if grant.target().is_some() {
             let for_key = key.insert(self.key(grant.operation()).await?);
-            permit = Some(self.limiter.acquire(for_key, self.call_timeout, patience).await?);
+            let waiting = self.limiter.acquire(for_key, self.call_timeout, patience.until);
+            permit = Some(tokio::select! {
+                biased;
+                permit = waiting => permit?,
+                () = stopped(patience.stop) => return Err(CallError::Stopped),
+            });
         }
         let deadline = permit.as_ref().map_or(self.clock.now() + self.call_timeout, Permit::deadline);
         let call = Arc::new(Call::new(Arc::clone(&self.egress), grant.clone(), permit, deadline));

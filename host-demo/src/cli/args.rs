@@ -1,0 +1,218 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+const EXAMPLES: &str = "\
+Examples:
+  host-demo demo
+  host-demo unrestrict 1e5bc9d7e413ddd7902c2932e418702b84d0cc07 --comment 'INC-42: cleaned and validated'
+  host-demo status 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a
+  host-demo mock --ca-out /tmp/ca.pem --machines 10
+
+Exit codes:
+  0  all that was asked for is confirmed (with --no-wait: accepted)
+  1  some of it failed, or can't be known to have succeeded
+  2  it could not run: wrong arguments, no credentials, no connection
+  3  none failed, but some are still pending or can't be verified
+  130  interrupted";
+
+const UNRESTRICT_HELP: &str = "\
+Credentials come from the environment, never from arguments:
+  AZURE_TENANT_ID, AZURE_CLIENT_ID, AZURE_CLIENT_SECRET  an application with the permission
+                                                         Machine.RestrictExecution
+  AZURE_AUTHORITY_HOST                                   another authority than login.microsoftonline.com
+or from files: --client-secret-file, --token-file.
+
+Ctrl-C brings what is in flight to its answer, and says what is known of every device; a second one ends at once.
+
+Examples:
+  host-demo unrestrict 1e5bc9d7e413ddd7902c2932e418702b84d0cc07 --comment 'INC-42: cleaned'
+  host-demo unrestrict ID1 ID2 ID3 --comment 'INC-42: cleaned' --no-wait --output json";
+
+/// Releases devices from an app-execution restriction in Microsoft Defender for Endpoint.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES, arg_required_else_help = true, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// What to print: text for people, or JSON Lines for programs.
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Output,
+
+    /// Say more on standard error: -v what was refused or failed, -vv each call, -vvv everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Release devices, and follow each release to its end.
+    #[command(after_help = UNRESTRICT_HELP)]
+    Unrestrict(Unrestrict),
+
+    /// Show a machine action as it stands now.
+    Status(Status),
+
+    /// Show what the plugin is and what it may do, without running it.
+    Inspect(Inspect),
+
+    /// Run a stand-in for Defender and Entra on this machine, to try things out.
+    #[command(after_help = super::mock::SWITCHES_HELP.as_str())]
+    Mock(Mock),
+
+    /// See it all at work, against the stand-in. Needs nothing and changes nothing.
+    Demo,
+
+    /// Print a completion script for a shell.
+    ///
+    /// For bash: source <(host-demo completion bash)
+    Completion { shell: Shell },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Unrestrict {
+    /// Defender's ids of the devices: 40 hexadecimal digits each.
+    #[arg(required = true, value_name = "MACHINE_ID")]
+    pub(crate) machine_ids: Vec<String>,
+
+    /// Why, for the record of each action.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) comment: String,
+
+    /// Be done when the service has accepted the release; don't follow it.
+    #[arg(long, conflicts_with = "deadline")]
+    pub(crate) no_wait: bool,
+
+    /// How long to follow each device after its release was accepted, such as 90s or 2h.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    pub(crate) deadline: Duration,
+
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// The action's id, a GUID.
+    pub(crate) action_id: String,
+
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    #[command(flatten)]
+    pub(crate) plugin: Plugin,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plugin {
+    /// Run this component instead of the one that is built in.
+    #[arg(long = "plugin", value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+}
+
+/// Which service, who we are there, and how long a call may take.
+#[derive(Debug, Args)]
+pub(crate) struct Connection {
+    #[command(flatten)]
+    pub(crate) plugin: Plugin,
+
+    /// How long one call may take.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+
+    /// Another service than the commercial cloud's. Name its authority and scope with it.
+    #[arg(long, value_name = "URL", requires = "scope", help_heading = "Service")]
+    pub(crate) base_url: Option<String>,
+
+    /// Who issues tokens for it [env: AZURE_AUTHORITY_HOST].
+    #[arg(long, value_name = "URL", help_heading = "Service")]
+    pub(crate) authority: Option<String>,
+
+    /// What to ask a token for: the service's resource, followed by /.default.
+    #[arg(long, value_name = "SCOPE", requires = "base_url", help_heading = "Service")]
+    pub(crate) scope: Option<String>,
+
+    /// Trust the certificate authorities in this file (PEM) for this service, instead of the system's.
+    #[arg(long, value_name = "FILE", help_heading = "Service")]
+    pub(crate) ca_file: Option<PathBuf>,
+
+    /// The tenant [env: AZURE_TENANT_ID].
+    #[arg(long, value_name = "ID", help_heading = "Identity")]
+    pub(crate) tenant_id: Option<String>,
+
+    /// The application [env: AZURE_CLIENT_ID].
+    #[arg(long, value_name = "ID", help_heading = "Identity")]
+    pub(crate) client_id: Option<String>,
+
+    /// A file with the application's secret, instead of AZURE_CLIENT_SECRET.
+    #[arg(long, value_name = "FILE", help_heading = "Identity")]
+    pub(crate) client_secret_file: Option<PathBuf>,
+
+    /// A file with a bearer token, used as it is for as long as it holds.
+    #[arg(long, value_name = "FILE", conflicts_with = "client_secret_file", help_heading = "Identity")]
+    pub(crate) token_file: Option<PathBuf>,
+
+    /// Let time run so many times as fast. On loopback only, together with a stand-in at the same scale.
+    #[arg(long, value_name = "N", hide = true, default_value_t = 1)]
+    pub(crate) time_scale: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Mock {
+    /// The port to listen on, on 127.0.0.1. 0 takes a free one.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) port: u16,
+
+    /// Write the certificate of its throw-away authority to this file (PEM).
+    #[arg(long, value_name = "FILE", required_unless_present = "plain_http")]
+    pub(crate) ca_out: Option<PathBuf>,
+
+    /// Write a token that it accepts to this file, for clients that can't ask for one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_out: Option<PathBuf>,
+
+    /// How many devices it knows.
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub(crate) machines: usize,
+
+    /// A device that it knows besides.
+    #[arg(long = "machine", value_name = "MACHINE_ID")]
+    pub(crate) machine_ids: Vec<String>,
+
+    /// Answer an open question about the real service, as NAME=VALUE. See below.
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    pub(crate) switches: Vec<String>,
+
+    /// Serve without TLS, for clients that can't be given a certificate authority.
+    #[arg(long)]
+    pub(crate) plain_http: bool,
+
+    /// Let time run so many times as fast.
+    #[arg(long, value_name = "N", hide = true, default_value_t = 1)]
+    pub(crate) time_scale: u32,
+}
+
+/// A length of time as people write it: 90s, 10m, 1h30m.
+fn duration(text: &str) -> Result<Duration, String> {
+    let span: jiff::SignedDuration =
+        text.parse().map_err(|_| "expected a length of time such as 90s, 10m or 1h30m".to_owned())?;
+    match Duration::try_from(span) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        _ => Err("must be longer than nothing".to_owned()),
+    }
+}

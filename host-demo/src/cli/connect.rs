@@ -1,0 +1,153 @@
+//! From arguments, files and the environment to a host.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use etcetera::BaseStrategy as _;
+use host_demo::clock::{Clock, SystemClock};
+use host_demo::cloud::Service;
+use host_demo::host::{Host, Setup};
+use host_demo::identity::{ClientSecret, FixedToken, TokenSource};
+use host_demo::plugin::{self, Plugin};
+
+use super::args;
+
+/// A host for the service and the identity that the arguments and the environment name.
+pub(crate) fn host(args: &args::Connection) -> anyhow::Result<Host> {
+    let service = service(args)?;
+    let clock = clock(args.time_scale, &service)?;
+    let tokens = tokens(args, &service, Arc::clone(&clock))?;
+    let setup = Setup {
+        call_timeout: args.timeout,
+        clock,
+        ..Setup::new(load(&args.plugin)?, service, tokens)
+    };
+    Ok(setup.build()?)
+}
+
+/// The plugin in the file that was named, or the one that is built in.
+pub(crate) fn load(args: &args::Plugin) -> anyhow::Result<Plugin> {
+    let engine = plugin::engine(cache().as_deref())?;
+    match &args.file {
+        Some(path) => Plugin::from_file(&engine, path)
+            .with_context(|| format!("the plugin {} is not loaded", path.display())),
+        None => bundled(&engine),
+    }
+}
+
+#[cfg(feature = "bundled-plugin")]
+fn bundled(engine: &wasmtime::Engine) -> anyhow::Result<Plugin> {
+    Ok(Plugin::bundled(engine)?)
+}
+
+#[cfg(not(feature = "bundled-plugin"))]
+fn bundled(_: &wasmtime::Engine) -> anyhow::Result<Plugin> {
+    bail!("this host-demo was built without a plugin: name one with --plugin FILE")
+}
+
+/// Where compiled code is kept: a directory of the user's own, closed to everyone else, because what lies in it is
+/// run. Without one, the plugin is compiled anew each time.
+fn cache() -> Option<PathBuf> {
+    let directory = etcetera::choose_base_strategy().ok()?.cache_dir().join("host-demo/compiled");
+    let made = make_private(&directory);
+    made.inspect_err(|error| {
+        tracing::warn!(%error, directory = %directory.display(), "compiled code is not kept");
+    })
+    .ok()?;
+    Some(directory)
+}
+
+fn make_private(directory: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let found = std::fs::metadata(directory)?;
+    if found.permissions().mode() & 0o022 != 0 || found.uid() != rustix::process::geteuid().as_raw() {
+        return Err(std::io::Error::other("others may write to it"));
+    }
+    Ok(())
+}
+
+fn service(args: &args::Connection) -> anyhow::Result<Service> {
+    let authority = args.authority.clone().or_else(|| environment("AZURE_AUTHORITY_HOST"));
+    let mut service = match (&args.base_url, &args.scope) {
+        (Some(base_url), Some(scope)) => {
+            let authority = authority.context(
+                "another service needs its authority: --authority URL (or AZURE_AUTHORITY_HOST)",
+            )?;
+            Service::custom(base_url, &authority, scope)?
+        }
+        _ => match authority {
+            Some(authority) => Service::commercial().with_authority(&authority)?,
+            None => Service::commercial(),
+        },
+    };
+    if let Some(path) = &args.ca_file {
+        service = service.with_ca(read(path, "the CA file")?);
+    }
+    Ok(service)
+}
+
+fn clock(scale: u32, service: &Service) -> anyhow::Result<Arc<dyn Clock>> {
+    if scale > 1 && !service.origin().is_loopback() {
+        bail!("--time-scale is for a stand-in on loopback; {} counts in real time", service.origin());
+    }
+    Ok(Arc::new(SystemClock::scaled(scale)))
+}
+
+fn tokens(
+    args: &args::Connection,
+    service: &Service,
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<Arc<dyn TokenSource>> {
+    if let Some(path) = &args.token_file {
+        let text = String::from_utf8(read(path, "the token file")?).unwrap_or_default();
+        let token = FixedToken::new(&text)
+            .with_context(|| format!("the token file {} is not usable", path.display()))?;
+        return Ok(Arc::new(token));
+    }
+    let tenant = args.tenant_id.clone().or_else(|| environment("AZURE_TENANT_ID"));
+    let client_id = args.client_id.clone().or_else(|| environment("AZURE_CLIENT_ID"));
+    let secret = match &args.client_secret_file {
+        Some(path) => {
+            let text = String::from_utf8(read(path, "the secret's file")?)
+                .ok()
+                .with_context(|| format!("the secret's file {} is not text", path.display()))?;
+            Some(text.trim().to_owned()).filter(|secret| !secret.is_empty())
+        }
+        None => environment("AZURE_CLIENT_SECRET"),
+    };
+    match (tenant, client_id, secret) {
+        (Some(tenant), Some(client_id), Some(secret)) => {
+            Ok(Arc::new(ClientSecret::new(service, &tenant, &client_id, secret, clock)?))
+        }
+        (tenant, client_id, secret) => {
+            let missing: Vec<&str> = [
+                ("AZURE_TENANT_ID", tenant.is_none()),
+                ("AZURE_CLIENT_ID", client_id.is_none()),
+                ("AZURE_CLIENT_SECRET", secret.is_none()),
+            ]
+            .into_iter()
+            .filter_map(|(name, missing)| missing.then_some(name))
+            .collect();
+            bail!(
+                "no credentials: {} not set. Set them for an application with the permission \
+                 Machine.RestrictExecution, or name a file with --client-secret-file or --token-file",
+                if missing.len() == 1 {
+                    format!("{} is", missing[0])
+                } else {
+                    format!("{} are", missing.join(", "))
+                }
+            )
+        }
+    }
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn read(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("{what} {} can't be read", path.display()))
+}

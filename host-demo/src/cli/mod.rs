@@ -1,0 +1,87 @@
+//! The command `host-demo`: what people and scripts see of the library.
+
+mod args;
+mod connect;
+mod demo;
+mod inspect;
+mod mock;
+mod output;
+mod status;
+mod unrestrict;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use args::{Cli, Command};
+
+/// What a run comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// All that was asked for is confirmed.
+    Done = 0,
+    /// Some of it failed.
+    Failed = 1,
+    /// It could not run.
+    CouldNotRun = 2,
+    /// None failed; some are still open.
+    Open = 3,
+    /// Somebody pressed Ctrl-C.
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Reads the arguments, runs the command, and reports what kept it from running.
+pub(crate) fn run() -> Exit {
+    let cli = Cli::parse();
+    diagnose(cli.verbose);
+    let format = cli.output;
+    let result = match cli.command {
+        Command::Completion { shell } => completion(shell),
+        command => tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(anyhow::Error::from)
+            .and_then(|runtime| runtime.block_on(dispatch(command, format))),
+    };
+    result.unwrap_or_else(|error| {
+        output::could_not_run(format, &error);
+        Exit::CouldNotRun
+    })
+}
+
+async fn dispatch(command: Command, format: args::Output) -> anyhow::Result<Exit> {
+    match command {
+        Command::Unrestrict(args) => unrestrict::run(args, format).await,
+        Command::Status(args) => status::run(args, format).await,
+        Command::Inspect(args) => inspect::run(&args, format),
+        Command::Mock(args) => mock::run(args, format).await,
+        Command::Demo => demo::run().await,
+        Command::Completion { shell } => completion(shell),
+    }
+}
+
+fn completion(shell: clap_complete::Shell) -> anyhow::Result<Exit> {
+    clap_complete::generate(shell, &mut Cli::command(), "host-demo", &mut std::io::stdout());
+    Ok(Exit::Done)
+}
+
+/// Diagnosis goes to standard error, and only this program's unless everything is asked for.
+fn diagnose(verbose: u8) {
+    let filter = match verbose {
+        0 => return,
+        1 => "host_demo=warn",
+        2 => "host_demo=debug",
+        _ => "host_demo=trace,info",
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+}

@@ -1,0 +1,127 @@
+//! What is printed, for people and for programs.
+
+use std::io::Write as _;
+use std::sync::{Mutex, PoisonError};
+
+use host_demo::contract::{MachineAction, Reason};
+use host_demo::host::CallError;
+use serde_json::{Value, json};
+
+use super::args::Output;
+
+/// Text from outside, made harmless for a terminal: control and formatting characters (escape sequences, line
+/// breaks, changes of direction) are shown as what they are.
+pub(crate) fn clean(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for c in text.chars() {
+        let invisible = matches!(c,
+            '\u{00ad}' | '\u{061c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
+        if c.is_control() || invisible {
+            clean.extend(c.escape_default());
+        } else {
+            clean.push(c);
+        }
+    }
+    clean
+}
+
+/// Prints one line, whole or not at all. A reader that went away ends the output, not the work.
+pub(crate) fn line(text: &str) {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _lock = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut bytes = Vec::with_capacity(text.len() + 1);
+    bytes.extend_from_slice(text.as_bytes());
+    bytes.push(b'\n');
+    let _ = std::io::stdout().lock().write_all(&bytes);
+}
+
+/// Prints one line of JSON.
+pub(crate) fn json_line(value: &Value) {
+    line(&value.to_string());
+}
+
+/// Says why nothing was done.
+pub(crate) fn could_not_run(format: Output, error: &anyhow::Error) {
+    let text = format!("{error:#}");
+    if format == Output::Json {
+        json_line(&json!({ "type": "error", "message": text }));
+    }
+    eprintln!("host-demo: {}", clean(&text));
+}
+
+/// An error for programs.
+pub(crate) fn error_json(error: &CallError) -> Value {
+    let mut value = json!({
+        "message": error.to_string(),
+        "effect": error.effect().name(),
+        "reason": error.reason().map(Reason::name),
+    });
+    let CallError::Answered { error, .. } = error else { return value };
+    match &error.reason {
+        Reason::InvalidArgument(argument) => value["parameter"] = json!(argument.parameter),
+        Reason::Forbidden(roles) => {
+            value["required_roles"] = json!(roles.required_roles);
+            value["held_roles"] = json!(roles.held_roles);
+        }
+        Reason::RateLimited(limit) => {
+            value["retry_after_seconds"] = json!(limit.retry_after_seconds);
+            value["window_seconds"] = json!(limit.window_seconds);
+        }
+        Reason::ServiceFailure(failure) => {
+            value["retry_after_seconds"] = json!(failure.retry_after_seconds);
+        }
+        _ => {}
+    }
+    if let Some(service) = &error.service {
+        value["service"] = json!({
+            "status": service.status,
+            "code": service.code,
+            "message": service.message,
+            "correlation_id": service.correlation_id,
+        });
+    }
+    value
+}
+
+/// What to do about an error, for people.
+pub(crate) fn advice(error: &CallError) -> Option<String> {
+    let CallError::Answered { error, .. } = error else { return None };
+    Some(match &error.reason {
+        Reason::Forbidden(roles) if !roles.required_roles.is_empty() => {
+            format!("grant the application {}", roles.required_roles.join(" or "))
+        }
+        Reason::Forbidden(_) => {
+            "check that the token is meant for this service and carries Machine.RestrictExecution".to_owned()
+        }
+        Reason::NotFound => "check the id: Defender's own, of a device that this application may see".to_owned(),
+        Reason::Unauthorized => "check the credentials and the tenant".to_owned(),
+        Reason::AlreadyInProgress => "look again when it has ended".to_owned(),
+        _ => return None,
+    })
+}
+
+/// A machine action in one line, for people.
+pub(crate) fn action_line(action: &MachineAction) -> String {
+    let device = action.computer_dns_name.as_deref().or(action.machine_id.as_deref());
+    format!(
+        "{}  {}  {}  {}",
+        clean(action.status.as_str()),
+        clean(action.type_.as_str()),
+        clean(device.unwrap_or("(no device named)")),
+        clean(&action.id),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_service_says_cannot_drive_the_terminal() {
+        let hostile = "a\u{1b}[2J\u{1b}]0;title\u{7}\r\nb\u{9b}31m\u{202e}c\u{200b}";
+        let clean = clean(hostile);
+        assert_eq!(clean, r"a\u{1b}[2J\u{1b}]0;title\u{7}\r\nb\u{9b}31m\u{202e}c\u{200b}");
+        assert!(super::clean("Grüße, 東京 🚀").contains("東京 🚀"));
+    }
+}

@@ -1,0 +1,203 @@
+//! `host-demo unrestrict`
+
+use std::collections::HashSet;
+use std::io::IsTerminal as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::bail;
+use host_demo::contract::MachineAction;
+use host_demo::id::MachineId;
+use host_demo::release::{self, Outcome, Plan, Reporter, Verdict};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::args::{Output, Unrestrict};
+use super::{Exit, connect, output};
+
+pub(crate) async fn run(args: Unrestrict, format: Output) -> anyhow::Result<Exit> {
+    let ids = checked(&args.machine_ids)?;
+    let host = connect::host(&args.connection)?;
+    let plan =
+        Plan { comment: args.comment, follow: (!args.no_wait).then_some(args.deadline) };
+
+    let (interrupt, stop) = watch::channel(false);
+    let listener = tokio::spawn(listen(interrupt));
+    let reporter = Arc::new(Progress::new(ids.len(), format));
+    let outcomes =
+        release::release(&host, &ids, &plan, Arc::clone(&reporter) as _, stop.clone()).await;
+    listener.abort();
+    reporter.bar.finish_and_clear();
+
+    summarise(&ids, &outcomes, format);
+    if *stop.borrow() {
+        return Ok(Exit::Interrupted);
+    }
+    Ok(exit(&outcomes))
+}
+
+/// Every id is looked at before anything is sent; one that stands there twice is released once.
+fn checked(texts: &[String]) -> anyhow::Result<Vec<String>> {
+    let mut seen = HashSet::new();
+    let mut ids = Vec::new();
+    let mut wrong = Vec::new();
+    for text in texts {
+        match text.parse::<MachineId>() {
+            Ok(id) if seen.insert(id.clone()) => ids.push(id.to_string()),
+            Ok(id) => eprintln!("host-demo: {id} is named more than once; it is released once"),
+            Err(_) => wrong.push(format!("{text:?}")),
+        }
+    }
+    if !wrong.is_empty() {
+        bail!(
+            "machine-id: {} - {}. Nothing was sent",
+            wrong.join(", "),
+            host_demo::id::IdError::Machine,
+        );
+    }
+    Ok(ids)
+}
+
+/// The first Ctrl-C stops what has not begun; the second ends the program.
+async fn listen(interrupt: watch::Sender<bool>) {
+    if tokio::signal::ctrl_c().await.is_err() {
+        return std::future::pending().await;
+    }
+    eprintln!("\nhost-demo: stopping; what was sent is brought to its answer. Once more ends at once.");
+    let _ = interrupt.send(true);
+    if tokio::signal::ctrl_c().await.is_ok() {
+        std::process::exit(Exit::Interrupted as i32);
+    }
+}
+
+fn exit(outcomes: &[Outcome]) -> Exit {
+    let any = |verdict| outcomes.iter().any(|outcome| outcome.verdict() == verdict);
+    if any(Verdict::NotRun) && outcomes.iter().all(|o| o.verdict() == Verdict::NotRun) {
+        Exit::CouldNotRun
+    } else if any(Verdict::Failed) || any(Verdict::NotRun) {
+        Exit::Failed
+    } else if any(Verdict::Open) {
+        Exit::Open
+    } else {
+        Exit::Done
+    }
+}
+
+/// Shows how it goes: a bar on a terminal, a line for each device elsewhere, JSON Lines for programs.
+struct Progress {
+    bar: ProgressBar,
+    format: Output,
+    /// The last status that was shown, so that looking twice at the same says nothing.
+    shown: Mutex<std::collections::HashMap<String, String>>,
+}
+
+impl Progress {
+    fn new(devices: usize, format: Output) -> Self {
+        let bar = if format == Output::Text && std::io::stderr().is_terminal() {
+            let style = ProgressStyle::with_template("{spinner} [{bar:30}] {pos}/{len}  {wide_msg}");
+            let bar = ProgressBar::new(devices as u64);
+            bar.enable_steady_tick(Duration::from_millis(120));
+            match style {
+                Ok(style) => bar.with_style(style.progress_chars("=> ")),
+                Err(_) => bar,
+            }
+        } else {
+            ProgressBar::hidden()
+        };
+        Self { bar, format, shown: Mutex::default() }
+    }
+}
+
+impl Reporter for Progress {
+    fn progress(&self, machine_id: &str, action: &MachineAction) {
+        let status = output::clean(action.status.as_str());
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if shown.insert(machine_id.to_owned(), status.clone()).as_ref() == Some(&status) {
+            return;
+        }
+        if self.bar.is_hidden() {
+            eprintln!("{machine_id}  {status}  action {}", output::clean(&action.id));
+        } else {
+            self.bar.set_message(format!("{machine_id} {status}"));
+        }
+    }
+
+    fn finished(&self, machine_id: &str, outcome: &Outcome) {
+        self.bar.inc(1);
+        if self.format == Output::Json {
+            output::json_line(&device_json(machine_id, outcome));
+        }
+    }
+}
+
+fn device_json(machine_id: &str, outcome: &Outcome) -> Value {
+    json!({
+        "type": "device",
+        "machine_id": machine_id,
+        "outcome": outcome.name(),
+        "action": outcome.action().map(MachineAction::to_json),
+        "error": outcome.error().map(output::error_json),
+    })
+}
+
+/// What became of every device, and what to do about it.
+fn summarise(ids: &[String], outcomes: &[Outcome], format: Output) {
+    let count = |verdict| outcomes.iter().filter(|o| o.verdict() == verdict).count();
+    let (done, failed, open, not_run) = (
+        count(Verdict::Done),
+        count(Verdict::Failed),
+        count(Verdict::Open),
+        count(Verdict::NotRun),
+    );
+    if format == Output::Json {
+        output::json_line(&json!({
+            "type": "summary",
+            "devices": ids.len(),
+            "done": done,
+            "failed": failed,
+            "open": open,
+            "not_run": not_run,
+        }));
+        return;
+    }
+    let mut said = HashSet::new();
+    for (id, outcome) in ids.iter().zip(outcomes) {
+        // A reason that concerns all of them is said once.
+        let detail = detail(outcome).filter(|d| {
+            !matches!(outcome, Outcome::NotRun(_)) || said.insert(d.clone())
+        });
+        let detail = detail.map(|d| format!("  {}", output::clean(&d))).unwrap_or_default();
+        output::line(&format!("{:<19}  {id}{detail}", outcome.name()));
+    }
+    if ids.len() > 1 {
+        output::line(&format!(
+            "{} devices: {done} done, {failed} failed, {open} open, {not_run} not run",
+            ids.len()
+        ));
+    }
+}
+
+fn detail(outcome: &Outcome) -> Option<String> {
+    let action = |action: &MachineAction, more: &str| {
+        let name = action.computer_dns_name.as_deref().unwrap_or("no name known");
+        format!("{name}, action {}{more}", action.id)
+    };
+    Some(match outcome {
+        Outcome::Released(a) => action(a, ""),
+        Outcome::Accepted(a) => action(a, "; not followed"),
+        Outcome::Pending(a) => {
+            action(a, &format!(" is {}; look again: host-demo status {}", a.status.as_str(), a.id))
+        }
+        Outcome::NotVerifiable(a, why) => action(a, &format!(" was accepted but can't be read: {why}")),
+        Outcome::Failed(a) => action(a, &format!(" ended as {}", a.status.as_str())),
+        Outcome::NotRun(None) => "stopped before it was sent".to_owned(),
+        Outcome::Unknown(error) => format!("{error} - it may have been accepted: look before you repeat"),
+        Outcome::InProgress(error) | Outcome::Refused(error) | Outcome::NotRun(Some(error)) => {
+            match output::advice(error) {
+                Some(advice) => format!("{error} - {advice}"),
+                None => error.to_string(),
+            }
+        }
+    })
+}

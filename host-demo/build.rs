@@ -1,187 +1,28 @@
-//! Compiles the plugin for WebAssembly and makes it a component: `$OUT_DIR/defender-endpoint.wasm`.
-//!
-//! It installs nothing. It takes the first of these that is there, and otherwise says what to install:
-//!
-//! 1. the active toolchain's standard library for `wasm32-unknown-unknown`;
-//! 2. the active toolchain's library source, from which cargo builds one;
-//! 3. another rustc (`PLUGIN_RUSTC`, or the distribution's in `/usr/bin`) that has either.
+//! Builds the plugin: `$OUT_DIR/defender-endpoint.wasm`.
 
-use std::env;
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-const TARGET: &str = "wasm32-unknown-unknown";
-
-/// Where the guest's stack ends. The default of 1 MiB is memory that every instance has to map; parsing needs a
-/// small part of this.
-const STACK_BYTES: u32 = 64 * 1024;
-
-const REMEDIES: &str = "\
-building the plugin needs a Rust standard library for wasm32-unknown-unknown. Either
-  - rustup target add wasm32-unknown-unknown
-  - or, where rustup cannot download, on Debian: apt-get install rustc-web rust-web-src lld-22
-(`make setup` does whichever works; PLUGIN_RUSTC names another rustc that has the library or its source.)";
+#[path = "build/component.rs"]
+mod component;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-env-changed=PLUGIN_RUSTC");
-    println!("cargo::rerun-if-env-changed=PLUGIN_KEEP_NAMES");
-    if env::var_os("CARGO_FEATURE_BUNDLED_PLUGIN").is_none() {
+    println!("cargo::rerun-if-changed=build");
+    if std::env::var_os("CARGO_FEATURE_BUNDLED_PLUGIN").is_none() {
         return;
     }
-    if let Err(problem) = build() {
-        // One line for each; cargo shows what stands behind this prefix and hides a panic's noise.
+    if let Err(problem) = plugin() {
+        // Line by line: cargo shows what stands behind this prefix, without a panic's noise.
         for line in problem.lines() {
             println!("cargo::error={line}");
         }
     }
 }
 
-fn build() -> Result<(), String> {
-    let root = var("CARGO_MANIFEST_DIR")?.parent().ok_or("no workspace")?.to_path_buf();
-    for input in ["plugin/src", "plugin/Cargo.toml", "wit", "Cargo.toml", "Cargo.lock"] {
+fn plugin() -> Result<(), String> {
+    let root = component::root()?;
+    for input in ["plugin/src", "plugin/Cargo.toml"] {
         println!("cargo::rerun-if-changed={}", root.join(input).display());
     }
-    let out = var("OUT_DIR")?;
-    // target/<profile>/build/<package>/out: one place for all profiles, so that the library is built once.
-    let target_dir = out.ancestors().nth(4).ok_or("no target directory")?.join("plugin");
-
-    let library = Library::find()?;
-    compile(&root, &target_dir, &library)?;
-    let module = std::fs::read(target_dir.join(TARGET).join("plugin/plugin.wasm")).map_err(text)?;
-    let component = wit_component::ComponentEncoder::default()
-        .module(&module)
-        .and_then(|encoder| encoder.validate(true).encode())
-        .map_err(|e| format!("the plugin can't be made a component: {e:#}"))?;
-    std::fs::write(out.join("defender-endpoint.wasm"), component).map_err(text)
-}
-
-/// Runs cargo for the plugin alone, in an environment without this build's own settings: with them, clippy's driver
-/// would compile the library of another compiler, and outer RUSTFLAGS would reach the wasm linker.
-fn compile(root: &Path, target_dir: &Path, library: &Library) -> Result<(), String> {
-    let mut cargo = Command::new(var("CARGO")?);
-    for (name, _) in env::vars_os() {
-        if is_this_builds(&name) {
-            cargo.env_remove(name);
-        }
-    }
-    cargo
-        .current_dir(root)
-        .args(["rustc", "--package", "plugin", "--lib", "--crate-type", "cdylib", "--locked"])
-        .args(["--profile", "plugin", "--target", TARGET, "--target-dir"])
-        .arg(target_dir)
-        .env("RUSTC", &library.rustc)
-        .env("CARGO_ENCODED_RUSTFLAGS", rustflags(root, library).join("\x1f"));
-    if env::var_os("PLUGIN_KEEP_NAMES").is_some() {
-        cargo.env("CARGO_PROFILE_PLUGIN_STRIP", "debuginfo");
-    }
-    if library.from_source {
-        // Building the library is unstable in name; Debian and others ship compilers this way.
-        cargo.env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=std,panic_abort");
-    }
-    if let Some(linker) = &library.linker {
-        cargo.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
-    }
-    let output = cargo.output().map_err(|e| format!("cargo can't be run: {e}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(format!("the plugin does not build with {}:\n{said}", library.rustc.display()))
-}
-
-fn is_this_builds(name: &std::ffi::OsStr) -> bool {
-    let name = name.to_string_lossy();
-    let registry = ["CARGO_HOME", "CARGO_MAKEFLAGS", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_SOURCE_"];
-    match name.as_ref() {
-        "RUSTC" | "RUSTC_WRAPPER" | "RUSTC_WORKSPACE_WRAPPER" | "RUSTC_LINKER" | "RUSTDOC" | "RUSTFLAGS" => true,
-        name if name.starts_with("CLIPPY") => true,
-        name => name.starts_with("CARGO") && !registry.iter().any(|kept| name.starts_with(kept)),
-    }
-}
-
-/// Panic messages hold source paths. They are made the same wherever the plugin is built.
-fn rustflags(root: &Path, library: &Library) -> Vec<String> {
-    let home = env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")))
-        .unwrap_or_default();
-    let registry = home.join("registry/src");
-    let mut flags = vec![format!("-Clink-arg=-zstack-size={STACK_BYTES}")];
-    let mut remap = |from: &Path, to: &str| flags.push(format!("--remap-path-prefix={}={to}", from.display()));
-    remap(&library.sysroot.join("lib/rustlib/src/rust"), "/rust");
-    remap(root, "/project");
-    // The folder that the registry's packages lie in is named after its index.
-    for index in std::fs::read_dir(&registry).into_iter().flatten().flatten() {
-        remap(&index.path(), "/registry");
-    }
-    flags
-}
-
-/// A rustc, and where its library for wasm comes from.
-struct Library {
-    rustc: PathBuf,
-    sysroot: PathBuf,
-    from_source: bool,
-    linker: Option<PathBuf>,
-}
-
-impl Library {
-    fn find() -> Result<Self, String> {
-        let active = var("RUSTC")?;
-        let others = [env::var_os("PLUGIN_RUSTC").map(PathBuf::from), Some("/usr/bin/rustc".into())];
-        if let Some(chosen) = &others[0] {
-            return Self::of(chosen).ok_or_else(|| {
-                format!("PLUGIN_RUSTC={} has neither the library nor its source", chosen.display())
-            });
-        }
-        Self::of(&active)
-            .or_else(|| others.into_iter().flatten().find_map(|rustc| Self::of(&rustc)))
-            .ok_or_else(|| REMEDIES.to_owned())
-    }
-
-    fn of(rustc: &Path) -> Option<Self> {
-        let sysroot = sysroot(rustc)?;
-        let built = sysroot.join("lib/rustlib").join(TARGET).join("lib").is_dir();
-        let source = sysroot.join("lib/rustlib/src/rust/library/std/Cargo.toml").is_file();
-        if !built && !source {
-            return None;
-        }
-        // rustup's toolchains bring their linker, and rustc finds it. Distributions' use the system's.
-        let linker = if own_linker(&sysroot).is_some() { None } else { Some(find_linker()?) };
-        Some(Self { rustc: rustc.to_path_buf(), sysroot, from_source: !built, linker })
-    }
-}
-
-fn sysroot(rustc: &Path) -> Option<PathBuf> {
-    let output = Command::new(rustc).args(["--print", "sysroot"]).output().ok()?;
-    let path = String::from_utf8(output.stdout).ok()?;
-    output.status.success().then(|| path.trim().into())
-}
-
-fn own_linker(sysroot: &Path) -> Option<PathBuf> {
-    let host = env::var("HOST").ok()?;
-    let linker = sysroot.join("lib/rustlib").join(host).join("bin/rust-lld");
-    linker.is_file().then_some(linker)
-}
-
-/// The system's linker for wasm, or else the active toolchain's.
-fn find_linker() -> Option<PathBuf> {
-    let path = env::var_os("PATH")?;
-    let mut names = vec!["wasm-ld".to_owned()];
-    names.extend((14..40).rev().map(|version| format!("wasm-ld-{version}")));
-    names
-        .iter()
-        .flat_map(|name| env::split_paths(&path).map(move |dir| dir.join(name)))
-        .find(|file| file.is_file())
-        .or_else(|| own_linker(&sysroot(&PathBuf::from(env::var_os("RUSTC")?))?))
-}
-
-fn var(name: &str) -> Result<PathBuf, String> {
-    env::var_os(name).map(|value: OsString| value.into()).ok_or_else(|| format!("{name} is not set"))
-}
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
+    let bytes = component::build("plugin")?;
+    let file = component::var("OUT_DIR")?.join("defender-endpoint.wasm");
+    std::fs::write(file, bytes).map_err(|e| e.to_string())
 }

@@ -40,7 +40,10 @@ impl Add<Duration> for Moment {
 
     /// Saturates at the end of time, some 580 years after the origin.
     fn add(self, by: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)),
+        )
     }
 }
 
@@ -76,7 +79,9 @@ impl SystemClock {
 
     /// A clock that runs `scale` times as fast. 0 counts as 1.
     pub const fn scaled(scale: u32) -> Self {
-        Self { scale: if scale == 0 { 1 } else { scale } }
+        Self {
+            scale: if scale == 0 { 1 } else { scale },
+        }
     }
 
     /// How many times as fast as the machine's own.
@@ -90,7 +95,10 @@ impl SystemClock {
         #[cfg(not(target_os = "linux"))]
         let id = rustix::time::ClockId::Monotonic;
         let t = rustix::time::clock_gettime(id);
-        Duration::new(t.tv_sec.unsigned_abs(), u32::try_from(t.tv_nsec).unwrap_or(0))
+        Duration::new(
+            t.tv_sec.unsigned_abs(),
+            u32::try_from(t.tv_nsec).unwrap_or(0),
+        )
     }
 }
 
@@ -126,7 +134,8 @@ impl Clock for SystemClock {
                     return;
                 }
                 let real = left / clock.scale;
-                tokio::time::sleep(real.clamp(Duration::from_micros(1), Duration::from_secs(10))).await;
+                tokio::time::sleep(real.clamp(Duration::from_micros(1), Duration::from_secs(10)))
+                    .await;
             }
         })
     }
@@ -151,7 +160,11 @@ impl ManualClock {
     pub fn new() -> Self {
         let start = Moment::ORIGIN + Duration::from_secs(3600);
         Self {
-            state: Arc::new(Mutex::new(Manual { now: start, started: start, sleepers: Vec::new() })),
+            state: Arc::new(Mutex::new(Manual {
+                now: start,
+                started: start,
+                sleepers: Vec::new(),
+            })),
             moved: Arc::new(tokio::sync::Notify::new()),
         }
     }
@@ -175,7 +188,9 @@ impl ManualClock {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Manual> {
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -194,7 +209,9 @@ impl Clock for ManualClock {
         /// 2026-01-30T21:11:22Z.
         const STARTED: jiff::Timestamp = jiff::Timestamp::constant(1_769_807_482, 0);
         let state = self.lock();
-        STARTED.saturating_add(state.now.since(state.started)).unwrap_or(STARTED)
+        STARTED
+            .saturating_add(state.now.since(state.started))
+            .unwrap_or(STARTED)
     }
 
     fn sleep_until(&self, until: Moment) -> Sleep {
@@ -245,7 +262,10 @@ mod tests {
         let one = SystemClock::scaled(1000);
         let other = SystemClock::scaled(1000);
         let gap = other.now().since(one.now());
-        assert!(gap < Duration::from_secs(60), "two readings a moment apart differ by {gap:?}");
+        assert!(
+            gap < Duration::from_secs(60),
+            "two readings a moment apart differ by {gap:?}"
+        );
         assert!(SystemClock::new().now() < one.now());
     }
 

@@ -58,16 +58,25 @@ impl Service {
 
     /// Another service, named by all that belongs together.
     pub fn custom(base_url: &str, authority: &str, scope: &str) -> Result<Self, ServiceError> {
-        let origin = base_url
-            .parse()
-            .map_err(|source| ServiceError::BaseUrl { text: base_url.to_owned(), source })?;
+        let origin = base_url.parse().map_err(|source| ServiceError::BaseUrl {
+            text: base_url.to_owned(),
+            source,
+        })?;
         let authority = authority
             .parse()
-            .map_err(|source| ServiceError::Authority { text: authority.to_owned(), source })?;
+            .map_err(|source| ServiceError::Authority {
+                text: authority.to_owned(),
+                source,
+            })?;
         if !scope.ends_with("/.default") {
             return Err(ServiceError::Scope(scope.to_owned()));
         }
-        Ok(Self { origin, authority, scope: scope.to_owned(), ca: None })
+        Ok(Self {
+            origin,
+            authority,
+            scope: scope.to_owned(),
+            ca: None,
+        })
     }
 
     /// Trusts, at this service's two origins, the certificate authorities in this PEM text, and no others.
@@ -81,7 +90,10 @@ impl Service {
     pub fn with_authority(mut self, authority: &str) -> Result<Self, ServiceError> {
         self.authority = authority
             .parse()
-            .map_err(|source| ServiceError::Authority { text: authority.to_owned(), source })?;
+            .map_err(|source| ServiceError::Authority {
+                text: authority.to_owned(),
+                source,
+            })?;
         Ok(self)
     }
 
@@ -113,9 +125,18 @@ mod tests {
     #[test]
     fn the_commercial_cloud_asks_for_tokens_of_the_older_resource() {
         let cloud = Service::commercial();
-        assert_eq!(cloud.origin().to_string(), "https://api.security.microsoft.com");
-        assert_eq!(cloud.authority().to_string(), "https://login.microsoftonline.com");
-        assert_eq!(cloud.scope(), "https://api.securitycenter.microsoft.com/.default");
+        assert_eq!(
+            cloud.origin().to_string(),
+            "https://api.security.microsoft.com"
+        );
+        assert_eq!(
+            cloud.authority().to_string(),
+            "https://login.microsoftonline.com"
+        );
+        assert_eq!(
+            cloud.scope(),
+            "https://api.securitycenter.microsoft.com/.default"
+        );
     }
 
     #[test]
@@ -123,10 +144,22 @@ mod tests {
         let error = |base: &str, authority: &str, scope: &str| {
             Service::custom(base, authority, scope).unwrap_err()
         };
-        let (base, authority, scope) =
-            ("https://localhost:1", "https://localhost:2", "https://x/.default");
-        assert!(matches!(error("localhost:1", authority, scope), ServiceError::BaseUrl { .. }));
-        assert!(matches!(error(base, "http://login.test", scope), ServiceError::Authority { .. }));
-        assert!(matches!(error(base, authority, "https://x"), ServiceError::Scope(_)));
+        let (base, authority, scope) = (
+            "https://localhost:1",
+            "https://localhost:2",
+            "https://x/.default",
+        );
+        assert!(matches!(
+            error("localhost:1", authority, scope),
+            ServiceError::BaseUrl { .. }
+        ));
+        assert!(matches!(
+            error(base, "http://login.test", scope),
+            ServiceError::Authority { .. }
+        ));
+        assert!(matches!(
+            error(base, authority, "https://x"),
+            ServiceError::Scope(_)
+        ));
     }
 }

@@ -21,8 +21,8 @@ pub(crate) use generated::defender::endpoint::connection;
 pub(crate) use generated::{Plugin, PluginPre};
 
 pub use generated::defender::endpoint::types::{
-    ActionStatus, ActionType, Effect, Error, InvalidArgument, Failure, Limiter, MachineAction, MissingRoles, Property,
-    RateLimit, Reason, ServiceError,
+    ActionStatus, ActionType, Effect, Error, Failure, InvalidArgument, Limiter, MachineAction,
+    MissingRoles, Property, RateLimit, Reason, ServiceError,
 };
 
 impl ActionStatus {
@@ -75,10 +75,16 @@ impl MachineAction {
         put("machineId", json!(self.machine_id));
         put("computerDnsName", json!(self.computer_dns_name));
         put("creationDateTimeUtc", json!(self.creation_date_time_utc));
-        put("lastUpdateDateTimeUtc", json!(self.last_update_date_time_utc));
+        put(
+            "lastUpdateDateTimeUtc",
+            json!(self.last_update_date_time_utc),
+        );
         put("cancellationRequestor", json!(self.cancellation_requestor));
         put("cancellationComment", json!(self.cancellation_comment));
-        put("cancellationDateTimeUtc", json!(self.cancellation_date_time_utc));
+        put(
+            "cancellationDateTimeUtc",
+            json!(self.cancellation_date_time_utc),
+        );
         put("errorHResult", json!(self.error_h_result));
         put("scope", json!(self.scope));
         put("externalId", json!(self.external_id));

@@ -87,8 +87,16 @@ impl Call {
         permit: Option<Permit>,
         deadline: Moment,
     ) -> Self {
-        let state = Mutex::new(State { permit, seen: Seen::default() });
-        Self { egress, grant, deadline, state }
+        let state = Mutex::new(State {
+            permit,
+            seen: Seen::default(),
+        });
+        Self {
+            egress,
+            grant,
+            deadline,
+            state,
+        }
     }
 
     /// What was seen so far.
@@ -119,11 +127,18 @@ impl Call {
     fn decide(&self, operation: Operation, target: Option<&str>) -> Result<(), Denial> {
         self.egress.policy.allows(operation)?;
         self.grant.covers(operation, target)?;
-        if self.state().permit.as_ref().is_some_and(Permit::is_fresh) { Ok(()) } else { Err(Denial::Spent) }
+        if self.state().permit.as_ref().is_some_and(Permit::is_fresh) {
+            Ok(())
+        } else {
+            Err(Denial::Spent)
+        }
     }
 
     /// Lets the call's one request leave, and its answer in.
-    async fn send(&self, request: http::Request<WasiBody>) -> Result<http::Response<WasiBody>, WasiError> {
+    async fn send(
+        &self,
+        request: http::Request<WasiBody>,
+    ) -> Result<http::Response<WasiBody>, WasiError> {
         let (mut head, body) = request.into_parts();
         self.allows(&head).map_err(|denial| self.refuse(denial))?;
         let body = whole(body).await.map_err(|denial| self.refuse(denial))?;
@@ -137,11 +152,17 @@ impl Call {
                 return Err(WasiError::ConfigurationError);
             }
         };
-        head.headers.insert(header::AUTHORIZATION, token.header().clone());
+        head.headers
+            .insert(header::AUTHORIZATION, token.header().clone());
 
         self.state().seen.may_have_arrived = true;
         let clock = Arc::clone(&self.egress.clock);
-        match self.egress.transport.send(head, body, clock, self.deadline).await {
+        match self
+            .egress
+            .transport
+            .send(head, body, clock, self.deadline)
+            .await
+        {
             Ok(response) => Ok(self.admit(response)),
             Err(error) => {
                 tracing::warn!(%error, "no answer");
@@ -160,7 +181,11 @@ impl Call {
     fn allows(&self, head: &http::request::Parts) -> Result<(), Denial> {
         let (operation, target) = self.egress.policy.check(&head.method, &head.uri)?;
         self.decide(operation, Some(target.as_str()))?;
-        match head.headers.keys().find(|name| !REQUEST_HEADERS.contains(name)) {
+        match head
+            .headers
+            .keys()
+            .find(|name| !REQUEST_HEADERS.contains(name))
+        {
             Some(name) => Err(Denial::Header(name.to_string())),
             None => Ok(()),
         }
@@ -222,8 +247,15 @@ impl Call {
 
 /// The whole body, before anything leaves: a request that the guest does not finish is never begun.
 async fn whole(body: WasiBody) -> Result<Bytes, Denial> {
-    let body = Limited::new(body, REQUEST_BODY_MAX).collect().await.map_err(|_| Denial::Body)?;
-    if body.trailers().is_some() { Err(Denial::Body) } else { Ok(body.to_bytes()) }
+    let body = Limited::new(body, REQUEST_BODY_MAX)
+        .collect()
+        .await
+        .map_err(|_| Denial::Body)?;
+    if body.trailers().is_some() {
+        Err(Denial::Body)
+    } else {
+        Ok(body.to_bytes())
+    }
 }
 
 fn visible(headers: &HeaderMap) -> HeaderMap {
@@ -243,7 +275,10 @@ fn whole_seconds(wait: Duration) -> u32 {
 
 const fn wasi_error(kind: TransportErrorKind) -> WasiError {
     match kind {
-        TransportErrorKind::Dns => WasiError::DnsError { rcode: None, info_code: None },
+        TransportErrorKind::Dns => WasiError::DnsError {
+            rcode: None,
+            info_code: None,
+        },
         TransportErrorKind::Refused => WasiError::ConnectionRefused,
         TransportErrorKind::ConnectTimeout => WasiError::ConnectionTimeout,
         TransportErrorKind::Certificate => WasiError::TlsCertificateError,

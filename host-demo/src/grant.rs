@@ -120,14 +120,25 @@ mod tests {
             (Operation::GetMachineAction, Some(A)),
         ] {
             let denial = grant.covers(operation, target);
-            assert!(matches!(denial, Err(Denial::NotThisCall { .. })), "{operation} {target:?}");
+            assert!(
+                matches!(denial, Err(Denial::NotThisCall { .. })),
+                "{operation} {target:?}"
+            );
         }
     }
 
     #[test]
     fn a_grant_without_a_target_covers_nothing() {
         let grant = Grant::new(Operation::UnrestrictCodeExecution, None);
-        assert!(grant.covers(Operation::UnrestrictCodeExecution, None).is_err());
-        assert!(grant.covers(Operation::UnrestrictCodeExecution, Some(A)).is_err());
+        assert!(
+            grant
+                .covers(Operation::UnrestrictCodeExecution, None)
+                .is_err()
+        );
+        assert!(
+            grant
+                .covers(Operation::UnrestrictCodeExecution, Some(A))
+                .is_err()
+        );
     }
 }

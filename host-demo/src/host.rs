@@ -11,8 +11,8 @@ use crate::cloud::Service;
 use crate::contract::{self, Effect, MachineAction, Reason};
 use crate::egress::{Call, Egress, Seen};
 use crate::grant::{Grant, Operation, Target};
-use crate::identity::{IdentityError, TokenSource};
 use crate::id::MachineId;
+use crate::identity::{IdentityError, TokenSource};
 use crate::limits::{Key, Limiter, NotUntil, Permit, Quota};
 use crate::plugin::{Fault, Plugin};
 use crate::policy::Policy;
@@ -174,7 +174,9 @@ impl Host {
         let target = machine_id.parse().ok().map(Target::Machine);
         let grant = Grant::new(Operation::UnrestrictCodeExecution, target);
         let call = self.begin(grant, patience).await?;
-        let running = self.plugin.unrestrict_code_execution(call.way_out(), machine_id, comment);
+        let running = self
+            .plugin
+            .unrestrict_code_execution(call.way_out(), machine_id, comment);
         self.finish(&call, running).await
     }
 
@@ -186,7 +188,9 @@ impl Host {
         patience: Patience,
     ) -> Result<MachineAction, CallError> {
         let target = action_id.parse().ok().map(Target::Action);
-        let call = self.begin(Grant::new(Operation::GetMachineAction, target), patience).await?;
+        let call = self
+            .begin(Grant::new(Operation::GetMachineAction, target), patience)
+            .await?;
         let running = self.plugin.get_machine_action(call.way_out(), action_id);
         self.finish(&call, running).await
     }
@@ -208,7 +212,11 @@ impl Host {
 
     async fn key(&self, operation: Operation) -> Result<Key, IdentityError> {
         let principal = self.egress.tokens.principal().await?;
-        Ok(Key { tenant: principal.tenant, application: principal.application, operation })
+        Ok(Key {
+            tenant: principal.tenant,
+            application: principal.application,
+            operation,
+        })
     }
 
     /// Everything that comes before the call's time begins to run.
@@ -217,16 +225,30 @@ impl Host {
         let mut permit: Option<Permit> = None;
         if grant.target().is_some() {
             let for_key = key.insert(self.key(grant.operation()).await?);
-            let waiting = self.limiter.acquire(for_key, self.call_timeout, patience.until);
+            let waiting = self
+                .limiter
+                .acquire(for_key, self.call_timeout, patience.until);
             permit = Some(tokio::select! {
                 biased;
                 permit = waiting => permit?,
                 () = stopped(patience.stop) => return Err(CallError::Stopped),
             });
         }
-        let deadline = permit.as_ref().map_or(self.clock.now() + self.call_timeout, Permit::deadline);
-        let call = Arc::new(Call::new(Arc::clone(&self.egress), grant.clone(), permit, deadline));
-        Ok(Begun { grant, key, deadline, call })
+        let deadline = permit
+            .as_ref()
+            .map_or(self.clock.now() + self.call_timeout, Permit::deadline);
+        let call = Arc::new(Call::new(
+            Arc::clone(&self.egress),
+            grant.clone(),
+            permit,
+            deadline,
+        ));
+        Ok(Begun {
+            grant,
+            key,
+            deadline,
+            call,
+        })
     }
 
     /// Runs the call to its end or its deadline, and compares what the plugin says with what the boundary saw.
@@ -243,10 +265,16 @@ impl Host {
         let seen = begun.call.seen();
         let effect = seen.effect(begun.grant.operation());
         match result {
-            None => Err(CallError::TimedOut { after: self.call_timeout, effect }),
+            None => Err(CallError::TimedOut {
+                after: self.call_timeout,
+                effect,
+            }),
             Some(Err(fault)) => Err(CallError::Fault { fault, effect }),
             Some(Ok(Ok(action))) => match seen.contradicts(&action, begun.grant.target()) {
-                Some(what) => Err(CallError::Fault { fault: Fault::UnfoundedSuccess(what), effect }),
+                Some(what) => Err(CallError::Fault {
+                    fault: Fault::UnfoundedSuccess(what),
+                    effect,
+                }),
                 None => Ok(action),
             },
             Some(Ok(Err(mut error))) => {
@@ -257,18 +285,26 @@ impl Host {
                 }
                 // What crossed the boundary is known here for certain. The plugin's word adds nothing to it.
                 error.effect = effect;
-                Err(CallError::Answered { error, detail: seen.transport })
+                Err(CallError::Answered {
+                    error,
+                    detail: seen.transport,
+                })
             }
         }
     }
 
     /// A 429 closes the key, if the boundary saw one, for as long as it says, and for one window at most.
     fn heed(&self, begun: &Begun, error: &contract::Error, seen: &Seen) {
-        let (Some(key), Some(429)) = (&begun.key, seen.status) else { return };
+        let (Some(key), Some(429)) = (&begun.key, seen.status) else {
+            return;
+        };
         let (mut wait, mut window) = (None, None);
         if let Reason::RateLimited(limit) = &error.reason {
             let seconds = |n: Option<u32>| n.map(|n| Duration::from_secs(n.into()));
-            (wait, window) = (seconds(limit.retry_after_seconds), seconds(limit.window_seconds));
+            (wait, window) = (
+                seconds(limit.retry_after_seconds),
+                seconds(limit.window_seconds),
+            );
         }
         let longest = self.limiter.longest_window();
         let wait = wait.or(window).unwrap_or(WITHOUT_A_WORD).min(longest);
@@ -302,16 +338,26 @@ impl Seen {
             // A redirect or a refusal of the service's; see the contract's table.
             Some(status) => (300..500).contains(&status),
         };
-        if harmless || !operation.changes_something() { Effect::None } else { Effect::Unknown }
+        if harmless || !operation.changes_something() {
+            Effect::None
+        } else {
+            Effect::Unknown
+        }
     }
 
     /// What is wrong with a success that the plugin reports, if something is.
     fn contradicts(&self, action: &MachineAction, target: Option<&Target>) -> Option<&'static str> {
-        if !self.status.is_some_and(|status| (200..300).contains(&status)) {
+        if !self
+            .status
+            .is_some_and(|status| (200..300).contains(&status))
+        {
             return Some("the service did not answer with one");
         }
         let other_machine = |id: &MachineId| {
-            action.machine_id.as_ref().is_some_and(|named| !named.eq_ignore_ascii_case(id.as_str()))
+            action
+                .machine_id
+                .as_ref()
+                .is_some_and(|named| !named.eq_ignore_ascii_case(id.as_str()))
         };
         match target {
             Some(Target::Machine(id)) if other_machine(id) => Some("of another device"),
@@ -325,6 +371,8 @@ impl Seen {
 
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Host").field("policy", &self.egress.policy).finish_non_exhaustive()
+        f.debug_struct("Host")
+            .field("policy", &self.egress.policy)
+            .finish_non_exhaustive()
     }
 }

@@ -18,7 +18,9 @@ pub struct ActionId(String);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// Not a [`MachineId`].
-    #[error("a machine id has 40 hexadecimal digits, such as 1e5bc9d7e413ddd7902c2932e418702b84d0cc07")]
+    #[error(
+        "a machine id has 40 hexadecimal digits, such as 1e5bc9d7e413ddd7902c2932e418702b84d0cc07"
+    )]
     Machine,
     /// Not an [`ActionId`].
     #[error("an action id is a GUID, such as 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a")]
@@ -79,7 +81,10 @@ mod tests {
     #[test]
     fn a_machine_id_is_40_hexadecimal_digits_in_lower_case() {
         let upper = "1E5BC9D7E413DDD7902C2932E418702B84D0CC07";
-        assert_eq!(upper.parse::<MachineId>().unwrap().as_str(), upper.to_ascii_lowercase());
+        assert_eq!(
+            upper.parse::<MachineId>().unwrap().as_str(),
+            upper.to_ascii_lowercase()
+        );
         for not_one in [
             "",
             "abc/offboard?",
@@ -92,18 +97,32 @@ mod tests {
             // 40 characters or bytes, but not of ASCII.
             "１1e5bc9d7e413ddd7902c2932e418702b84d0cc",
         ] {
-            assert_eq!(not_one.parse::<MachineId>(), Err(IdError::Machine), "{not_one:?}");
+            assert_eq!(
+                not_one.parse::<MachineId>(),
+                Err(IdError::Machine),
+                "{not_one:?}"
+            );
         }
     }
 
     #[test]
     fn an_action_id_is_a_guid_in_lower_case() {
         let id = "8A5C34DC-9CA9-4BE4-B3C2-4C70E4BFB69A";
-        assert_eq!(id.parse::<ActionId>().unwrap().as_str(), id.to_ascii_lowercase());
-        for not_one in
-            ["", "8a5c34dc9ca94be4b3c24c70e4bfb69a", "{8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a}", &id[1..]]
-        {
-            assert_eq!(not_one.parse::<ActionId>(), Err(IdError::Action), "{not_one:?}");
+        assert_eq!(
+            id.parse::<ActionId>().unwrap().as_str(),
+            id.to_ascii_lowercase()
+        );
+        for not_one in [
+            "",
+            "8a5c34dc9ca94be4b3c24c70e4bfb69a",
+            "{8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a}",
+            &id[1..],
+        ] {
+            assert_eq!(
+                not_one.parse::<ActionId>(),
+                Err(IdError::Action),
+                "{not_one:?}"
+            );
         }
     }
 }

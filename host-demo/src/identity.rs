@@ -10,7 +10,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use azure_core::cloud::{CloudConfiguration, CustomConfiguration};
 use azure_core::credentials::{Secret, TokenCredential};
-use azure_core::http::{AsyncRawResponse, Body, ClientOptions, HttpClient, Request, RetryOptions, Transport as AzureTransport};
+use azure_core::http::{
+    AsyncRawResponse, Body, ClientOptions, HttpClient, Request, RetryOptions,
+    Transport as AzureTransport,
+};
 use azure_identity::{ClientSecretCredential, ClientSecretCredentialOptions};
 use base64::Engine as _;
 use http::HeaderValue;
@@ -56,9 +59,16 @@ impl BearerToken {
     pub fn new(token: &str) -> Result<Self, IdentityError> {
         // RFC 6750, section 2.1. The text itself is not shown: it may be a real token with a line break in it.
         let well_formed = !token.is_empty()
-            && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b));
-        let header = transport::bearer(token).filter(|_| well_formed).ok_or(IdentityError::Malformed)?;
-        Ok(Self { header, claims: claims(token) })
+            && token
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b));
+        let header = transport::bearer(token)
+            .filter(|_| well_formed)
+            .ok_or(IdentityError::Malformed)?;
+        Ok(Self {
+            header,
+            claims: claims(token),
+        })
     }
 
     pub(crate) const fn header(&self) -> &HeaderValue {
@@ -109,7 +119,9 @@ pub enum IdentityError {
         detail: String,
     },
     /// What should be a bearer token is none.
-    #[error("the token is not one that can be sent (RFC 6750: letters, digits and -._~+/ only, in one line)")]
+    #[error(
+        "the token is not one that can be sent (RFC 6750: letters, digits and -._~+/ only, in one line)"
+    )]
     Malformed,
     /// The credential can't be used as it is.
     #[error("the credential is not usable: {0}")]
@@ -251,7 +263,11 @@ impl ClientSecret {
         let asked = self.clock.now();
         let answer = credential.get_token(&[&self.scope], None).await;
         let token = answer.map_err(|error| {
-            let failure = http.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let failure = http
+                .failure
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
             match failure {
                 Some(Failure::Refused(refusal)) => refusal.into_error(&self.authority),
                 Some(Failure::NoAnswer(detail)) => self.no_answer(detail),
@@ -266,7 +282,10 @@ impl ClientSecret {
     }
 
     fn no_answer(&self, detail: String) -> IdentityError {
-        IdentityError::NoAnswer { authority: self.authority.clone(), detail }
+        IdentityError::NoAnswer {
+            authority: self.authority.clone(),
+            detail,
+        }
     }
 }
 
@@ -293,7 +312,10 @@ impl TokenSource for ClientSecret {
     }
 
     async fn principal(&self) -> Result<Principal, IdentityError> {
-        Ok(Principal { tenant: self.tenant.clone(), application: self.client_id.clone() })
+        Ok(Principal {
+            tenant: self.tenant.clone(),
+            application: self.client_id.clone(),
+        })
     }
 }
 
@@ -327,8 +349,16 @@ impl Refusal {
         // Behind the first line come trace ids and times.
         let sentence = self.error_description.lines().next().unwrap_or_default();
         let sentence: String = sentence.chars().take(300).collect();
-        let error = if sentence.is_empty() { self.error } else { format!("{sentence} ({})", self.error) };
-        IdentityError::Refused { authority: authority.to_owned(), error, advice }
+        let error = if sentence.is_empty() {
+            self.error
+        } else {
+            format!("{sentence} ({})", self.error)
+        };
+        IdentityError::Refused {
+            authority: authority.to_owned(),
+            error,
+            advice,
+        }
     }
 }
 
@@ -339,7 +369,9 @@ const fn advice(code: u32) -> Option<&'static str> {
             "the client secret is wrong: use the secret's value, not its id, of this application"
         }
         7_000_222 => "the client secret has expired: create a new one for this application",
-        700_016 => "there is no such application in this tenant: check the client id and the tenant id",
+        700_016 => {
+            "there is no such application in this tenant: check the client id and the tenant id"
+        }
         90_002 => "there is no such tenant: check the tenant id",
         500_011 => {
             "the tenant does not know the Defender API: check that Defender for Endpoint is set up in it, \
@@ -362,7 +394,9 @@ impl TokenEndpoint {
             Failure::NoAnswer(text)
         };
         let Body::Bytes(body) = request.body().clone() else {
-            return Err(Failure::NoAnswer("the request has a body that can't be sent".to_owned()));
+            return Err(Failure::NoAnswer(
+                "the request has a body that can't be sent".to_owned(),
+            ));
         };
         let mut outgoing = self
             .client
@@ -393,17 +427,26 @@ impl HttpClient for TokenEndpoint {
             Err(failure) => {
                 note(failure);
                 let kind = azure_core::error::ErrorKind::Io;
-                return Err(azure_core::Error::with_message(kind, "the authority did not answer"));
+                return Err(azure_core::Error::with_message(
+                    kind,
+                    "the authority did not answer",
+                ));
             }
         };
         if !status.is_success() {
             note(match serde_json::from_slice(&body) {
                 Ok(refusal) => Failure::Refused(refusal),
-                Err(_) => Failure::NoAnswer(format!("it answered {status}, without an error document")),
+                Err(_) => {
+                    Failure::NoAnswer(format!("it answered {status}, without an error document"))
+                }
             });
         }
         let headers = azure_core::http::headers::Headers::default();
-        Ok(AsyncRawResponse::from_bytes(status.as_u16().into(), headers, body))
+        Ok(AsyncRawResponse::from_bytes(
+            status.as_u16().into(),
+            headers,
+            body,
+        ))
     }
 }
 
@@ -423,12 +466,22 @@ mod tests {
             roles: vec!["Machine.RestrictExecution".into()],
         };
         assert_eq!(token.claims(), &expected);
-        assert_eq!(BearerToken::new("opaque").unwrap().claims(), &Claims::default());
+        assert_eq!(
+            BearerToken::new("opaque").unwrap().claims(),
+            &Claims::default()
+        );
     }
 
     #[test]
     fn what_is_no_token_is_refused_without_being_shown() {
-        for not_one in ["", "two words", "line\nbreak", "quote\"", "ümlaut", "a\r\nX-Injected: 1"] {
+        for not_one in [
+            "",
+            "two words",
+            "line\nbreak",
+            "quote\"",
+            "ümlaut",
+            "a\r\nX-Injected: 1",
+        ] {
             let error = BearerToken::new(not_one).unwrap_err();
             assert_eq!(error, IdentityError::Malformed);
             assert!(not_one.is_empty() || !error.to_string().contains(not_one));

@@ -19,7 +19,10 @@
 //! The library never prints, exits, or reads the environment.
 
 #![deny(missing_docs)]
-#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that panics has failed"))]
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, reason = "a test that panics has failed")
+)]
 
 pub mod clock;
 pub mod cloud;

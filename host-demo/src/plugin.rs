@@ -52,8 +52,10 @@ const ALLOWED_IMPORTS: [&str; 7] = [
     "wasi:io/streams@0.2",
 ];
 
-const REQUIRED_EXPORTS: [&str; 2] =
-    ["defender:endpoint/code-execution@0.1.0", "defender:endpoint/machine-actions@0.1.0"];
+const REQUIRED_EXPORTS: [&str; 2] = [
+    "defender:endpoint/code-execution@0.1.0",
+    "defender:endpoint/machine-actions@0.1.0",
+];
 
 /// The component that this library was built with.
 #[cfg(feature = "bundled-plugin")]
@@ -74,7 +76,9 @@ pub enum LoadError {
     #[error("this is not WebAssembly: it does not start with the bytes 00 61 73 6d")]
     NotWasm,
     /// A core module: a component is wanted.
-    #[error("this is a core WebAssembly module; a component is wanted (`wasm-tools component new` makes one)")]
+    #[error(
+        "this is a core WebAssembly module; a component is wanted (`wasm-tools component new` makes one)"
+    )]
     CoreModule,
     /// Damaged, or of a kind that the engine does not know.
     #[error("the component is not valid: {0}")]
@@ -100,7 +104,9 @@ pub fn engine(cache: Option<&Path>) -> Result<Engine, LoadError> {
     let failed = |e: wasmtime::Error| LoadError::Engine(format!("{e:#}"));
     let mut config = Config::new();
     config.consume_fuel(true);
-    config.memory_reservation(MEMORY_MAX as u64).memory_guard_size(64 << 10);
+    config
+        .memory_reservation(MEMORY_MAX as u64)
+        .memory_guard_size(64 << 10);
     if let Some(directory) = cache {
         let mut settings = CacheConfig::new();
         settings.with_directory(directory);
@@ -154,8 +160,10 @@ impl Plugin {
 
     /// A component in a file.
     pub fn from_file(engine: &Engine, path: &Path) -> Result<Self, LoadError> {
-        let bytes = std::fs::read(path)
-            .map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
+        let bytes = std::fs::read(path).map_err(|source| LoadError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
         Self::from_bytes(engine, &bytes)
     }
 
@@ -179,8 +187,11 @@ impl Plugin {
         let imports = names(&mut kind.imports(engine).map(|(name, item)| (name, item.ty)));
         let exports = names(&mut kind.exports(engine).map(|(name, item)| (name, item.ty)));
 
-        let forbidden: Vec<String> =
-            imports.iter().filter(|name| !is_allowed(name)).cloned().collect();
+        let forbidden: Vec<String> = imports
+            .iter()
+            .filter(|name| !is_allowed(name))
+            .cloned()
+            .collect();
         if !forbidden.is_empty() {
             return Err(LoadError::ForbiddenImports(forbidden));
         }
@@ -194,10 +205,15 @@ impl Plugin {
         }
 
         let shape = |e: wasmtime::Error| LoadError::OtherShape(format!("{e:#}"));
-        let pre = linker(engine).and_then(|linker| linker.instantiate_pre(&component)).map_err(shape)?;
+        let pre = linker(engine)
+            .and_then(|linker| linker.instantiate_pre(&component))
+            .map_err(shape)?;
         let about = About {
             size: bytes.len(),
-            digest: Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
+            digest: Sha256::digest(bytes)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
             imports,
             exports,
         };
@@ -246,9 +262,19 @@ impl Plugin {
     async fn instance(
         &self,
         call: Arc<Call>,
-    ) -> Result<(tokio::sync::OwnedSemaphorePermit, Store<State>, contract::Plugin), Fault> {
+    ) -> Result<
+        (
+            tokio::sync::OwnedSemaphorePermit,
+            Store<State>,
+            contract::Plugin,
+        ),
+        Fault,
+    > {
         let closed = |_| Fault::Engine("it is shutting down".to_owned());
-        let place = Arc::clone(&self.places).acquire_owned().await.map_err(closed)?;
+        let place = Arc::clone(&self.places)
+            .acquire_owned()
+            .await
+            .map_err(closed)?;
         let mut store = Store::new(self.pre.engine(), State::new(call));
         store.limiter(|state| &mut state.limits);
         store.set_hostcall_fuel(HOSTCALL_FUEL);
@@ -288,10 +314,12 @@ impl From<wasmtime::Error> for Fault {
 
 fn is_allowed(import: &str) -> bool {
     ALLOWED_IMPORTS.iter().any(|allowed| {
-        import.strip_prefix(allowed).is_some_and(|rest| match rest.strip_prefix('.') {
-            None => rest.is_empty() && !allowed.starts_with("wasi:"),
-            Some(patch) => allowed.starts_with("wasi:") && patch.parse::<u32>().is_ok(),
-        })
+        import
+            .strip_prefix(allowed)
+            .is_some_and(|rest| match rest.strip_prefix('.') {
+                None => rest.is_empty() && !allowed.starts_with("wasi:"),
+                Some(patch) => allowed.starts_with("wasi:") && patch.parse::<u32>().is_ok(),
+            })
     })
 }
 
@@ -333,13 +361,22 @@ impl State {
             .tables(4)
             .instances(8)
             .build();
-        Self { table, http, hooks: Hooks(call), limits }
+        Self {
+            table,
+            http,
+            hooks: Hooks(call),
+            limits,
+        }
     }
 }
 
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { hooks: &mut self.hooks, table: &mut self.table, ctx: &mut self.http }
+        WasiHttpCtxView {
+            hooks: &mut self.hooks,
+            table: &mut self.table,
+            ctx: &mut self.http,
+        }
     }
 }
 

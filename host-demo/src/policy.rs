@@ -22,10 +22,14 @@ pub struct Origin {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OriginError {
     /// Not of the form `scheme://host[:port]`.
-    #[error("expected scheme, host and optional port, and nothing else: https://api.security.microsoft.com")]
+    #[error(
+        "expected scheme, host and optional port, and nothing else: https://api.security.microsoft.com"
+    )]
     Form,
     /// A scheme other than `https`, or `http` beyond loopback.
-    #[error("only https:// is allowed (and http:// for loopback): a token must not cross a network in the clear")]
+    #[error(
+        "only https:// is allowed (and http:// for loopback): a token must not cross a network in the clear"
+    )]
     Insecure,
 }
 
@@ -47,12 +51,20 @@ impl Origin {
         let port = match authority.as_str().strip_prefix(host)? {
             "" if secure => 443,
             "" => 80,
-            rest => rest.strip_prefix(':').filter(|p| p.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()?,
+            rest => rest
+                .strip_prefix(':')
+                .filter(|p| p.bytes().all(|b| b.is_ascii_digit()))?
+                .parse()
+                .ok()?,
         };
         if host.is_empty() || port == 0 {
             return None;
         }
-        Some(Self { secure, host: host.to_ascii_lowercase(), port })
+        Some(Self {
+            secure,
+            host: host.to_ascii_lowercase(),
+            port,
+        })
     }
 
     /// The host: a name, an IPv4 address, or an IPv6 address in brackets.
@@ -73,7 +85,10 @@ impl Origin {
     /// Whether the host is this machine: a loopback address, or the name `localhost`.
     pub fn is_loopback(&self) -> bool {
         let bare = self.host.trim_start_matches('[').trim_end_matches(']');
-        self.host == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        self.host == "localhost"
+            || bare
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|ip| ip.is_loopback())
     }
 }
 
@@ -95,9 +110,17 @@ impl FromStr for Origin {
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scheme, usual) = if self.secure { ("https", 443) } else { ("http", 80) };
+        let (scheme, usual) = if self.secure {
+            ("https", 443)
+        } else {
+            ("http", 80)
+        };
         write!(f, "{scheme}://{}", self.host)?;
-        if self.port != usual { write!(f, ":{}", self.port) } else { Ok(()) }
+        if self.port != usual {
+            write!(f, ":{}", self.port)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -110,14 +133,19 @@ pub struct Route(Operation);
 
 impl Route {
     /// Every route there is: one for each operation.
-    pub const ALL: [Self; 2] =
-        [Self(Operation::UnrestrictCodeExecution), Self(Operation::GetMachineAction)];
+    pub const ALL: [Self; 2] = [
+        Self(Operation::UnrestrictCodeExecution),
+        Self(Operation::GetMachineAction),
+    ];
 
     const fn parts(self) -> (Method, &'static str, Parameter, &'static str) {
         match self.0 {
-            Operation::UnrestrictCodeExecution => {
-                (Method::POST, "/api/machines/", Parameter::MachineId, "/unrestrictCodeExecution")
-            }
+            Operation::UnrestrictCodeExecution => (
+                Method::POST,
+                "/api/machines/",
+                Parameter::MachineId,
+                "/unrestrictCodeExecution",
+            ),
             Operation::GetMachineAction => {
                 (Method::GET, "/api/machineactions/", Parameter::ActionId, "")
             }
@@ -171,7 +199,10 @@ impl FromStr for Route {
     type Err = RouteError;
 
     fn from_str(text: &str) -> Result<Self, RouteError> {
-        Self::ALL.into_iter().find(|route| route.to_string() == text).ok_or(RouteError)
+        Self::ALL
+            .into_iter()
+            .find(|route| route.to_string() == text)
+            .ok_or(RouteError)
     }
 }
 
@@ -229,12 +260,18 @@ pub struct Policy {
 impl Policy {
     /// Allows nothing.
     pub const fn deny_all(origin: Origin) -> Self {
-        Self { origin, routes: Vec::new() }
+        Self {
+            origin,
+            routes: Vec::new(),
+        }
     }
 
     /// Allows releasing a device and reading an action: what this host is for.
     pub fn release_and_read(origin: Origin) -> Self {
-        Self { origin, routes: Route::ALL.to_vec() }
+        Self {
+            origin,
+            routes: Route::ALL.to_vec(),
+        }
     }
 
     /// Allows one route more.
@@ -258,7 +295,11 @@ impl Policy {
 
     /// Decides about an operation, before there is a request.
     pub fn allows(&self, operation: Operation) -> Result<(), Denial> {
-        if self.routes.iter().any(|route| route.operation() == operation) {
+        if self
+            .routes
+            .iter()
+            .any(|route| route.operation() == operation)
+        {
             Ok(())
         } else {
             Err(Denial::NotGranted { operation })
@@ -273,14 +314,19 @@ impl Policy {
                 uri.scheme_str().unwrap_or("?"),
                 uri.authority().map_or("?", |a| a.as_str())
             );
-            return Err(Denial::Origin { asked, allowed: self.origin.clone() });
+            return Err(Denial::Origin {
+                asked,
+                allowed: self.origin.clone(),
+            });
         }
         let (route, target) = Route::ALL
             .into_iter()
             .find_map(|route| Some((route, route.target(method, uri)?)))
             .ok_or_else(|| Denial::NoRoute {
                 method: method.to_string(),
-                path: uri.path_and_query().map_or_else(String::new, ToString::to_string),
+                path: uri
+                    .path_and_query()
+                    .map_or_else(String::new, ToString::to_string),
             })?;
         self.allows(route.operation())?;
         Ok((route.operation(), target))
@@ -308,12 +354,21 @@ mod tests {
             format!("https://api.security.microsoft.com/api/machines/{ID}/unrestrictCodeExecution");
         assert_eq!(
             check("POST", &release),
-            Ok((Operation::UnrestrictCodeExecution, Target::Machine(ID.parse().unwrap())))
+            Ok((
+                Operation::UnrestrictCodeExecution,
+                Target::Machine(ID.parse().unwrap())
+            ))
         );
         let action = "8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a";
         assert_eq!(
-            check("GET", &format!("https://api.security.microsoft.com/api/machineactions/{action}")),
-            Ok((Operation::GetMachineAction, Target::Action(action.parse().unwrap())))
+            check(
+                "GET",
+                &format!("https://api.security.microsoft.com/api/machineactions/{action}")
+            ),
+            Ok((
+                Operation::GetMachineAction,
+                Target::Action(action.parse().unwrap())
+            ))
         );
     }
 
@@ -325,7 +380,11 @@ mod tests {
             "https://API.Security.Microsoft.com",
             "https://api.security.microsoft.com:443",
         ] {
-            assert_eq!(origin.parse::<Origin>().as_ref(), Ok(policy().origin()), "{origin}");
+            assert_eq!(
+                origin.parse::<Origin>().as_ref(),
+                Ok(policy().origin()),
+                "{origin}"
+            );
         }
     }
 
@@ -354,7 +413,10 @@ mod tests {
                 Err(_) => {}
                 Ok(uri) => {
                     let decision = policy().check(&Method::POST, &uri);
-                    assert!(matches!(decision, Err(Denial::Origin { .. })), "{url}: {decision:?}");
+                    assert!(
+                        matches!(decision, Err(Denial::Origin { .. })),
+                        "{url}: {decision:?}"
+                    );
                 }
             }
         }
@@ -369,34 +431,77 @@ mod tests {
             ("POST", format!("/api/machines/{ID}/restrictCodeExecution")),
             ("GET", format!("/api/machines/{ID}/unrestrictCodeExecution")),
             ("PUT", format!("/api/machines/{ID}/unrestrictCodeExecution")),
-            ("POST", format!("/api/machines/{ID}/unrestrictCodeExecution/")),
-            ("POST", format!("/api/machines/{ID}/unrestrictCodeExecution?x=1")),
-            ("POST", format!("/api/machines/{ID}/unrestrictCodeExecution?")),
-            ("POST", format!("/API/machines/{ID}/unrestrictCodeExecution")),
-            ("POST", format!("/api/v1.0/machines/{ID}/unrestrictCodeExecution")),
-            ("POST", format!("/api/machines/{upper}/unrestrictCodeExecution")),
-            ("POST", "/api/machines/abc/offboard?/unrestrictCodeExecution".to_owned()),
-            ("POST", format!("/api/machines/../machines/{ID}/unrestrictCodeExecution")),
-            ("POST", format!("/api/machines/{ID}%2foffboard/unrestrictCodeExecution")),
-            ("POST", format!("/api/machines/%2e%2e/{ID}/unrestrictCodeExecution")),
-            ("POST", format!("//api/machines/{ID}/unrestrictCodeExecution")),
+            (
+                "POST",
+                format!("/api/machines/{ID}/unrestrictCodeExecution/"),
+            ),
+            (
+                "POST",
+                format!("/api/machines/{ID}/unrestrictCodeExecution?x=1"),
+            ),
+            (
+                "POST",
+                format!("/api/machines/{ID}/unrestrictCodeExecution?"),
+            ),
+            (
+                "POST",
+                format!("/API/machines/{ID}/unrestrictCodeExecution"),
+            ),
+            (
+                "POST",
+                format!("/api/v1.0/machines/{ID}/unrestrictCodeExecution"),
+            ),
+            (
+                "POST",
+                format!("/api/machines/{upper}/unrestrictCodeExecution"),
+            ),
+            (
+                "POST",
+                "/api/machines/abc/offboard?/unrestrictCodeExecution".to_owned(),
+            ),
+            (
+                "POST",
+                format!("/api/machines/../machines/{ID}/unrestrictCodeExecution"),
+            ),
+            (
+                "POST",
+                format!("/api/machines/{ID}%2foffboard/unrestrictCodeExecution"),
+            ),
+            (
+                "POST",
+                format!("/api/machines/%2e%2e/{ID}/unrestrictCodeExecution"),
+            ),
+            (
+                "POST",
+                format!("//api/machines/{ID}/unrestrictCodeExecution"),
+            ),
             ("GET", "/api/machineactions".to_owned()),
             ("GET", "/api/machineactions/".to_owned()),
-            ("GET", "/api/machineactions/8A5C34DC-9CA9-4BE4-B3C2-4C70E4BFB69A".to_owned()),
+            (
+                "GET",
+                "/api/machineactions/8A5C34DC-9CA9-4BE4-B3C2-4C70E4BFB69A".to_owned(),
+            ),
             ("GET", "/api/machines".to_owned()),
             ("GET", "/".to_owned()),
         ] {
             let decision = check(method, &format!("{base}{path}"));
-            assert!(matches!(decision, Err(Denial::NoRoute { .. })), "{method} {path}: {decision:?}");
+            assert!(
+                matches!(decision, Err(Denial::NoRoute { .. })),
+                "{method} {path}: {decision:?}"
+            );
         }
     }
 
     #[test]
     fn a_policy_that_grants_nothing_denies_and_says_which_rule_would_allow() {
         let policy = Policy::deny_all("https://api.security.microsoft.com".parse().unwrap());
-        let denial = policy.allows(Operation::UnrestrictCodeExecution).unwrap_err();
+        let denial = policy
+            .allows(Operation::UnrestrictCodeExecution)
+            .unwrap_err();
         assert!(
-            denial.to_string().ends_with("POST /api/machines/{machine-id}/unrestrictCodeExecution"),
+            denial
+                .to_string()
+                .ends_with("POST /api/machines/{machine-id}/unrestrictCodeExecution"),
             "{denial}"
         );
         let granted = policy.allow(Operation::UnrestrictCodeExecution.route());
@@ -409,21 +514,49 @@ mod tests {
         for route in Route::ALL {
             assert_eq!(route.to_string().parse(), Ok(route));
         }
-        assert_eq!("POST /api/machines/{machine-id}/offboard".parse::<Route>(), Err(RouteError));
+        assert_eq!(
+            "POST /api/machines/{machine-id}/offboard".parse::<Route>(),
+            Err(RouteError)
+        );
     }
 
     #[test]
     fn an_origin_is_secure_or_loopback_and_nothing_more_than_an_origin() {
-        for good in ["http://localhost:8080", "http://127.0.0.1:1", "http://[::1]:9", "https://10.0.0.1"] {
-            assert_eq!(good.parse::<Origin>().map(|o| o.to_string()).as_deref(), Ok(good));
+        for good in [
+            "http://localhost:8080",
+            "http://127.0.0.1:1",
+            "http://[::1]:9",
+            "https://10.0.0.1",
+        ] {
+            assert_eq!(
+                good.parse::<Origin>().map(|o| o.to_string()).as_deref(),
+                Ok(good)
+            );
         }
-        for insecure in ["http://api.security.microsoft.com", "http://127.0.0.1.evil.test"] {
-            assert_eq!(insecure.parse::<Origin>(), Err(OriginError::Insecure), "{insecure}");
+        for insecure in [
+            "http://api.security.microsoft.com",
+            "http://127.0.0.1.evil.test",
+        ] {
+            assert_eq!(
+                insecure.parse::<Origin>(),
+                Err(OriginError::Insecure),
+                "{insecure}"
+            );
         }
-        for not_one in
-            ["", "api.security.microsoft.com", "https://", "https://h/api", "https://h?x", "https://u@h", "https://h:x"]
-        {
-            assert_eq!(not_one.parse::<Origin>(), Err(OriginError::Form), "{not_one}");
+        for not_one in [
+            "",
+            "api.security.microsoft.com",
+            "https://",
+            "https://h/api",
+            "https://h?x",
+            "https://u@h",
+            "https://h:x",
+        ] {
+            assert_eq!(
+                not_one.parse::<Origin>(),
+                Err(OriginError::Form),
+                "{not_one}"
+            );
         }
     }
 }

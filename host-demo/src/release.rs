@@ -176,7 +176,10 @@ impl Run {
             Ok(action) => {
                 self.reporter.progress(id, &action);
                 match self.plan.follow {
-                    Some(time) => self.follow(id, action, self.host.clock().now() + time).await,
+                    Some(time) => {
+                        self.follow(id, action, self.host.clock().now() + time)
+                            .await
+                    }
                     None => ended(&action).unwrap_or(Outcome::Accepted(action)),
                 }
             }
@@ -193,8 +196,15 @@ impl Run {
             if hopeless.is_some() || *self.stop.borrow() {
                 return Err(Outcome::NotRun(hopeless));
             }
-            let patience = Patience { until: None, stop: Some(self.stop.clone()) };
-            match self.host.unrestrict_code_execution(id, &self.plan.comment, patience).await {
+            let patience = Patience {
+                until: None,
+                stop: Some(self.stop.clone()),
+            };
+            match self
+                .host
+                .unrestrict_code_execution(id, &self.plan.comment, patience)
+                .await
+            {
                 Ok(action) => return Ok(action),
                 Err(CallError::Stopped) => return Err(Outcome::NotRun(None)),
                 // The host has closed the key; the next call waits until it opens.
@@ -219,10 +229,18 @@ impl Run {
                 return outcome;
             }
             let next = self.host.clock().now() + pause;
-            if next > until || self.unless_stopped(self.host.clock().sleep_until(next)).await.is_none() {
+            if next > until
+                || self
+                    .unless_stopped(self.host.clock().sleep_until(next))
+                    .await
+                    .is_none()
+            {
                 return Outcome::Pending(action);
             }
-            let patience = Patience { until: Some(until), stop: None };
+            let patience = Patience {
+                until: Some(until),
+                stop: None,
+            };
             let look = self.host.get_machine_action(&action.id, patience);
             match self.unless_stopped(look).await {
                 Some(Ok(seen)) => {

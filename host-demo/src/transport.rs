@@ -130,15 +130,26 @@ impl Transport {
                 detail: "the call's deadline has passed".to_owned(),
             });
         }
-        let origin = head.uri.authority().map_or_else(String::new, ToString::to_string);
+        let origin = head
+            .uri
+            .authority()
+            .map_or_else(String::new, ToString::to_string);
         let body = if body.is_empty() {
             reqwest::Body::default()
         } else {
-            reqwest::Body::wrap(TimelyBody { left: Some(body), clock, deadline })
+            reqwest::Body::wrap(TimelyBody {
+                left: Some(body),
+                clock,
+                deadline,
+            })
         };
         let request = reqwest::Request::try_from(http::Request::from_parts(head, body))
             .map_err(|e| describe(&e, &origin))?;
-        let response = self.client.execute(request).await.map_err(|e| describe(&e, &origin))?;
+        let response = self
+            .client
+            .execute(request)
+            .await
+            .map_err(|e| describe(&e, &origin))?;
         Ok(response.into())
     }
 
@@ -159,7 +170,9 @@ fn tls(ca: Option<&[u8]>) -> Result<rustls::ClientConfig, SetupError> {
             let mut roots = rustls::RootCertStore::empty();
             for certificate in CertificateDer::pem_slice_iter(pem) {
                 let certificate = certificate.map_err(|e| SetupError::Ca(e.to_string()))?;
-                roots.add(certificate).map_err(|e| SetupError::Ca(e.to_string()))?;
+                roots
+                    .add(certificate)
+                    .map_err(|e| SetupError::Ca(e.to_string()))?;
             }
             if roots.is_empty() {
                 return Err(SetupError::Ca("no certificate in it".to_owned()));
@@ -186,34 +199,65 @@ fn describe(error: &reqwest::Error, origin: &str) -> TransportError {
     let tls = find::<rustls::Error>(error);
     let io = find::<std::io::Error>(error).map(std::io::Error::kind);
     let (kind, detail) = if find::<TooLate>(error).is_some() {
-        (Kind::TooLate, format!("the call's deadline passed before the request to {origin} was written"))
+        (
+            Kind::TooLate,
+            format!("the call's deadline passed before the request to {origin} was written"),
+        )
     } else if error.is_builder() || error.is_request() && error.source().is_none() {
-        (Kind::NotARequest, format!("the request to {origin} could not be made: {causes}"))
+        (
+            Kind::NotARequest,
+            format!("the request to {origin} could not be made: {causes}"),
+        )
     } else if !error.is_connect() {
-        (Kind::Broken, format!("the connection to {origin} failed before an answer came: {causes}"))
+        (
+            Kind::Broken,
+            format!("the connection to {origin} failed before an answer came: {causes}"),
+        )
     } else if let Some(rustls::Error::InvalidCertificate(problem)) = tls {
-        (Kind::Certificate, format!("the certificate of {origin} is not trusted: {problem}"))
+        (
+            Kind::Certificate,
+            format!("the certificate of {origin} is not trusted: {problem}"),
+        )
     } else if let Some(problem) = tls {
-        (Kind::Tls, format!("no TLS connection to {origin}: {problem}"))
+        (
+            Kind::Tls,
+            format!("no TLS connection to {origin}: {problem}"),
+        )
     } else if error.is_timeout() || io == Some(std::io::ErrorKind::TimedOut) {
-        (Kind::ConnectTimeout, format!("no connection to {origin} within {} s", CONNECT_TIMEOUT.as_secs()))
+        (
+            Kind::ConnectTimeout,
+            format!(
+                "no connection to {origin} within {} s",
+                CONNECT_TIMEOUT.as_secs()
+            ),
+        )
     } else if causes.contains("dns error") {
-        (Kind::Dns, format!("the name of {origin} can't be resolved: {causes}"))
+        (
+            Kind::Dns,
+            format!("the name of {origin} can't be resolved: {causes}"),
+        )
     } else {
-        (Kind::Refused, format!("no connection to {origin}: {causes}"))
+        (
+            Kind::Refused,
+            format!("no connection to {origin}: {causes}"),
+        )
     };
     TransportError { kind, detail }
 }
 
 /// The error of type `E` in the chain of causes, wherever `io::Error`s have wrapped it.
-fn find<'e, E: std::error::Error + 'static>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e E> {
+fn find<'e, E: std::error::Error + 'static>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> Option<&'e E> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref::<E>() {
             return Some(found);
         }
         // An `io::Error` shows the cause of what it wraps as its own, and so hides what it wraps.
-        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let wrapped = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
         next = match wrapped {
             Some(inner) => Some(inner),
             None => error.source(),
@@ -233,7 +277,11 @@ fn chain(error: &dyn std::error::Error) -> String {
         }
         next = cause.source();
     }
-    if texts.is_empty() { error.to_string() } else { texts.join(": ") }
+    if texts.is_empty() {
+        error.to_string()
+    } else {
+        texts.join(": ")
+    }
 }
 
 /// The deadline passed.

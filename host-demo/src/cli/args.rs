@@ -41,7 +41,13 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 
     /// What to print: text for people, or JSON Lines for programs.
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
     pub(crate) output: Output,
 
     /// Say more on standard error: -v what was refused or failed, -vv each call, -vvv everything.
@@ -144,7 +150,12 @@ pub(crate) struct Connection {
     pub(crate) authority: Option<String>,
 
     /// What to ask a token for: the service's resource, followed by /.default.
-    #[arg(long, value_name = "SCOPE", requires = "base_url", help_heading = "Service")]
+    #[arg(
+        long,
+        value_name = "SCOPE",
+        requires = "base_url",
+        help_heading = "Service"
+    )]
     pub(crate) scope: Option<String>,
 
     /// Trust the certificate authorities in this file (PEM) for this service, instead of the system's.
@@ -164,7 +175,12 @@ pub(crate) struct Connection {
     pub(crate) client_secret_file: Option<PathBuf>,
 
     /// A file with a bearer token, used as it is for as long as it holds.
-    #[arg(long, value_name = "FILE", conflicts_with = "client_secret_file", help_heading = "Identity")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "client_secret_file",
+        help_heading = "Identity"
+    )]
     pub(crate) token_file: Option<PathBuf>,
 
     /// Let time run so many times as fast. On loopback only, together with a stand-in at the same scale.
@@ -209,8 +225,9 @@ pub(crate) struct Mock {
 
 /// A length of time as people write it: 90s, 10m, 1h30m.
 fn duration(text: &str) -> Result<Duration, String> {
-    let span: jiff::SignedDuration =
-        text.parse().map_err(|_| "expected a length of time such as 90s, 10m or 1h30m".to_owned())?;
+    let span: jiff::SignedDuration = text
+        .parse()
+        .map_err(|_| "expected a length of time such as 90s, 10m or 1h30m".to_owned())?;
     match Duration::try_from(span) {
         Ok(time) if !time.is_zero() => Ok(time),
         _ => Err("must be longer than nothing".to_owned()),

@@ -49,7 +49,10 @@ fn bundled(_: &wasmtime::Engine) -> anyhow::Result<Plugin> {
 /// Where compiled code is kept: a directory of the user's own, closed to everyone else, because what lies in it is
 /// run. Without one, the plugin is compiled anew each time.
 fn cache() -> Option<PathBuf> {
-    let directory = etcetera::choose_base_strategy().ok()?.cache_dir().join("host-demo/compiled");
+    let directory = etcetera::choose_base_strategy()
+        .ok()?
+        .cache_dir()
+        .join("host-demo/compiled");
     let made = make_private(&directory);
     made.inspect_err(|error| {
         tracing::warn!(%error, directory = %directory.display(), "compiled code is not kept");
@@ -61,16 +64,23 @@ fn cache() -> Option<PathBuf> {
 fn make_private(directory: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)?;
     let found = std::fs::metadata(directory)?;
-    if found.permissions().mode() & 0o022 != 0 || found.uid() != rustix::process::geteuid().as_raw() {
+    if found.permissions().mode() & 0o022 != 0 || found.uid() != rustix::process::geteuid().as_raw()
+    {
         return Err(std::io::Error::other("others may write to it"));
     }
     Ok(())
 }
 
 fn service(args: &args::Connection) -> anyhow::Result<Service> {
-    let authority = args.authority.clone().or_else(|| environment("AZURE_AUTHORITY_HOST"));
+    let authority = args
+        .authority
+        .clone()
+        .or_else(|| environment("AZURE_AUTHORITY_HOST"));
     let mut service = match (&args.base_url, &args.scope) {
         (Some(base_url), Some(scope)) => {
             let authority = authority.context(
@@ -91,7 +101,10 @@ fn service(args: &args::Connection) -> anyhow::Result<Service> {
 
 fn clock(scale: u32, service: &Service) -> anyhow::Result<Arc<dyn Clock>> {
     if scale > 1 && !service.origin().is_loopback() {
-        bail!("--time-scale is for a stand-in on loopback; {} counts in real time", service.origin());
+        bail!(
+            "--time-scale is for a stand-in on loopback; {} counts in real time",
+            service.origin()
+        );
     }
     Ok(Arc::new(SystemClock::scaled(scale)))
 }
@@ -107,8 +120,14 @@ fn tokens(
             .with_context(|| format!("the token file {} is not usable", path.display()))?;
         return Ok(Arc::new(token));
     }
-    let tenant = args.tenant_id.clone().or_else(|| environment("AZURE_TENANT_ID"));
-    let client_id = args.client_id.clone().or_else(|| environment("AZURE_CLIENT_ID"));
+    let tenant = args
+        .tenant_id
+        .clone()
+        .or_else(|| environment("AZURE_TENANT_ID"));
+    let client_id = args
+        .client_id
+        .clone()
+        .or_else(|| environment("AZURE_CLIENT_ID"));
     let secret = match &args.client_secret_file {
         Some(path) => {
             let text = String::from_utf8(read(path, "the secret's file")?)
@@ -119,9 +138,9 @@ fn tokens(
         None => environment("AZURE_CLIENT_SECRET"),
     };
     match (tenant, client_id, secret) {
-        (Some(tenant), Some(client_id), Some(secret)) => {
-            Ok(Arc::new(ClientSecret::new(service, &tenant, &client_id, secret, clock)?))
-        }
+        (Some(tenant), Some(client_id), Some(secret)) => Ok(Arc::new(ClientSecret::new(
+            service, &tenant, &client_id, secret, clock,
+        )?)),
         (tenant, client_id, secret) => {
             let missing: Vec<&str> = [
                 ("AZURE_TENANT_ID", tenant.is_none()),

@@ -29,7 +29,10 @@ const COMMENT: &str = "INC-42: cleaned and validated";
 
 pub(crate) async fn run() -> anyhow::Result<Exit> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::scaled(SCALE));
-    let switches = Switches { duplicate: Duplicate::Reject, ..Switches::default() };
+    let switches = Switches {
+        duplicate: Duplicate::Reject,
+        ..Switches::default()
+    };
     let mock = Mock::builder()
         .clock(Arc::clone(&clock))
         .machines(MANY as u64 + 2)
@@ -38,18 +41,37 @@ pub(crate) async fn run() -> anyhow::Result<Exit> {
         .await?;
     let ids = mock.machine_ids();
 
-    line("Devices that run only Microsoft-signed programs, after an incident. They are clean; here they are");
-    line(&format!("released, against a stand-in for Defender and Entra. Time runs {SCALE} times as fast.\n"));
+    line(
+        "Devices that run only Microsoft-signed programs, after an incident. They are clean; here they are",
+    );
+    line(&format!(
+        "released, against a stand-in for Defender and Entra. Time runs {SCALE} times as fast.\n"
+    ));
 
-    step("The plugin is a WebAssembly component. It gets no clock, no file, no socket and no secret:");
+    step(
+        "The plugin is a WebAssembly component. It gets no clock, no file, no socket and no secret:",
+    );
     let plugin = connect::load(&args::Plugin { file: None })?;
     let about = plugin.about();
-    line(&format!("    {} bytes, sha256 {}…", about.size, &about.digest[..16]));
-    line(&format!("    imports  {}", about.imports.join("\n             ")));
+    line(&format!(
+        "    {} bytes, sha256 {}…",
+        about.size,
+        &about.digest[..16]
+    ));
+    line(&format!(
+        "    imports  {}",
+        about.imports.join("\n             ")
+    ));
 
-    let service = Service::custom(mock.base_url(), mock.authority(), &mock.scope())?
-        .with_ca(mock.ca_pem().context("the stand-in has no certificate")?.into());
-    step(&format!("The host fetches a token from {}, and keeps it to itself:", mock.authority()));
+    let service = Service::custom(mock.base_url(), mock.authority(), &mock.scope())?.with_ca(
+        mock.ca_pem()
+            .context("the stand-in has no certificate")?
+            .into(),
+    );
+    step(&format!(
+        "The host fetches a token from {}, and keeps it to itself:",
+        mock.authority()
+    ));
     let tokens = Arc::new(ClientSecret::new(
         &service,
         mock.tenant_id(),
@@ -58,7 +80,10 @@ pub(crate) async fn run() -> anyhow::Result<Exit> {
         Arc::clone(&clock),
     )?);
     let token = tokens.token().await?;
-    line(&format!("    granted to application {}", token.claims().application.as_deref().unwrap_or("?")));
+    line(&format!(
+        "    granted to application {}",
+        token.claims().application.as_deref().unwrap_or("?")
+    ));
     line(&format!("    roles   {}", token.claims().roles.join(", ")));
 
     let host = Setup {
@@ -87,12 +112,21 @@ fn step(text: &str) {
 }
 
 async fn one_device(host: &Host, id: &str) -> anyhow::Result<()> {
-    step(&format!("Release {id}, and follow it until the device has done it:"));
+    step(&format!(
+        "Release {id}, and follow it until the device has done it:"
+    ));
     let began = host.clock().now();
-    let plan = Plan { comment: COMMENT.to_owned(), follow: Some(Duration::from_secs(600)) };
+    let plan = Plan {
+        comment: COMMENT.to_owned(),
+        follow: Some(Duration::from_secs(600)),
+    };
     let outcomes = release(host, &[id.to_owned()], &plan, Arc::new(Lines)).await;
     let took = host.clock().now().since(began).as_secs();
-    ensure!(matches!(outcomes[0], Outcome::Released(_)), "not released: {:?}", outcomes[0]);
+    ensure!(
+        matches!(outcomes[0], Outcome::Released(_)),
+        "not released: {:?}",
+        outcomes[0]
+    );
     line(&format!("    free after {took} s"));
     Ok(())
 }
@@ -103,15 +137,22 @@ async fn refusals(host: &Host, id: &str) -> anyhow::Result<()> {
     step("A device that the service does not know:");
     refused(host, &"f".repeat(40)).await?;
     step("A device whose release is under way already: nothing to do but to follow that one.");
-    let _ = host.unrestrict_code_execution(id, COMMENT, Patience::default()).await?;
+    let _ = host
+        .unrestrict_code_execution(id, COMMENT, Patience::default())
+        .await?;
     refused(host, id).await
 }
 
 async fn refused(host: &Host, id: &str) -> anyhow::Result<()> {
-    match host.unrestrict_code_execution(id, COMMENT, Patience::default()).await {
+    match host
+        .unrestrict_code_execution(id, COMMENT, Patience::default())
+        .await
+    {
         Ok(action) => anyhow::bail!("this should have been refused: {action:?}"),
         Err(error @ CallError::Answered { .. }) => {
-            let reason = error.reason().map_or("?", host_demo::contract::Reason::name);
+            let reason = error
+                .reason()
+                .map_or("?", host_demo::contract::Reason::name);
             line(&format!("    {reason} (effect: {})", error.effect().name()));
             line(&format!("    {}", clean(&error.to_string())));
             Ok(())
@@ -129,26 +170,52 @@ async fn many(host: &Host, mock: &Mock, ids: &[String]) -> anyhow::Result<()> {
         hour.calls
     ));
     let began = host.clock().now();
-    let plan = Plan { comment: COMMENT.to_owned(), follow: None };
+    let plan = Plan {
+        comment: COMMENT.to_owned(),
+        follow: None,
+    };
     let bar = Arc::new(Bar::new(ids.len()));
     let outcomes = release(host, ids, &plan, Arc::clone(&bar) as _).await;
     bar.0.finish_and_clear();
     let took = host.clock().now().since(began).as_secs();
-    let accepted = outcomes.iter().filter(|o| o.verdict() == Verdict::Done).count();
-    ensure!(accepted == ids.len(), "{accepted} of {} were accepted: {outcomes:?}", ids.len());
-    line(&format!("    {accepted} accepted in {} min {:02} s", took / 60, took % 60));
+    let accepted = outcomes
+        .iter()
+        .filter(|o| o.verdict() == Verdict::Done)
+        .count();
+    ensure!(
+        accepted == ids.len(),
+        "{accepted} of {} were accepted: {outcomes:?}",
+        ids.len()
+    );
+    line(&format!(
+        "    {accepted} accepted in {} min {:02} s",
+        took / 60,
+        took % 60
+    ));
 
     let most = mock.most_in_any_window(Api::UnrestrictCodeExecution, minute.per);
-    line(&format!("    by the service's own count, the fullest minute had {most} calls"));
-    ensure!(most <= minute.calls as usize, "the quota was exceeded: {most} calls in a minute");
+    line(&format!(
+        "    by the service's own count, the fullest minute had {most} calls"
+    ));
+    ensure!(
+        most <= minute.calls as usize,
+        "the quota was exceeded: {most} calls in a minute"
+    );
 
     let free = async {
         while ids.iter().any(|id| mock.is_restricted(id) != Some(false)) {
-            host.clock().sleep_until(host.clock().now() + Duration::from_secs(5)).await;
+            host.clock()
+                .sleep_until(host.clock().now() + Duration::from_secs(5))
+                .await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), free).await.context("the devices did not get free")?;
-    line(&format!("    and by its own book, all {} devices are free now", ids.len()));
+    tokio::time::timeout(Duration::from_secs(20), free)
+        .await
+        .context("the devices did not get free")?;
+    line(&format!(
+        "    and by its own book, all {} devices are free now",
+        ids.len()
+    ));
     Ok(())
 }
 
@@ -167,7 +234,11 @@ struct Lines;
 
 impl Reporter for Lines {
     fn progress(&self, _: &str, action: &MachineAction) {
-        line(&format!("    {:<10}  action {}", clean(action.status.as_str()), clean(&action.id)));
+        line(&format!(
+            "    {:<10}  action {}",
+            clean(action.status.as_str()),
+            clean(&action.id)
+        ));
     }
 
     fn finished(&self, _: &str, _: &Outcome) {}
@@ -181,10 +252,12 @@ impl Bar {
             return Self(ProgressBar::hidden());
         }
         let bar = ProgressBar::new(length as u64);
-        Self(match ProgressStyle::with_template("    [{bar:40}] {pos}/{len}  {msg}") {
-            Ok(style) => bar.with_style(style.progress_chars("=> ")),
-            Err(_) => bar,
-        })
+        Self(
+            match ProgressStyle::with_template("    [{bar:40}] {pos}/{len}  {msg}") {
+                Ok(style) => bar.with_style(style.progress_chars("=> ")),
+                Err(_) => bar,
+            },
+        )
     }
 }
 
@@ -194,7 +267,8 @@ impl Reporter for Bar {
     fn finished(&self, _: &str, _: &Outcome) {
         self.0.inc(1);
         if self.0.position() == u64::from(Quota::DOCUMENTED[0].calls) {
-            self.0.set_message("the minute is full: waiting for its first call to leave it");
+            self.0
+                .set_message("the minute is full: waiting for its first call to leave it");
         }
     }
 }

@@ -34,6 +34,12 @@ pub(crate) fn run(args: &Inspect, format: Output) -> anyhow::Result<Exit> {
     output::line(&format!("sha256  {}", about.digest));
     list("imports", &about.imports);
     list("exports", &about.exports);
-    list(&format!("may send, to {} and for one device each time", policy.origin()), &routes);
+    list(
+        &format!(
+            "may send, to {} and for one device each time",
+            policy.origin()
+        ),
+        &routes,
+    );
     Ok(Exit::Done)
 }

@@ -52,7 +52,9 @@ pub(crate) async fn run(args: args::Mock, format: Output) -> anyhow::Result<Exit
         write(path, &mock.token(Grant::new()))?;
     }
     introduce(&mock, &args, format);
-    tokio::signal::ctrl_c().await.context("Ctrl-C can't be waited for")?;
+    tokio::signal::ctrl_c()
+        .await
+        .context("Ctrl-C can't be waited for")?;
     mock.shutdown().await;
     Ok(Exit::Done)
 }
@@ -88,13 +90,27 @@ fn introduce(mock: &Mock, args: &args::Mock, format: Output) {
         }));
         return;
     }
-    output::line(&format!("# A stand-in for Defender and Entra listens at {}.", mock.base_url()));
+    output::line(&format!(
+        "# A stand-in for Defender and Entra listens at {}.",
+        mock.base_url()
+    ));
     output::line("# In another terminal:");
     output::line(&format!("export AZURE_TENANT_ID={}", mock.tenant_id()));
     output::line(&format!("export AZURE_CLIENT_ID={}", mock.client_id()));
-    output::line(&format!("export AZURE_CLIENT_SECRET='{}'", mock.client_secret()));
-    let ca = args.ca_out.as_ref().map(|p| format!(" --ca-file {}", p.display())).unwrap_or_default();
-    let scale = if args.time_scale > 1 { format!(" --time-scale {}", args.time_scale) } else { String::new() };
+    output::line(&format!(
+        "export AZURE_CLIENT_SECRET='{}'",
+        mock.client_secret()
+    ));
+    let ca = args
+        .ca_out
+        .as_ref()
+        .map(|p| format!(" --ca-file {}", p.display()))
+        .unwrap_or_default();
+    let scale = if args.time_scale > 1 {
+        format!(" --time-scale {}", args.time_scale)
+    } else {
+        String::new()
+    };
     output::line(&format!(
         "host-demo unrestrict {} --comment 'trying it out' --base-url {} --authority {} --scope {}{ca}{scale}",
         ids.first().map_or("MACHINE_ID", String::as_str),

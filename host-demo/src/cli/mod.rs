@@ -67,7 +67,12 @@ async fn dispatch(command: Command, format: args::Output) -> anyhow::Result<Exit
 }
 
 fn completion(shell: clap_complete::Shell) -> anyhow::Result<Exit> {
-    clap_complete::generate(shell, &mut Cli::command(), "host-demo", &mut std::io::stdout());
+    clap_complete::generate(
+        shell,
+        &mut Cli::command(),
+        "host-demo",
+        &mut std::io::stdout(),
+    );
     Ok(Exit::Done)
 }
 

@@ -57,7 +57,9 @@ pub(crate) fn error_json(error: &CallError) -> Value {
         "effect": error.effect().name(),
         "reason": error.reason().map(Reason::name),
     });
-    let CallError::Answered { error, .. } = error else { return value };
+    let CallError::Answered { error, .. } = error else {
+        return value;
+    };
     match &error.reason {
         Reason::InvalidArgument(argument) => value["parameter"] = json!(argument.parameter),
         Reason::Forbidden(roles) => {
@@ -86,15 +88,23 @@ pub(crate) fn error_json(error: &CallError) -> Value {
 
 /// What to do about an error, for people.
 pub(crate) fn advice(error: &CallError) -> Option<String> {
-    let CallError::Answered { error, .. } = error else { return None };
+    let CallError::Answered { error, .. } = error else {
+        return None;
+    };
     Some(match &error.reason {
         Reason::Forbidden(roles) if !roles.required_roles.is_empty() => {
-            format!("grant the application {}", roles.required_roles.join(" or "))
+            format!(
+                "grant the application {}",
+                roles.required_roles.join(" or ")
+            )
         }
         Reason::Forbidden(_) => {
-            "check that the token is meant for this service and carries Machine.RestrictExecution".to_owned()
+            "check that the token is meant for this service and carries Machine.RestrictExecution"
+                .to_owned()
         }
-        Reason::NotFound => "check the id: Defender's own, of a device that this application may see".to_owned(),
+        Reason::NotFound => {
+            "check the id: Defender's own, of a device that this application may see".to_owned()
+        }
         Reason::Unauthorized => "check the credentials and the tenant".to_owned(),
         Reason::AlreadyInProgress => "look again when it has ended".to_owned(),
         _ => return None,
@@ -103,7 +113,10 @@ pub(crate) fn advice(error: &CallError) -> Option<String> {
 
 /// A machine action in one line, for people.
 pub(crate) fn action_line(action: &MachineAction) -> String {
-    let device = action.computer_dns_name.as_deref().or(action.machine_id.as_deref());
+    let device = action
+        .computer_dns_name
+        .as_deref()
+        .or(action.machine_id.as_deref());
     format!(
         "{}  {}  {}  {}",
         clean(action.status.as_str()),
@@ -121,7 +134,10 @@ mod tests {
     fn what_a_service_says_cannot_drive_the_terminal() {
         let hostile = "a\u{1b}[2J\u{1b}]0;title\u{7}\r\nb\u{9b}31m\u{202e}c\u{200b}";
         let clean = clean(hostile);
-        assert_eq!(clean, r"a\u{1b}[2J\u{1b}]0;title\u{7}\r\nb\u{9b}31m\u{202e}c\u{200b}");
+        assert_eq!(
+            clean,
+            r"a\u{1b}[2J\u{1b}]0;title\u{7}\r\nb\u{9b}31m\u{202e}c\u{200b}"
+        );
         assert!(super::clean("Grüße, 東京 🚀").contains("東京 🚀"));
     }
 }

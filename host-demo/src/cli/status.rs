@@ -9,16 +9,25 @@ use super::{Exit, connect, output};
 
 pub(crate) async fn run(args: Status, format: Output) -> anyhow::Result<Exit> {
     let host = connect::host(&args.connection)?;
-    match host.get_machine_action(&args.action_id, Patience::default()).await {
+    match host
+        .get_machine_action(&args.action_id, Patience::default())
+        .await
+    {
         Ok(action) => {
             match format {
-                Output::Json => output::json_line(&json!({ "type": "action", "action": action.to_json() })),
+                Output::Json => {
+                    output::json_line(&json!({ "type": "action", "action": action.to_json() }))
+                }
                 Output::Text => print(&action),
             }
             Ok(match action.status {
                 ActionStatus::Succeeded => Exit::Done,
-                ActionStatus::Failed | ActionStatus::TimeOut | ActionStatus::Cancelled => Exit::Failed,
-                ActionStatus::Pending | ActionStatus::InProgress | ActionStatus::Other(_) => Exit::Open,
+                ActionStatus::Failed | ActionStatus::TimeOut | ActionStatus::Cancelled => {
+                    Exit::Failed
+                }
+                ActionStatus::Pending | ActionStatus::InProgress | ActionStatus::Other(_) => {
+                    Exit::Open
+                }
             })
         }
         Err(error @ CallError::Answered { .. }) if error.reason().is_some_and(is_an_answer) => {
@@ -29,8 +38,14 @@ pub(crate) async fn run(args: Status, format: Output) -> anyhow::Result<Exit> {
                     "error": output::error_json(&error),
                 })),
                 Output::Text => {
-                    let advice = output::advice(&error).map(|a| format!("; {a}")).unwrap_or_default();
-                    eprintln!("host-demo: {}{}", output::clean(&error.to_string()), output::clean(&advice));
+                    let advice = output::advice(&error)
+                        .map(|a| format!("; {a}"))
+                        .unwrap_or_default();
+                    eprintln!(
+                        "host-demo: {}{}",
+                        output::clean(&error.to_string()),
+                        output::clean(&advice)
+                    );
                 }
             }
             Ok(Exit::Failed)

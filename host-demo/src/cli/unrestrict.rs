@@ -19,8 +19,10 @@ use super::{Exit, connect, output};
 pub(crate) async fn run(args: Unrestrict, format: Output) -> anyhow::Result<Exit> {
     let ids = checked(&args.machine_ids)?;
     let host = connect::host(&args.connection)?;
-    let plan =
-        Plan { comment: args.comment, follow: (!args.no_wait).then_some(args.deadline) };
+    let plan = Plan {
+        comment: args.comment,
+        follow: (!args.no_wait).then_some(args.deadline),
+    };
 
     let (interrupt, stop) = watch::channel(false);
     let listener = tokio::spawn(listen(interrupt));
@@ -64,7 +66,9 @@ async fn listen(interrupt: watch::Sender<bool>) {
     if tokio::signal::ctrl_c().await.is_err() {
         return std::future::pending().await;
     }
-    eprintln!("\nhost-demo: stopping; what was sent is brought to its answer. Once more ends at once.");
+    eprintln!(
+        "\nhost-demo: stopping; what was sent is brought to its answer. Once more ends at once."
+    );
     let _ = interrupt.send(true);
     if tokio::signal::ctrl_c().await.is_ok() {
         std::process::exit(Exit::Interrupted as i32);
@@ -95,7 +99,8 @@ struct Progress {
 impl Progress {
     fn new(devices: usize, format: Output) -> Self {
         let bar = if format == Output::Text && std::io::stderr().is_terminal() {
-            let style = ProgressStyle::with_template("{spinner} [{bar:30}] {pos}/{len}  {wide_msg}");
+            let style =
+                ProgressStyle::with_template("{spinner} [{bar:30}] {pos}/{len}  {wide_msg}");
             let bar = ProgressBar::new(devices as u64);
             bar.enable_steady_tick(Duration::from_millis(120));
             match style {
@@ -105,7 +110,11 @@ impl Progress {
         } else {
             ProgressBar::hidden()
         };
-        Self { bar, format, shown: Mutex::default() }
+        Self {
+            bar,
+            format,
+            shown: Mutex::default(),
+        }
     }
 }
 
@@ -117,7 +126,10 @@ impl Reporter for Progress {
             return;
         }
         if self.bar.is_hidden() {
-            eprintln!("{machine_id}  {status}  action {}", output::clean(&action.id));
+            eprintln!(
+                "{machine_id}  {status}  action {}",
+                output::clean(&action.id)
+            );
         } else {
             self.bar.set_message(format!("{machine_id} {status}"));
         }
@@ -164,10 +176,11 @@ fn summarise(ids: &[String], outcomes: &[Outcome], format: Output) {
     let mut said = HashSet::new();
     for (id, outcome) in ids.iter().zip(outcomes) {
         // A reason that concerns all of them is said once.
-        let detail = detail(outcome).filter(|d| {
-            !matches!(outcome, Outcome::NotRun(_)) || said.insert(d.clone())
-        });
-        let detail = detail.map(|d| format!("  {}", output::clean(&d))).unwrap_or_default();
+        let detail = detail(outcome)
+            .filter(|d| !matches!(outcome, Outcome::NotRun(_)) || said.insert(d.clone()));
+        let detail = detail
+            .map(|d| format!("  {}", output::clean(&d)))
+            .unwrap_or_default();
         output::line(&format!("{:<19}  {id}{detail}", outcome.name()));
     }
     if ids.len() > 1 {
@@ -180,19 +193,31 @@ fn summarise(ids: &[String], outcomes: &[Outcome], format: Output) {
 
 fn detail(outcome: &Outcome) -> Option<String> {
     let action = |action: &MachineAction, more: &str| {
-        let name = action.computer_dns_name.as_deref().unwrap_or("no name known");
+        let name = action
+            .computer_dns_name
+            .as_deref()
+            .unwrap_or("no name known");
         format!("{name}, action {}{more}", action.id)
     };
     Some(match outcome {
         Outcome::Released(a) => action(a, ""),
         Outcome::Accepted(a) => action(a, "; not followed"),
-        Outcome::Pending(a) => {
-            action(a, &format!(" is {}; look again: host-demo status {}", a.status.as_str(), a.id))
+        Outcome::Pending(a) => action(
+            a,
+            &format!(
+                " is {}; look again: host-demo status {}",
+                a.status.as_str(),
+                a.id
+            ),
+        ),
+        Outcome::NotVerifiable(a, why) => {
+            action(a, &format!(" was accepted but can't be read: {why}"))
         }
-        Outcome::NotVerifiable(a, why) => action(a, &format!(" was accepted but can't be read: {why}")),
         Outcome::Failed(a) => action(a, &format!(" ended as {}", a.status.as_str())),
         Outcome::NotRun(None) => "stopped before it was sent".to_owned(),
-        Outcome::Unknown(error) => format!("{error} - it may have been accepted: look before you repeat"),
+        Outcome::Unknown(error) => {
+            format!("{error} - it may have been accepted: look before you repeat")
+        }
         Outcome::InProgress(error) | Outcome::Refused(error) | Outcome::NotRun(Some(error)) => {
             match output::advice(error) {
                 Some(advice) => format!("{error} - {advice}"),

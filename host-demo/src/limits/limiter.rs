@@ -48,7 +48,11 @@ impl Budget {
 impl Limiter {
     /// Keeps the same quotas for every key.
     pub fn new(clock: Arc<dyn Clock>, quotas: &[Quota]) -> Self {
-        Self { clock, quotas: quotas.into(), keys: Arc::default() }
+        Self {
+            clock,
+            quotas: quotas.into(),
+            keys: Arc::default(),
+        }
     }
 
     /// Waits for a slot for a call that will take no longer than `call` from the moment it is admitted.
@@ -75,7 +79,12 @@ impl Limiter {
             match admitted {
                 Ok(slot) => {
                     let budget = Arc::clone(&budget);
-                    return Ok(Permit { budget, slot, deadline, state: State::Fresh });
+                    return Ok(Permit {
+                        budget,
+                        slot,
+                        deadline,
+                        state: State::Fresh,
+                    });
                 }
                 Err(wait) if until.is_some_and(|until| wait.at > until) => return Err(wait),
                 Err(wait) => {
@@ -97,7 +106,11 @@ impl Limiter {
 
     /// The longest of the windows.
     pub fn longest_window(&self) -> Duration {
-        self.quotas.iter().map(|quota| quota.per).max().unwrap_or_default()
+        self.quotas
+            .iter()
+            .map(|quota| quota.per)
+            .max()
+            .unwrap_or_default()
     }
 
     /// How many calls count in each quota's window that ends now.
@@ -105,7 +118,10 @@ impl Limiter {
         let budget = self.budget(key);
         let log = budget.log();
         let now = self.clock.now();
-        self.quotas.iter().map(|quota| (*quota, log.used(*quota, now))).collect()
+        self.quotas
+            .iter()
+            .map(|quota| (*quota, log.used(*quota, now)))
+            .collect()
     }
 
     fn budget(&self, key: &Key) -> Arc<Budget> {
@@ -194,7 +210,10 @@ impl Drop for Permit {
 
 impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Permit").field("slot", &self.slot).field("fresh", &self.is_fresh()).finish()
+        f.debug_struct("Permit")
+            .field("slot", &self.slot)
+            .field("fresh", &self.is_fresh())
+            .finish()
     }
 }
 
@@ -219,7 +238,10 @@ mod tests {
 
     fn limiter(calls: u32) -> (ManualClock, Limiter) {
         let clock = ManualClock::new();
-        let quota = Quota { calls, per: Duration::from_secs(60) };
+        let quota = Quota {
+            calls,
+            per: Duration::from_secs(60),
+        };
         (clock.clone(), Limiter::new(Arc::new(clock), &[quota]))
     }
 
@@ -243,7 +265,10 @@ mod tests {
         assert!(permit.redeem());
         assert!(!permit.redeem(), "one permit, one request");
         drop(permit);
-        let refused = limiter.acquire(&key(), CALL, Some(clock.now())).await.unwrap_err();
+        let refused = limiter
+            .acquire(&key(), CALL, Some(clock.now()))
+            .await
+            .unwrap_err();
         let counted_by = clock.now() + CALL + GRACE;
         assert_eq!(refused.at, counted_by + Duration::from_millis(60_060));
     }
@@ -259,7 +284,10 @@ mod tests {
         let mut third = pin!(limiter.acquire(&key, CALL, None));
         assert!(poll(second.as_mut()).is_pending() && poll(third.as_mut()).is_pending());
         clock.advance(Duration::from_millis(60_060));
-        assert!(poll(third.as_mut()).is_pending(), "the third does not overtake the second");
+        assert!(
+            poll(third.as_mut()).is_pending(),
+            "the third does not overtake the second"
+        );
         assert!(poll(second.as_mut()).is_ready());
     }
 
@@ -272,7 +300,10 @@ mod tests {
         let mut waiting = pin!(limiter.acquire(&key, CALL, None));
         assert!(poll(waiting.as_mut()).is_pending());
         running.give_back();
-        assert!(poll(waiting.as_mut()).is_ready(), "nothing was sent: the slot is free at once");
+        assert!(
+            poll(waiting.as_mut()).is_ready(),
+            "nothing was sent: the slot is free at once"
+        );
         let _ = clock;
     }
 
@@ -297,15 +328,24 @@ mod tests {
     async fn a_429_holds_back_those_who_wait_already() {
         let (clock, limiter) = limiter(5);
         limiter.close(&key(), Duration::from_secs(8));
-        let refused = limiter.acquire(&key(), CALL, Some(clock.now())).await.unwrap_err();
-        assert_eq!((refused.at, refused.by_service), (clock.now() + Duration::from_secs(8), true));
+        let refused = limiter
+            .acquire(&key(), CALL, Some(clock.now()))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (refused.at, refused.by_service),
+            (clock.now() + Duration::from_secs(8), true)
+        );
     }
 
     #[tokio::test]
     async fn keys_do_not_share() {
         let (_clock, limiter) = limiter(1);
         let _one = limiter.acquire(&key(), CALL, None).await.unwrap();
-        let reading = Key { operation: Operation::GetMachineAction, ..key() };
+        let reading = Key {
+            operation: Operation::GetMachineAction,
+            ..key()
+        };
         assert!(limiter.acquire(&reading, CALL, None).await.is_ok());
     }
 }

@@ -18,14 +18,22 @@ impl Quota {
     /// What Microsoft documents for this API and for reading machine actions ("Remove app restriction API",
     /// Limitations): 100 calls a minute and 1,500 calls an hour.
     pub const DOCUMENTED: [Self; 2] = [
-        Self { calls: 100, per: Duration::from_secs(60) },
-        Self { calls: 1500, per: Duration::from_secs(3600) },
+        Self {
+            calls: 100,
+            per: Duration::from_secs(60),
+        },
+        Self {
+            calls: 1500,
+            per: Duration::from_secs(3600),
+        },
     ];
 
     /// The window that is kept: longer than the service's by a thousandth, which is how far the two clocks may
     /// run apart.
     const fn kept(self) -> Duration {
-        Duration::from_nanos((self.per.as_nanos() as u64).saturating_add(self.per.as_nanos() as u64 / 1000))
+        Duration::from_nanos(
+            (self.per.as_nanos() as u64).saturating_add(self.per.as_nanos() as u64 / 1000),
+        )
     }
 }
 
@@ -124,11 +132,15 @@ impl Log {
 
     /// How many of the settled slots have left the quota's window.
     fn gone(&self, quota: Quota, now: Moment) -> usize {
-        self.settled.partition_point(|start| *start + quota.kept() <= now)
+        self.settled
+            .partition_point(|start| *start + quota.kept() <= now)
     }
 
     fn reserved_counting(&self, quota: Quota, now: Moment) -> impl Iterator<Item = Moment> {
-        self.reserved.values().copied().filter(move |start| *start + quota.kept() > now)
+        self.reserved
+            .values()
+            .copied()
+            .filter(move |start| *start + quota.kept() > now)
     }
 
     /// The first moment at which the quota has room for one call more.
@@ -153,7 +165,11 @@ impl Log {
             self.settled.clear();
             return;
         };
-        while self.settled.front().is_some_and(|start| *start + longest <= now) {
+        while self
+            .settled
+            .front()
+            .is_some_and(|start| *start + longest <= now)
+        {
             self.settled.pop_front();
         }
         self.reserved.retain(|_, start| *start + longest > now);
@@ -174,7 +190,10 @@ mod tests {
     }
 
     fn minute(calls: u32) -> Quota {
-        Quota { calls, per: 60 * SECOND }
+        Quota {
+            calls,
+            per: 60 * SECOND,
+        }
     }
 
     /// A call that is answered at once.
@@ -191,12 +210,21 @@ mod tests {
             call(&mut log, at(0) + TICK * n).unwrap();
         }
         let refused = call(&mut log, at(1)).unwrap_err();
-        assert_eq!(refused, NotUntil { at: at(0) + SECOND * 60 + SECOND * 60 / 1000, by_service: false });
+        assert_eq!(
+            refused,
+            NotUntil {
+                at: at(0) + SECOND * 60 + SECOND * 60 / 1000,
+                by_service: false
+            }
+        );
         let just_before = Moment::from_nanos(refused.at.as_nanos() - 1);
         assert_eq!(call(&mut log, just_before), Err(refused));
         assert_eq!(call(&mut log, refused.at), Ok(()));
         // The second of the hundred left a nanosecond later.
-        assert_eq!(call(&mut log, refused.at).unwrap_err().at, refused.at + TICK);
+        assert_eq!(
+            call(&mut log, refused.at).unwrap_err().at,
+            refused.at + TICK
+        );
     }
 
     #[test]
@@ -209,7 +237,11 @@ mod tests {
                 call(&mut log, now).unwrap();
             }
         }
-        assert_eq!(now.since(at(0)).as_secs(), 14 * 60, "14 waits of a minute and a little");
+        assert_eq!(
+            now.since(at(0)).as_secs(),
+            14 * 60,
+            "14 waits of a minute and a little"
+        );
         let refused = call(&mut log, now + 61 * SECOND).unwrap_err();
         assert_eq!(refused.at, at(0) + Duration::from_millis(3_603_600));
     }
@@ -227,7 +259,10 @@ mod tests {
         let mut log = Log::new(vec![minute(1)]);
         let slot = log.admit(at(0), at(60)).unwrap();
         log.settle(slot, at(2));
-        assert_eq!(log.admit(at(3), at(63)).unwrap_err().at, at(2) + Duration::from_millis(60_060));
+        assert_eq!(
+            log.admit(at(3), at(63)).unwrap_err().at,
+            at(2) + Duration::from_millis(60_060)
+        );
 
         let mut log = Log::new(vec![minute(1)]);
         let slot = log.admit(at(0), at(60)).unwrap();
@@ -243,7 +278,13 @@ mod tests {
         let mut log = Log::new(vec![minute(100)]);
         log.close(at(30));
         log.close(at(10));
-        assert_eq!(log.admit(at(0), at(60)), Err(NotUntil { at: at(30), by_service: true }));
+        assert_eq!(
+            log.admit(at(0), at(60)),
+            Err(NotUntil {
+                at: at(30),
+                by_service: true
+            })
+        );
         assert!(log.admit(at(30), at(60)).is_ok());
     }
 
@@ -251,7 +292,13 @@ mod tests {
     fn a_quota_of_zero_admits_nothing_and_no_quota_admits_everything() {
         let never = Moment::from_nanos(u64::MAX);
         let mut none = Log::new(vec![minute(0)]);
-        assert_eq!(none.admit(at(0), at(60)), Err(NotUntil { at: never, by_service: false }));
+        assert_eq!(
+            none.admit(at(0), at(60)),
+            Err(NotUntil {
+                at: never,
+                by_service: false
+            })
+        );
         let mut all = Log::new(Vec::new());
         assert!((0..10_000).all(|_| call(&mut all, at(0)).is_ok()));
     }
@@ -287,8 +334,14 @@ mod tests {
             1 => Just(Fate::Lost),
             1 => Just(Fate::NeverSent),
         ];
-        let call = (0..3_000_u64, 0..=1000_u64, 0..4_000_u64, fate)
-            .prop_map(|(pause, counted, takes, fate)| Call { pause, counted, takes, fate });
+        let call = (0..3_000_u64, 0..=1000_u64, 0..4_000_u64, fate).prop_map(
+            |(pause, counted, takes, fate)| Call {
+                pause,
+                counted,
+                takes,
+                fate,
+            },
+        );
         proptest::collection::vec(call, 1..120)
     }
 

@@ -1,0 +1,23 @@
+# An index of commands. Each sets up what it needs; `make setup` alone says what is missing and installs it.
+.PHONY: demo test lint bench setup
+
+# Shows the whole of it against the built-in stand-in.
+demo: setup
+	cargo build --locked --package host-demo
+	cargo run --locked --quiet --package host-demo -- demo
+
+# Runs every test.
+test: setup
+	cargo test --locked --workspace
+
+lint: setup
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
+
+# Prints sizes and ratios, each within one run. BENCH=--quick takes few rounds.
+bench: setup
+	cargo bench --locked --package tests --bench call -- $(BENCH)
+
+setup:
+	@bash .ci/setup

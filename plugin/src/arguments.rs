@@ -1,0 +1,181 @@
+//! What a caller passes, checked once at the door.
+//!
+//! Each type here is made by `parse`, and holds nothing that the contract refuses: a [`MachineId`]
+//! or [`ActionId`] can stand in a path as it is. What is refused is named by the contract's
+//! `invalid-argument`, which says what is wrong and does not repeat the argument.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use core::str::FromStr;
+
+use crate::types::InvalidArgument;
+
+/// Defender's own device id: 40 hexadecimal digits, in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineId(String);
+
+/// The id of a machine action: a GUID, in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActionId(String);
+
+/// Why an action is asked for: 1 to 4,096 characters, neither blank nor with control characters
+/// other than tab, line feed and carriage return.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Comment(String);
+
+impl MachineId {
+    const DIGITS: usize = 40;
+
+    /// The 40 digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl ActionId {
+    /// The GUID.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Comment {
+    /// The most characters (Unicode scalar values) that are accepted. The API documents no bound.
+    pub const MAX_CHARS: usize = 4096;
+
+    /// The text, as the caller wrote it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for MachineId {
+    type Err = InvalidArgument;
+
+    fn from_str(text: &str) -> Result<Self, InvalidArgument> {
+        if is_machine_id(text) {
+            return Ok(Self(text.to_ascii_lowercase()));
+        }
+        let expected = "Defender's own device id has 40 hexadecimal digits";
+        let problem = if text.is_empty() {
+            format!("it is empty; {expected}")
+        } else if is_guid(text) {
+            format!(
+                "this looks like a GUID: an Entra device id or an action's id, not Defender's \
+                 device id; {expected}"
+            )
+        } else if let Some(stranger) = first_stranger(text, |c| c.is_ascii_hexdigit()) {
+            let hint = if is_like_a_name(text) {
+                " (a computer's name is not accepted)"
+            } else {
+                ""
+            };
+            format!("{stranger}, not a hexadecimal digit{hint}; {expected}")
+        } else {
+            format!("it has {} digits; {expected}", text.len())
+        };
+        Err(refusal("machine-id", problem))
+    }
+}
+
+impl FromStr for ActionId {
+    type Err = InvalidArgument;
+
+    fn from_str(text: &str) -> Result<Self, InvalidArgument> {
+        if is_guid(text) {
+            return Ok(Self(text.to_ascii_lowercase()));
+        }
+        let expected = "an action's id is a GUID, 8-4-4-4-12 hexadecimal digits";
+        let problem = if text.is_empty() {
+            format!("it is empty; {expected}")
+        } else if is_machine_id(text) {
+            format!("this looks like a machine's id; {expected}")
+        } else if let Some(stranger) = first_stranger(text, |c| c.is_ascii_hexdigit() || c == '-') {
+            format!("{stranger}, neither a hexadecimal digit nor a hyphen; {expected}")
+        } else {
+            format!(
+                "its {} characters are not arranged like that; {expected}",
+                text.len()
+            )
+        };
+        Err(refusal("action-id", problem))
+    }
+}
+
+impl FromStr for Comment {
+    type Err = InvalidArgument;
+
+    fn from_str(text: &str) -> Result<Self, InvalidArgument> {
+        let chars = text.chars().count();
+        let problem = if text.is_empty() {
+            "it is empty; say why the action is asked for".to_string()
+        } else if chars > Self::MAX_CHARS {
+            format!(
+                "it has {chars} characters; at most {} are accepted",
+                Self::MAX_CHARS
+            )
+        } else if let Some((at, c)) = (1..)
+            .zip(text.chars())
+            .find(|(_, c)| c.is_control() && !matches!(c, '\t' | '\n' | '\r'))
+        {
+            format!(
+                "character {at} is the control character U+{:04X}; of these only tab, line feed \
+                 and carriage return are accepted",
+                u32::from(c)
+            )
+        } else if text.trim().is_empty() {
+            "it is blank; say why the action is asked for".to_string()
+        } else {
+            return Ok(Self(text.to_string()));
+        };
+        Err(refusal("comment", problem))
+    }
+}
+
+fn refusal(parameter: &str, problem: String) -> InvalidArgument {
+    InvalidArgument {
+        parameter: parameter.to_string(),
+        problem,
+    }
+}
+
+fn is_machine_id(text: &str) -> bool {
+    text.len() == MachineId::DIGITS && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+fn is_guid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, b)| match at {
+            8 | 13 | 18 | 23 => b == b'-',
+            _ => b.is_ascii_hexdigit(),
+        })
+}
+
+fn is_like_a_name(text: &str) -> bool {
+    text.bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+}
+
+/// Where the first character stands that does not belong, and of what kind it is: `character 4 is a
+/// letter`. The character itself is left out, as an argument is not repeated.
+fn first_stranger(text: &str, belongs: impl Fn(char) -> bool) -> Option<String> {
+    let (at, c) = (1..).zip(text.chars()).find(|(_, c)| !belongs(*c))?;
+    let kind = if c.is_control() {
+        "a control character"
+    } else if c.is_whitespace() {
+        "white space"
+    } else if !c.is_ascii() {
+        "outside ASCII"
+    } else if c.is_ascii_alphabetic() {
+        "a letter"
+    } else if c.is_ascii_digit() {
+        "a digit"
+    } else {
+        "punctuation"
+    };
+    let at: usize = at;
+    Some(format!("character {at} is {kind}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+//! Which endpoint a request's method and path name.
+
+use http::Method;
+
+use super::action::ActionType;
+use super::switches::{Case, Header, Switches};
+use super::wire::unescape;
+
+/// The endpoints. Each has its own quota, but the token endpoint, which has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Api {
+    /// `POST /api/machines/{id}/unrestrictCodeExecution`
+    UnrestrictCodeExecution,
+    /// `POST /api/machines/{id}/restrictCodeExecution`
+    RestrictCodeExecution,
+    /// `GET /api/machineactions/{id}`
+    GetMachineAction,
+    /// `GET /api/machines/{id}`
+    GetMachine,
+    /// `POST /{tenant}/oauth2/v2.0/token`
+    Token,
+}
+
+/// What the API is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    Act(ActionType),
+    ReadAction,
+    ReadMachine,
+}
+
+/// What a request's method and path name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    /// A call, and the id in its path.
+    Api(Call, String),
+    /// The tenant.
+    Token(String),
+    OpenIdConfiguration(String),
+    Discovery,
+    /// A browser's question before the call.
+    Preflight,
+    /// A known path; the method that it has.
+    WrongMethod(&'static str),
+    Unknown,
+}
+
+impl Route {
+    /// The endpoint, if it is one that is counted.
+    pub(super) fn api(&self) -> Option<Api> {
+        match self {
+            Self::Api(Call::Act(ActionType::UnrestrictCodeExecution), _) => {
+                Some(Api::UnrestrictCodeExecution)
+            }
+            Self::Api(Call::Act(ActionType::RestrictCodeExecution), _) => {
+                Some(Api::RestrictCodeExecution)
+            }
+            Self::Api(Call::ReadAction, _) => Some(Api::GetMachineAction),
+            Self::Api(Call::ReadMachine, _) => Some(Api::GetMachine),
+            Self::Token(_) => Some(Api::Token),
+            _ => None,
+        }
+    }
+}
+
+pub(super) fn route(method: &Method, path: &str, switches: &Switches) -> Route {
+    let path_case = switches.path_case;
+    let is = |segment: &str, word: &str| match path_case {
+        Case::Insensitive => segment.eq_ignore_ascii_case(word),
+        Case::Sensitive => segment == word,
+    };
+    let all: Vec<&str> = path.split('/').skip(1).collect();
+    // The version is optional; without one the latest is meant, which is 1.0.
+    let in_api = match all.as_slice() {
+        [api, version, rest @ ..] if is(api, "api") && is(version, "v1.0") => rest,
+        [api, rest @ ..] if is(api, "api") => rest,
+        _ => &[],
+    };
+    let (allowed, route) = match (in_api, all.as_slice()) {
+        ([machines, id, action], _) if is(machines, "machines") && !id.is_empty() => {
+            let r#type = if is(action, "unrestrictCodeExecution") {
+                ActionType::UnrestrictCodeExecution
+            } else if is(action, "restrictCodeExecution") {
+                ActionType::RestrictCodeExecution
+            } else {
+                return Route::Unknown;
+            };
+            ("POST", Route::Api(Call::Act(r#type), unescape(id, false)))
+        }
+        ([actions, id], _) if is(actions, "machineactions") && !id.is_empty() => {
+            ("GET", Route::Api(Call::ReadAction, unescape(id, false)))
+        }
+        ([machines, id], _) if is(machines, "machines") && !id.is_empty() => {
+            ("GET", Route::Api(Call::ReadMachine, unescape(id, false)))
+        }
+        (_, [tenant, "oauth2", "v2.0", "token"]) => ("POST", Route::Token(unescape(tenant, false))),
+        (_, [tenant, "v2.0", ".well-known", "openid-configuration"]) => {
+            ("GET", Route::OpenIdConfiguration(unescape(tenant, false)))
+        }
+        (_, ["common", "discovery", "instance"]) => ("GET", Route::Discovery),
+        _ => return Route::Unknown,
+    };
+    if method.as_str() == allowed {
+        route
+    } else if method == Method::OPTIONS && switches.cors == Header::Present && !in_api.is_empty() {
+        Route::Preflight
+    } else {
+        Route::WrongMethod(allowed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "1e5bc9d7e413ddd7902c2932e418702b84d0cc07";
+
+    #[test]
+    fn paths_name_endpoints() {
+        let api = |call| Route::Api(call, ID.to_owned());
+        let release = || api(Call::Act(ActionType::UnrestrictCodeExecution));
+        let restrict = Call::Act(ActionType::RestrictCodeExecution);
+        let tenant = "contoso".to_owned();
+        for (method, path, expected) in [
+            (
+                "POST",
+                "/api/machines/ID/unrestrictCodeExecution",
+                release(),
+            ),
+            (
+                "POST",
+                "/api/v1.0/machines/ID/unrestrictCodeExecution",
+                release(),
+            ),
+            (
+                "POST",
+                "/API/Machines/ID/UNRESTRICTcodeExecution",
+                release(),
+            ),
+            (
+                "POST",
+                "/api/machines/%31ID/restrictCodeExecution",
+                Route::Api(restrict, format!("1{ID}")),
+            ),
+            ("POST", "/api/machines/ID/offboard", Route::Unknown),
+            (
+                "POST",
+                "/api/machines//unrestrictCodeExecution",
+                Route::Unknown,
+            ),
+            (
+                "POST",
+                "/api/machines/ID/unrestrictCodeExecution/",
+                Route::Unknown,
+            ),
+            (
+                "POST",
+                "/api/v2.0/machines/ID/unrestrictCodeExecution",
+                Route::Unknown,
+            ),
+            (
+                "GET",
+                "/api/machines/ID/unrestrictCodeExecution",
+                Route::WrongMethod("POST"),
+            ),
+            (
+                "OPTIONS",
+                "/api/machines/ID/unrestrictCodeExecution",
+                Route::WrongMethod("POST"),
+            ),
+            ("GET", "/api/machineactions/ID", api(Call::ReadAction)),
+            (
+                "DELETE",
+                "/api/machineactions/ID",
+                Route::WrongMethod("GET"),
+            ),
+            ("GET", "/api/machines/ID", api(Call::ReadMachine)),
+            // MicrosoftDocs/windows-itpro-docs#8830
+            ("GET", "/api/machine/ID", Route::Unknown),
+            ("GET", "/api", Route::Unknown),
+            ("GET", "/", Route::Unknown),
+            (
+                "POST",
+                "/contoso/oauth2/v2.0/token",
+                Route::Token(tenant.clone()),
+            ),
+            (
+                "GET",
+                "/contoso/oauth2/v2.0/token",
+                Route::WrongMethod("POST"),
+            ),
+            (
+                "GET",
+                "/contoso/v2.0/.well-known/openid-configuration",
+                Route::OpenIdConfiguration(tenant),
+            ),
+            ("GET", "/common/discovery/instance", Route::Discovery),
+        ] {
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            let switches = Switches::default();
+            assert_eq!(
+                route(&method, &path.replace("ID", ID), &switches),
+                expected,
+                "{path}"
+            );
+        }
+    }
+}

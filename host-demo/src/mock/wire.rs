@@ -1,0 +1,315 @@
+//! What is on the wire: the documents with their properties in the recorded order, times, escapes.
+//!
+//! The machine action is Microsoft's "Machine action resource type" as it is really sent: 20
+//! properties, some of which the page does not list (MicrosoftDocs/microsoft-365-docs#5896).
+
+use std::fmt::Display;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName, STRICT_TRANSPORT_SECURITY};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use jiff::{Timestamp, TimestampRound, Unit};
+use serde::{Serialize, Serializer};
+use uuid::Uuid;
+
+use super::action::{ActionStatus, ActionType};
+use super::machine::Machine;
+
+/// A machine action, with the properties that are sent, in their order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineAction {
+    /// The action's id.
+    #[serde(serialize_with = "text")]
+    pub id: Uuid,
+    /// What the device is asked to do.
+    pub r#type: ActionType,
+    /// Null in every record.
+    pub title: Option<String>,
+    /// The application (its name or its id) or the user who asked.
+    pub requestor: String,
+    /// The request's `Comment`.
+    pub requestor_comment: String,
+    /// How far it has come.
+    pub status: ActionStatus,
+    /// The device's id.
+    pub machine_id: String,
+    /// The device's name.
+    pub computer_dns_name: Option<String>,
+    /// When it was asked for.
+    #[serde(serialize_with = "text")]
+    pub creation_date_time_utc: Timestamp,
+    /// When its status last changed.
+    #[serde(serialize_with = "text")]
+    pub last_update_date_time_utc: Timestamp,
+    /// Who cancelled it.
+    pub cancellation_requestor: Option<String>,
+    /// Why.
+    pub cancellation_comment: Option<String>,
+    /// When.
+    #[serde(serialize_with = "optional_text")]
+    pub cancellation_date_time_utc: Option<Timestamp>,
+    /// The device's result: an HRESULT, negative for a failure.
+    #[serde(rename = "errorHResult")]
+    pub error_h_result: i32,
+    /// Null for these actions.
+    pub scope: Option<String>,
+    /// Null in every record.
+    pub external_id: Option<String>,
+    /// `PublicApi` for what was asked for through this API.
+    pub request_source: &'static str,
+    /// Null for these actions.
+    pub related_file_info: Option<String>,
+    /// Empty for these actions.
+    pub commands: [String; 0],
+    /// Null in every record.
+    pub troubleshoot_info: Option<String>,
+}
+
+fn text<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+fn optional_text<T: Display, S: Serializer>(
+    value: &Option<T>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// A time to the tick of .NET, 100 nanoseconds.
+///
+/// In RFC 3339 it then has up to seven digits of a second without trailing zeros, as the service's
+/// times have, and none at all on the full second.
+pub(super) fn ticks(time: Timestamp) -> Timestamp {
+    let round = TimestampRound::new()
+        .smallest(Unit::Nanosecond)
+        .increment(100);
+    time.round(round.mode(jiff::RoundMode::Trunc))
+        .unwrap_or(time)
+}
+
+/// A machine: the properties of a record of 2026 in their order, most of them the same for all.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MachineEntity<'a> {
+    id: &'a str,
+    merged_into_machine_id: Option<&'a str>,
+    is_potential_duplication: bool,
+    is_excluded: bool,
+    exclusion_reason: Option<&'a str>,
+    computer_dns_name: Option<&'a str>,
+    first_seen: &'a str,
+    last_seen: String,
+    os_platform: &'a str,
+    os_processor: &'a str,
+    version: &'a str,
+    last_ip_address: &'a str,
+    last_external_ip_address: &'a str,
+    agent_version: &'a str,
+    os_build: u32,
+    health_status: &'a str,
+    device_value: &'a str,
+    rbac_group_id: u32,
+    rbac_group_name: Option<&'a str>,
+    risk_score: &'a str,
+    exposure_level: &'a str,
+    is_aad_joined: bool,
+    aad_device_id: Option<String>,
+    machine_tags: [&'a str; 0],
+    onboarding_status: &'a str,
+    os_architecture: &'a str,
+    managed_by: &'a str,
+    managed_by_status: &'a str,
+    ip_addresses: [&'a str; 0],
+    vm_metadata: Option<&'a str>,
+}
+
+/// An answer, ready to be sent.
+#[derive(Clone, Debug)]
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl Reply {
+    /// An answer with nothing but a status, such as web servers give for paths they do not have.
+    pub(super) fn bare(status: StatusCode) -> Self {
+        Self {
+            status,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+        }
+    }
+
+    pub(super) fn json(
+        status: StatusCode,
+        content_type: &'static str,
+        body: &impl Serialize,
+    ) -> Self {
+        let body = serde_json::to_vec(body).expect("these documents have string keys and no maps");
+        Self::bare(status)
+            .with(CONTENT_TYPE, HeaderValue::from_static(content_type))
+            .with_body(body.into())
+    }
+
+    /// An answer of the API, with the headers that were recorded on real ones. Not among them are
+    /// `Content-Encoding: deflate` with its `Vary` (clients are expected to ask for `identity`).
+    pub(super) fn api(status: StatusCode, correlation: Uuid, body: &impl Serialize) -> Self {
+        const ODATA_JSON: &str =
+            "application/json; odata.metadata=minimal; odata.streaming=true; charset=utf-8";
+        Self::json(status, ODATA_JSON, body)
+            .with(
+                HeaderName::from_static("odata-version"),
+                HeaderValue::from_static("4.0"),
+            )
+            .with(
+                HeaderName::from_static("mise-correlation-id"),
+                header_text(correlation),
+            )
+            .with(
+                STRICT_TRANSPORT_SECURITY,
+                HeaderValue::from_static("max-age=31536000; includeSubDomains"),
+            )
+    }
+
+    pub(super) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.append(name, value);
+        self
+    }
+
+    pub(super) fn with_body(mut self, body: Bytes) -> Self {
+        self.body = body;
+        self
+    }
+}
+
+/// A header value of plain ASCII text; anything else becomes an empty one.
+pub(super) fn header_text(value: impl Display) -> HeaderValue {
+    HeaderValue::try_from(value.to_string()).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+#[derive(Serialize)]
+struct Entity<'a, T> {
+    #[serde(rename = "@odata.context")]
+    context: String,
+    #[serde(flatten)]
+    entity: &'a T,
+}
+
+pub(super) fn action(status: StatusCode, host: &str, action: &MachineAction) -> Reply {
+    let context = format!("https://{host}/api/$metadata#MachineActions/$entity");
+    Reply::api(
+        status,
+        Uuid::new_v4(),
+        &Entity {
+            context,
+            entity: action,
+        },
+    )
+}
+
+pub(super) fn machine(host: &str, machine: &Machine, now: Timestamp) -> Reply {
+    let entity = MachineEntity {
+        id: machine.id(),
+        merged_into_machine_id: None,
+        is_potential_duplication: false,
+        is_excluded: false,
+        exclusion_reason: None,
+        computer_dns_name: machine.dns_name(),
+        first_seen: "2025-11-03T08:15:30.1234567Z",
+        last_seen: ticks(now).to_string(),
+        os_platform: "Windows11",
+        os_processor: "x64",
+        version: "24H2",
+        last_ip_address: "192.0.2.10",
+        last_external_ip_address: "198.51.100.10",
+        agent_version: "10.8800.26100.7019",
+        os_build: 26100,
+        health_status: "Active",
+        device_value: "Normal",
+        rbac_group_id: 0,
+        rbac_group_name: None,
+        risk_score: "None",
+        exposure_level: "Low",
+        is_aad_joined: machine.entra_id().is_some(),
+        aad_device_id: machine.entra_id().map(|id| id.to_string()),
+        machine_tags: [],
+        onboarding_status: "Onboarded",
+        os_architecture: "64-bit",
+        managed_by: "Unknown",
+        managed_by_status: "Unknown",
+        ip_addresses: [],
+        vm_metadata: None,
+    };
+    let context = format!("https://{host}/api/$metadata#Machines/$entity");
+    Reply::api(
+        StatusCode::OK,
+        Uuid::new_v4(),
+        &Entity {
+            context,
+            entity: &entity,
+        },
+    )
+}
+
+/// Text without its percent-escapes; with `form`, `+` is a space (the form encoding of HTML).
+///
+/// An escape that is none stays as it is. Bytes that are not UTF-8 are replaced.
+pub(super) fn unescape(text: &str, form: bool) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let escape = after.get(..2).and_then(|hex| {
+            let digit = |b: u8| (b as char).to_digit(16);
+            u8::try_from(digit(hex[0])? * 16 + digit(hex[1])?).ok()
+        });
+        let (byte, after) = match (byte, escape) {
+            (b'%', Some(escaped)) => (escaped, &after[2..]),
+            (b'+', _) if form => (b' ', after),
+            (plain, _) => (plain, after),
+        };
+        bytes.push(byte);
+        rest = after;
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_up_to_seven_digits_of_a_second_and_no_trailing_zeros() {
+        for (time, sent) in [
+            (
+                "2026-01-30T21:11:22.841930399Z",
+                "2026-01-30T21:11:22.8419303Z",
+            ),
+            ("2024-01-02T13:39:46.773821Z", "2024-01-02T13:39:46.773821Z"),
+            ("2021-01-26T20:33:58.420000099Z", "2021-01-26T20:33:58.42Z"),
+            ("2021-01-26T20:33:59.2Z", "2021-01-26T20:33:59.2Z"),
+            ("2021-01-26T20:33:59.000000001Z", "2021-01-26T20:33:59Z"),
+        ] {
+            let time: Timestamp = time.parse().unwrap();
+            assert_eq!(ticks(time).to_string(), sent);
+        }
+    }
+
+    #[test]
+    fn escapes_are_undone_and_what_is_none_stays() {
+        for (text, form, plain) in [
+            ("a%20b+c", false, "a b+c"),
+            ("a%20b+c", true, "a b c"),
+            ("%3a%3A%", false, "::%"),
+            ("%zz%4", true, "%zz%4"),
+            ("%C3%A4%ff", false, "ä\u{fffd}"),
+        ] {
+            assert_eq!(unescape(text, form), plain, "{text}");
+        }
+    }
+}

@@ -1,6 +1,8 @@
-//! Compiles a guest for WebAssembly and makes it a component. For build scripts: this one's and the tests'.
+//! Compiles a guest for WebAssembly and makes it a component. For build scripts: this one's and the
+//! tests'.
 //!
-//! It installs nothing. It takes the first of these that is there, and otherwise says what to install:
+//! It installs nothing. It takes the first of these that is there, and otherwise says what to
+//! install:
 //!
 //! 1. the active toolchain's standard library for `wasm32-unknown-unknown`;
 //! 2. the active toolchain's library source, from which cargo builds one;
@@ -13,8 +15,8 @@ use std::process::Command;
 
 const TARGET: &str = "wasm32-unknown-unknown";
 
-/// Where the guest's stack ends. The default of 1 MiB is memory that every instance has to map; parsing needs a
-/// small part of this.
+/// Where the guest's stack ends. The default of 1 MiB is memory that every instance has to map;
+/// parsing needs a small part of this.
 const STACK_BYTES: u32 = 64 * 1024;
 
 const REMEDIES: &str = "\
@@ -23,7 +25,8 @@ building the plugin needs a Rust standard library for wasm32-unknown-unknown. Ei
   - or, where rustup cannot download, on Debian: apt-get install rustc-web rust-web-src lld-22
 (`make setup` does whichever works; PLUGIN_RUSTC names another rustc that has the library or its source.)";
 
-/// Builds the workspace's package of this name. What it says to cargo about reruns leaves out the package's own files.
+/// Builds the workspace's package of this name. What it says to cargo about reruns leaves out the
+/// package's own files.
 pub(crate) fn build(package: &str) -> Result<Vec<u8>, String> {
     println!("cargo::rerun-if-env-changed=PLUGIN_RUSTC");
     println!("cargo::rerun-if-env-changed=PLUGIN_KEEP_NAMES");
@@ -31,7 +34,8 @@ pub(crate) fn build(package: &str) -> Result<Vec<u8>, String> {
     for input in ["wit", "Cargo.toml", "Cargo.lock"] {
         println!("cargo::rerun-if-changed={}", root.join(input).display());
     }
-    // target/<profile>/build/<package>/out: one place for all profiles, so that the library is built once.
+    // target/<profile>/build/<package>/out: one place for all profiles, so that the library is
+    // built once.
     let out = var("OUT_DIR")?;
     let target_dir = out
         .ancestors()
@@ -43,10 +47,52 @@ pub(crate) fn build(package: &str) -> Result<Vec<u8>, String> {
     compile(package, &root, &target_dir, &library)?;
     let file = format!("plugin/{}.wasm", package.replace('-', "_"));
     let module = std::fs::read(target_dir.join(TARGET).join(file)).map_err(|e| e.to_string())?;
-    wit_component::ComponentEncoder::default()
+    let component = wit_component::ComponentEncoder::default()
         .module(&module)
         .and_then(|encoder| encoder.validate(true).encode())
-        .map_err(|e| format!("{package} can't be made a component: {e:#}"))
+        .map_err(|e| format!("{package} can't be made a component: {e:#}"))?;
+    if keeps_names() {
+        return Ok(component);
+    }
+    without_names(&component).ok_or_else(|| format!("the component of {package} can't be read"))
+}
+
+fn keeps_names() -> bool {
+    env::var_os("PLUGIN_KEEP_NAMES").is_some()
+}
+
+/// Leaves out the names that the encoder gives to its own parts: five kilobytes that nothing reads
+/// but a debugger.
+fn without_names(component: &[u8]) -> Option<Vec<u8>> {
+    // component-model, "Binary Format": a preamble of 8 bytes, then sections of an id, a length and
+    // so many bytes. Custom sections have the id 0 and begin with their name.
+    let (preamble, mut rest) = component.split_at_checked(8)?;
+    let mut kept = preamble.to_vec();
+    while let Some((&id, after_id)) = rest.split_first() {
+        let (length, content) = leb128(after_id)?;
+        let (content, next) = content.split_at_checked(length)?;
+        let is_names = id == 0 && {
+            let (length, name) = leb128(content)?;
+            name.get(..length)? == b"component-name"
+        };
+        if !is_names {
+            kept.extend_from_slice(rest.get(..rest.len() - next.len())?);
+        }
+        rest = next;
+    }
+    Some(kept)
+}
+
+/// An unsigned number of WebAssembly's binary format, and what follows it.
+fn leb128(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let mut number = 0;
+    for (at, byte) in bytes.iter().take(5).enumerate() {
+        number |= usize::from(byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            return Some((number, bytes.get(at + 1..)?));
+        }
+    }
+    None
 }
 
 /// The workspace's folder.
@@ -57,8 +103,9 @@ pub(crate) fn root() -> Result<PathBuf, String> {
         .to_path_buf())
 }
 
-/// Runs cargo for the guest alone, in an environment without this build's own settings: with them, clippy's driver
-/// would compile the library of another compiler, and outer RUSTFLAGS would reach the wasm linker.
+/// Runs cargo for the guest alone, in an environment without this build's own settings: with them,
+/// clippy's driver would compile the library of another compiler, and outer RUSTFLAGS would reach
+/// the wasm linker.
 fn compile(package: &str, root: &Path, target_dir: &Path, library: &Library) -> Result<(), String> {
     let mut cargo = Command::new(var("CARGO")?);
     for (name, _) in env::vars_os() {
@@ -84,7 +131,7 @@ fn compile(package: &str, root: &Path, target_dir: &Path, library: &Library) -> 
             "CARGO_ENCODED_RUSTFLAGS",
             rustflags(root, library).join("\x1f"),
         );
-    if env::var_os("PLUGIN_KEEP_NAMES").is_some() {
+    if keeps_names() {
         cargo.env("CARGO_PROFILE_PLUGIN_STRIP", "debuginfo");
     }
     if library.from_source {
@@ -196,7 +243,8 @@ impl Library {
         if !built && !source {
             return None;
         }
-        // rustup's toolchains bring their linker, and rustc finds it. Distributions' use the system's.
+        // rustup's toolchains bring their linker, and rustc finds it. Distributions' use the
+        // system's.
         let linker = if own_linker(&sysroot).is_some() {
             None
         } else {

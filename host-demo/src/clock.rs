@@ -1,7 +1,7 @@
 //! What time it is, as a parameter.
 //!
-//! Everything that waits, expires or counts asks a [`Clock`], so a test moves the hands itself and nothing
-//! sleeps for real.
+//! Everything that waits, expires or counts asks a [`Clock`], so a test moves the hands itself and
+//! nothing sleeps for real.
 
 use std::future::Future;
 use std::ops::Add;
@@ -9,7 +9,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// A point on a clock's monotonic scale: nanoseconds since an origin that all clocks of one machine share.
+/// A point on a clock's monotonic scale: nanoseconds since an origin that all clocks of one machine
+/// share.
 ///
 /// It never goes back, and it goes on while the machine sleeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,7 +56,8 @@ pub trait Clock: Send + Sync + 'static {
     /// Now, on the monotonic scale.
     fn now(&self) -> Moment;
 
-    /// Now, on the calendar. It can jump; use it for what people and services read, not for measuring.
+    /// Now, on the calendar. It can jump; use it for what people and services read, not for
+    /// measuring.
     fn wall(&self) -> jiff::Timestamp;
 
     /// Completes once `now()` is `until` or later.
@@ -64,8 +66,9 @@ pub trait Clock: Send + Sync + 'static {
 
 /// The machine's clock: `CLOCK_BOOTTIME` (or the nearest that the system has), and the calendar.
 ///
-/// With a scale above 1, it runs that many times as fast. Processes with the same scale agree on the time, so
-/// several of them can play a long story quickly, against a stand-in service that runs at the same scale.
+/// With a scale above 1, it runs that many times as fast. Processes with the same scale agree on
+/// the time, so several of them can play a long story quickly, against a stand-in service that runs
+/// at the same scale.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock {
     scale: u32,
@@ -113,7 +116,8 @@ impl Clock for SystemClock {
         Moment::ORIGIN + Self::real_now().saturating_mul(self.scale)
     }
 
-    /// The calendar is scaled too, from the machine's start: what two processes of one scale write agrees.
+    /// The calendar is scaled too, from the machine's start: what two processes of one scale write
+    /// agrees.
     fn wall(&self) -> jiff::Timestamp {
         let real = jiff::Timestamp::now();
         if self.scale == 1 {
@@ -126,8 +130,8 @@ impl Clock for SystemClock {
     fn sleep_until(&self, until: Moment) -> Sleep {
         let clock = *self;
         Box::pin(async move {
-            // Tokio's timer has a resolution of a millisecond and stands still while the machine sleeps, so
-            // what it says is checked, and long waits are cut.
+            // Tokio's timer has a resolution of a millisecond and stands still while the machine
+            // sleeps, so what it says is checked, and long waits are cut.
             loop {
                 let left = until.since(clock.now());
                 if left.is_zero() {
@@ -218,7 +222,8 @@ impl Clock for ManualClock {
         let clock = self.clone();
         Box::pin(async move {
             loop {
-                // Registered before the time is read, so that an `advance` in between is not missed.
+                // Registered before the time is read, so that an `advance` in between is not
+                // missed.
                 let moved = clock.moved.notified();
                 tokio::pin!(moved);
                 moved.as_mut().enable();

@@ -4,7 +4,8 @@ use crate::policy::{Origin, OriginError};
 
 /// A Defender service and the authority whose tokens it takes.
 ///
-/// The three belong together: a token that was issued for the scope goes to this origin and to no other.
+/// The three belong together: a token that was issued for the scope goes to this origin and to no
+/// other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     origin: Origin,
@@ -32,8 +33,8 @@ pub enum ServiceError {
         /// What is wrong with it.
         source: OriginError,
     },
-    /// The scope does not end in `/.default`, which is the only form that an application can ask for (Microsoft
-    /// identity platform, "OAuth 2.0 client credentials flow").
+    /// The scope does not end in `/.default`, which is the only form that an application can ask
+    /// for (Microsoft identity platform, "OAuth 2.0 client credentials flow").
     #[error("the scope {0:?} must end in /.default")]
     Scope(String),
 }
@@ -41,8 +42,9 @@ pub enum ServiceError {
 impl Service {
     /// The commercial cloud (Microsoft, "Supported Microsoft Defender for Endpoint APIs").
     ///
-    /// The audience stays the older resource on the newer host: a token for `api.security.microsoft.com` would be
-    /// refused with 403 (Microsoft, "Use Microsoft Defender for Endpoint APIs").
+    /// The audience stays the older resource on the newer host: a token for
+    /// `api.security.microsoft.com` would be refused with 403 (Microsoft, "Use Microsoft Defender
+    /// for Endpoint APIs").
     ///
     /// # Panics
     ///
@@ -79,7 +81,8 @@ impl Service {
         })
     }
 
-    /// Trusts, at this service's two origins, the certificate authorities in this PEM text, and no others.
+    /// Trusts, at this service's two origins, the certificate authorities in this PEM text, and no
+    /// others.
     #[must_use]
     pub fn with_ca(mut self, pem: Vec<u8>) -> Self {
         self.ca = Some(pem);

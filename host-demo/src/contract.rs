@@ -1,6 +1,7 @@
 //! The contract in `wit/`, as Rust types.
 //!
-//! They are generated from it, and named here once; nothing else in this library knows how they came about.
+//! They are generated from it, and named here once; nothing else in this library knows how they
+//! came about.
 
 use serde_json::{Map, Value, json};
 

@@ -30,10 +30,12 @@ use crate::transport::{Transport, TransportError, TransportErrorKind};
 /// The longest comment, with every character escaped, is a quarter of this.
 const REQUEST_BODY_MAX: usize = 128 * 1024;
 
-/// Above what the guest reads of an answer (1 MiB), so that it is the guest who says that one is too long.
+/// Above what the guest reads of an answer (1 MiB), so that it is the guest who says that one is
+/// too long.
 const RESPONSE_BODY_MAX: usize = 2 * 1024 * 1024;
 
-/// What a guest may send along. `host` is set by the library below, from the authority that was checked.
+/// What a guest may send along. `host` is set by the library below, from the authority that was
+/// checked.
 const REQUEST_HEADERS: [HeaderName; 6] = [
     header::ACCEPT,
     header::ACCEPT_ENCODING,
@@ -196,7 +198,8 @@ impl Call {
         if redeemed { Ok(()) } else { Err(Denial::Spent) }
     }
 
-    /// The answer's head is here: from now on the call counts from now, and the guest sees what it may see.
+    /// The answer's head is here: from now on the call counts from now, and the guest sees what it
+    /// may see.
     fn admit(&self, response: http::Response<reqwest::Body>) -> http::Response<WasiBody> {
         let now = self.egress.clock.now();
         let (mut head, body) = response.into_parts();

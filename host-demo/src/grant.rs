@@ -61,7 +61,8 @@ impl Target {
     }
 }
 
-/// The right to one request. Made for one call, by whoever makes the call; the plugin has no say in it.
+/// The right to one request. Made for one call, by whoever makes the call; the plugin has no say in
+/// it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     operation: Operation,
@@ -69,8 +70,8 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// For an operation on a target. Without a target it covers nothing: the argument that should have named one
-    /// was no id, and no request can follow.
+    /// For an operation on a target. Without a target it covers nothing: the argument that should
+    /// have named one was no id, and no request can follow.
     pub const fn new(operation: Operation, target: Option<Target>) -> Self {
         Self { operation, target }
     }

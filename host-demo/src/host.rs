@@ -103,7 +103,8 @@ async fn stopped(stop: Option<watch::Receiver<bool>>) {
 /// Why a call did not succeed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum CallError {
-    /// The plugin's typed answer: an argument that does not fit, a refusal of the service's, no answer.
+    /// The plugin's typed answer: an argument that does not fit, a refusal of the service's, no
+    /// answer.
     #[error("{}{}", .error.message, .detail.as_ref().map(|d| format!(" ({d})")).unwrap_or_default())]
     Answered {
         /// What the plugin says.
@@ -121,7 +122,7 @@ pub enum CallError {
     #[error("stopped while waiting for the quota")]
     Stopped,
     /// The call's time was up.
-    #[error("no answer within {} s", .after.as_secs_f64())]
+    #[error("no answer within {} s; {}", .after.as_secs_f64(), meaning(*.effect))]
     TimedOut {
         /// How long the call had.
         after: Duration,
@@ -129,13 +130,22 @@ pub enum CallError {
         effect: Effect,
     },
     /// The plugin is broken, or worse.
-    #[error("{fault}")]
+    #[error("{fault}; {}", meaning(*.effect))]
     Fault {
         /// What it did.
         fault: Fault,
         /// Whether something can have happened.
         effect: Effect,
     },
+}
+
+const fn meaning(effect: Effect) -> &'static str {
+    match effect {
+        Effect::None => "nothing was changed by it",
+        Effect::Unknown => {
+            "it may have taken effect: look at the machine's actions before you repeat it"
+        }
+    }
 }
 
 impl CallError {
@@ -160,11 +170,12 @@ impl CallError {
 impl Host {
     /// Asks for a device's release, as the contract's `unrestrict-code-execution` does.
     ///
-    /// Waits for the quota first, as long as `patience` allows; then makes one call, of at most one request, that ends
-    /// within the call's time-out. Dropping the future ends both, and a request that is under way then counts as
-    /// sent.
+    /// Waits for the quota first, as long as `patience` allows; then makes one call, of at most one
+    /// request, that ends within the call's time-out. Dropping the future ends both, and a request
+    /// that is under way then counts as sent.
     ///
-    /// Arguments that do not fit are the plugin's to refuse. It gets no grant then, and spends no call of the quota.
+    /// Arguments that do not fit are the plugin's to refuse. It gets no grant then, and spends no
+    /// call of the quota.
     pub async fn unrestrict_code_execution(
         &self,
         machine_id: &str,
@@ -181,7 +192,8 @@ impl Host {
     }
 
     /// Reads a machine action, as the contract's `get-machine-action` does. Waits and ends as
-    /// [`unrestrict_code_execution`](Self::unrestrict_code_execution) does; reading has a quota of its own.
+    /// [`unrestrict_code_execution`](Self::unrestrict_code_execution) does; reading has a quota of
+    /// its own.
     pub async fn get_machine_action(
         &self,
         action_id: &str,
@@ -251,7 +263,8 @@ impl Host {
         })
     }
 
-    /// Runs the call to its end or its deadline, and compares what the plugin says with what the boundary saw.
+    /// Runs the call to its end or its deadline, and compares what the plugin says with what the
+    /// boundary saw.
     async fn finish(
         &self,
         begun: &Begun,
@@ -283,7 +296,8 @@ impl Host {
                 if let Some(identity) = seen.identity {
                     return Err(CallError::Identity(identity));
                 }
-                // What crossed the boundary is known here for certain. The plugin's word adds nothing to it.
+                // What crossed the boundary is known here for certain. The plugin's word adds
+                // nothing to it.
                 error.effect = effect;
                 Err(CallError::Answered {
                     error,
@@ -293,7 +307,8 @@ impl Host {
         }
     }
 
-    /// A 429 closes the key, if the boundary saw one, for as long as it says, and for one window at most.
+    /// A 429 closes the key, if the boundary saw one, for as long as it says, and for one window at
+    /// most.
     fn heed(&self, begun: &Begun, error: &contract::Error, seen: &Seen) {
         let (Some(key), Some(429)) = (&begun.key, seen.status) else {
             return;

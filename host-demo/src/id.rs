@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 /// Defender's id of a device: 40 hexadecimal digits, kept in lower case.
 ///
-/// The documented examples are all of this form (Microsoft, "Machine resource type"). A computer name or an Entra
-/// device id is not one, so nothing else can reach a URL.
+/// The documented examples are all of this form (Microsoft, "Machine resource type"). A computer
+/// name or an Entra device id is not one, so nothing else can reach a URL.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MachineId(String);
 

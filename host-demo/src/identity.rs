@@ -1,7 +1,7 @@
 //! Who we are to the service: bearer tokens, and where they come from.
 //!
-//! A [`TokenSource`] keeps its token and renews it in time, so nobody else should hold on to one. Tokens and
-//! secrets have no `Display`, and a `Debug` that hides them.
+//! A [`TokenSource`] keeps its token and renews it in time, so nobody else should hold on to one.
+//! Tokens and secrets have no `Display`, and a `Debug` that hides them.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -21,7 +21,7 @@ use http_body_util::{BodyExt as _, Limited};
 
 use crate::clock::{Clock, Moment};
 use crate::cloud::Service;
-use crate::transport::{self, SetupError, Transport};
+use crate::transport::{self, SetupError, Transport, TransportError};
 
 /// A token is renewed so long before it ends: a call may wait for its answer, and clocks differ.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(300);
@@ -39,8 +39,8 @@ pub struct BearerToken {
     claims: Claims,
 }
 
-/// What a token says of itself. Read for display and for the quota's key, never trusted for a decision: it is the
-/// service that verifies it.
+/// What a token says of itself. Read for display and for the quota's key, never trusted for a
+/// decision: it is the service that verifies it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 pub struct Claims {
     /// The tenant that issued it.
@@ -57,7 +57,8 @@ pub struct Claims {
 impl BearerToken {
     /// From the token's text, without the word `Bearer`.
     pub fn new(token: &str) -> Result<Self, IdentityError> {
-        // RFC 6750, section 2.1. The text itself is not shown: it may be a real token with a line break in it.
+        // RFC 6750, section 2.1. The text itself is not shown: it may be a real token with a line
+        // break in it.
         let well_formed = !token.is_empty()
             && token
                 .bytes()
@@ -105,14 +106,18 @@ pub enum IdentityError {
     Refused {
         /// Who refused.
         authority: String,
-        /// OAuth's error name, and the first sentence of the description, which starts with the AADSTS code.
+        /// OAuth's error name, and the first sentence of the description, which starts with the
+        /// AADSTS code.
         error: String,
         /// What to do about it, for the codes that we know.
         advice: Option<&'static str>,
     },
-    /// The authority did not answer, or not as one does.
+    /// No answer came from the authority.
+    #[error("no token: {0}")]
+    NoAnswer(TransportError),
+    /// The authority answered, but not as one does.
     #[error("no token could be had from {authority}: {detail}")]
-    NoAnswer {
+    NotAnAnswer {
         /// Who was asked.
         authority: String,
         /// What happened.
@@ -152,7 +157,8 @@ pub struct Principal {
 }
 
 impl Principal {
-    /// What the token says. What it does not say is empty: such tokens share a quota, which errs on the safe side.
+    /// What the token says. What it does not say is empty: such tokens share a quota, which errs on
+    /// the safe side.
     fn of(token: &BearerToken) -> Self {
         Self {
             tenant: token.claims.tenant.clone().unwrap_or_default(),
@@ -209,7 +215,8 @@ impl fmt::Debug for ClientSecret {
 }
 
 impl ClientSecret {
-    /// For an application in a tenant. Its requests go to the service's authority, over a transport of their own.
+    /// For an application in a tenant. Its requests go to the service's authority, over a transport
+    /// of their own.
     pub fn new(
         service: &Service,
         tenant: &str,
@@ -252,7 +259,8 @@ impl ClientSecret {
                 ..ClientOptions::default()
             },
         };
-        // A new credential for each token: the crate's own cache can't be told that a token is no longer wanted.
+        // A new credential for each token: the crate's own cache can't be told that a token is no
+        // longer wanted.
         let credential = ClientSecretCredential::new(
             &self.tenant,
             self.client_id.clone(),
@@ -270,8 +278,9 @@ impl ClientSecret {
                 .take();
             match failure {
                 Some(Failure::Refused(refusal)) => refusal.into_error(&self.authority),
-                Some(Failure::NoAnswer(detail)) => self.no_answer(detail),
-                None => self.no_answer(error.to_string()),
+                Some(Failure::NoAnswer(error)) => IdentityError::NoAnswer(error),
+                Some(Failure::NotAnAnswer(detail)) => self.not_an_answer(detail),
+                None => self.not_an_answer(error.to_string()),
             }
         })?;
         let lifetime = token.expires_on - azure_core::time::OffsetDateTime::now_utc();
@@ -281,8 +290,8 @@ impl ClientSecret {
         })
     }
 
-    fn no_answer(&self, detail: String) -> IdentityError {
-        IdentityError::NoAnswer {
+    fn not_an_answer(&self, detail: String) -> IdentityError {
+        IdentityError::NotAnAnswer {
             authority: self.authority.clone(),
             detail,
         }
@@ -319,8 +328,9 @@ impl TokenSource for ClientSecret {
     }
 }
 
-/// The transport that the identity library uses. It reads the authority's error document, which the library loses
-/// as soon as it holds an escaped character (and Entra's always does: `\r\n` before the trace id).
+/// The transport that the identity library uses. It reads the authority's error document, which the
+/// library loses as soon as it holds an escaped character (and Entra's always does: `\r\n` before
+/// the trace id).
 #[derive(Debug)]
 struct TokenEndpoint {
     client: reqwest::Client,
@@ -330,10 +340,12 @@ struct TokenEndpoint {
 #[derive(Debug)]
 enum Failure {
     Refused(Refusal),
-    NoAnswer(String),
+    NoAnswer(TransportError),
+    NotAnAnswer(String),
 }
 
-/// The authority's error document (Microsoft identity platform, "Authentication and authorization error codes").
+/// The authority's error document (Microsoft identity platform, "Authentication and authorization
+/// error codes").
 #[derive(Debug, serde::Deserialize)]
 struct Refusal {
     error: String,
@@ -384,17 +396,8 @@ const fn advice(code: u32) -> Option<&'static str> {
 
 impl TokenEndpoint {
     async fn ask(&self, request: &Request) -> Result<(http::StatusCode, bytes::Bytes), Failure> {
-        let no_answer = |e: &dyn std::error::Error| {
-            let mut text = e.to_string();
-            let mut next = e.source();
-            while let Some(cause) = next {
-                text = cause.to_string();
-                next = cause.source();
-            }
-            Failure::NoAnswer(text)
-        };
         let Body::Bytes(body) = request.body().clone() else {
-            return Err(Failure::NoAnswer(
+            return Err(Failure::NotAnAnswer(
                 "the request has a body that can't be sent".to_owned(),
             ));
         };
@@ -406,12 +409,16 @@ impl TokenEndpoint {
         for (name, value) in request.headers().iter() {
             outgoing = outgoing.header(name.as_str(), value.as_str());
         }
-        let answer = outgoing.send().await.map_err(|e| no_answer(&e))?;
+        let origin = request.url().authority().to_owned();
+        let answer = outgoing
+            .send()
+            .await
+            .map_err(|e| Failure::NoAnswer(transport::describe(&e, &origin)))?;
         let (head, body) = http::Response::from(answer).into_parts();
         let body = Limited::new(body, TOKEN_ANSWER_MAX)
             .collect()
             .await
-            .map_err(|e| Failure::NoAnswer(format!("its answer could not be read: {e}")))?;
+            .map_err(|e| Failure::NotAnAnswer(format!("its answer could not be read: {e}")))?;
         Ok((head.status, body.to_bytes()))
     }
 }
@@ -437,7 +444,7 @@ impl HttpClient for TokenEndpoint {
             note(match serde_json::from_slice(&body) {
                 Ok(refusal) => Failure::Refused(refusal),
                 Err(_) => {
-                    Failure::NoAnswer(format!("it answered {status}, without an error document"))
+                    Failure::NotAnAnswer(format!("it answered {status}, without an error document"))
                 }
             });
         }
@@ -498,7 +505,8 @@ mod tests {
 
     #[test]
     fn entras_refusal_becomes_its_code_its_first_sentence_and_what_to_do() {
-        // Microsoft identity platform, "Authentication and authorization error codes", with another code.
+        // Microsoft identity platform, "Authentication and authorization error codes", with another
+        // code.
         let body = r#"{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret provided.\r\nTrace ID: 1\r\nTimestamp: 2016","error_codes":[7000215],"trace_id":"1"}"#;
         let refusal: Refusal = serde_json::from_str(body).unwrap();
         let error = refusal.into_error("https://login.test");

@@ -1,8 +1,8 @@
 //! A wasmtime host for the Defender for Endpoint plugin.
 //!
-//! It runs the component the way an automation platform should: the plugin never holds the token, can act only on
-//! the device it was called for, reaches one API and nothing else, and can neither exceed the API's quotas nor hang
-//! its caller. The contract between the two is in `wit/`.
+//! It runs the component the way an automation platform should: the plugin never holds the token,
+//! can act only on the device it was called for, reaches one API and nothing else, and can neither
+//! exceed the API's quotas nor hang its caller. The contract between the two is in `wit/`.
 //!
 //! ```text
 //! release → host → plugin ──(guest)──► egress: policy and grant → permit → identity → transport ──► service
@@ -11,8 +11,8 @@
 //! - [`host`]: everything together. Start here.
 //! - [`plugin`]: loads a component and runs it. [`contract`] has its types.
 //! - `egress`: the boundary. One method decides the order.
-//! - [`policy`], [`grant`], [`limits`], [`identity`], [`cloud`], [`transport`], [`clock`]: what it decides by. None
-//!   of them knows of WebAssembly.
+//! - [`policy`], [`grant`], [`limits`], [`identity`], [`cloud`], [`transport`], [`clock`]: what it
+//!   decides by. None of them knows of WebAssembly.
 //! - [`release`]: devices, released and followed to the end.
 //! - [`mock`]: a stand-in for the service, for tests and for trying things out.
 //!

@@ -17,7 +17,8 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use crate::contract::{self, connection};
 use crate::egress::{Call, Hooks};
 
-/// Linear memory of one instance. The guest bounds its bodies at 1 MiB and needs a few copies of one.
+/// Linear memory of one instance. The guest bounds its bodies at 1 MiB and needs a few copies of
+/// one.
 const MEMORY_MAX: usize = 16 << 20;
 
 /// Elements of one instance's table: functions that are called by pointer.
@@ -32,10 +33,12 @@ const HOSTCALL_FUEL: usize = 4 << 20;
 /// Memory for the headers of one request or answer, the host's own structures included.
 const HEADERS_MAX: usize = 64 << 10;
 
-/// Instructions, more or less, of one call. Reading the largest answer takes about a tenth; it is a second of work.
+/// Instructions, more or less, of one call. Reading the largest answer takes about a tenth; it is a
+/// second of work.
 const FUEL: u64 = 1_000_000_000;
 
-/// After so many of them a call lets others run, so that its deadline can end it. About a millisecond.
+/// After so many of them a call lets others run, so that its deadline can end it. About a
+/// millisecond.
 const FUEL_SLICE: u64 = 1_000_000;
 
 /// Instances at one time. Each reserves address space for [`MEMORY_MAX`], and uses what it touches.
@@ -99,7 +102,8 @@ pub enum LoadError {
 
 /// The engine, with all of its settings: the only place that has them.
 ///
-/// Compiled code is kept in `cache`, a directory that nobody else may write to: what lies there is run.
+/// Compiled code is kept in `cache`, a directory that nobody else may write to: what lies there is
+/// run.
 pub fn engine(cache: Option<&Path>) -> Result<Engine, LoadError> {
     let failed = |e: wasmtime::Error| LoadError::Engine(format!("{e:#}"));
     let mut config = Config::new();
@@ -120,8 +124,8 @@ pub fn engine(cache: Option<&Path>) -> Result<Engine, LoadError> {
         .total_stacks(INSTANCES)
         .max_memory_size(MEMORY_MAX)
         .table_elements(TABLE_MAX)
-        // What an instance touched is cleared by writing over it, which is faster than giving it back and
-        // faulting it in again.
+        // What an instance touched is cleared by writing over it, which is faster than giving it
+        // back and faulting it in again.
         .linear_memory_keep_resident(256 << 10)
         .table_keep_resident(64 << 10)
         .async_stack_keep_resident(32 << 10);
@@ -169,8 +173,8 @@ impl Plugin {
 
     /// A component as bytes: binary, not text.
     ///
-    /// The engine can be the caller's own. It must meter fuel ([`Config::consume_fuel`]); without a bound on its
-    /// work a guest could hold a thread for ever.
+    /// The engine can be the caller's own. It must meter fuel ([`Config::consume_fuel`]); without a
+    /// bound on its work a guest could hold a thread for ever.
     pub fn from_bytes(engine: &Engine, bytes: &[u8]) -> Result<Self, LoadError> {
         // The preamble: magic, then the version and the layer (component-model, "Binary Format").
         match bytes.get(..8) {

@@ -1,7 +1,8 @@
 //! The egress policy: which requests may leave at all. Deny is the default.
 //!
-//! A policy names one origin and, by [`Route`]s, what may be asked of it. It says nothing of *whose* call it is:
-//! that a guest touches only the device it was called for is the [`Grant`](crate::grant::Grant)'s business.
+//! A policy names one origin and, by [`Route`]s, what may be asked of it. It says nothing of
+//! *whose* call it is: that a guest touches only the device it was called for is the
+//! [`Grant`](crate::grant::Grant)'s business.
 
 use std::fmt;
 use std::str::FromStr;
@@ -34,8 +35,8 @@ pub enum OriginError {
 }
 
 impl Origin {
-    /// The origin of a request, or `None` where it is one that no origin here can equal: with user information,
-    /// without a host, with an unknown scheme or a port that is not a number.
+    /// The origin of a request, or `None` where it is one that no origin here can equal: with user
+    /// information, without a host, with an unknown scheme or a port that is not a number.
     pub fn of(uri: &Uri) -> Option<Self> {
         let secure = match uri.scheme_str()? {
             "https" => true,
@@ -126,8 +127,9 @@ impl fmt::Display for Origin {
 
 /// One kind of request, as `METHOD /path/with/{parameters}`.
 ///
-/// The parameters are typed: `{machine-id}` matches 40 lower-case hexadecimal digits, `{action-id}` a lower-case
-/// GUID, and neither anything else. Every other segment matches itself, to the letter. A query never matches.
+/// The parameters are typed: `{machine-id}` matches 40 lower-case hexadecimal digits, `{action-id}`
+/// a lower-case GUID, and neither anything else. Every other segment matches itself, to the letter.
+/// A query never matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Route(Operation);
 

@@ -1,7 +1,8 @@
 //! Devices, released and followed until it is known how it ended.
 //!
-//! Nothing that might have happened is repeated here: a release is sent again only when the service said 429, which
-//! means that it did nothing. Every device ends with an [`Outcome`] that says no more than what is known.
+//! Nothing that might have happened is repeated here: a release is sent again only when the service
+//! said 429, which means that it did nothing. Every device ends with an [`Outcome`] that says no
+//! more than what is known.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,7 +28,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 pub struct Plan {
     /// Why, for the action's record.
     pub comment: String,
-    /// How long each device is followed, from the moment its release was accepted. `None`: not at all.
+    /// How long each device is followed, from the moment its release was accepted. `None`: not at
+    /// all.
     pub follow: Option<Duration>,
 }
 
@@ -42,7 +44,8 @@ pub enum Outcome {
     Pending(MachineAction),
     /// The service accepted it, but how it goes on can't be read.
     NotVerifiable(MachineAction, CallError),
-    /// A release of this device is under way already, and the service did not say which action it is.
+    /// A release of this device is under way already, and the service did not say which action it
+    /// is.
     InProgress(CallError),
     /// The action ended, and not well: it failed, ran out of time, or was cancelled.
     Failed(MachineAction),
@@ -50,8 +53,8 @@ pub enum Outcome {
     Refused(CallError),
     /// It is not known whether the service did it. Look before repeating.
     Unknown(CallError),
-    /// Nothing was sent, for a reason that has nothing to do with this device; without one, because the run was
-    /// stopped before.
+    /// Nothing was sent, for a reason that has nothing to do with this device; without one, because
+    /// the run was stopped before.
     NotRun(Option<CallError>),
 }
 
@@ -128,13 +131,15 @@ pub trait Reporter: Send + Sync {
     fn finished(&self, machine_id: &str, outcome: &Outcome);
 }
 
-/// Releases devices. The outcomes come in the order of the ids, each of which should stand there once.
+/// Releases devices. The outcomes come in the order of the ids, each of which should stand there
+/// once.
 ///
-/// Where a call could not even be tried, for a reason that will not be better for the next device (no token, a
-/// connection that the policy denies, a service that can't be reached, a comment that does not fit), no further one
-/// is begun.
+/// Where a call could not even be tried, for a reason that will not be better for the next device
+/// (no token, a connection that the policy denies, a service that can't be reached, a comment that
+/// does not fit), no further one is begun.
 ///
-/// When `stop` becomes true, what is in flight is brought to its answer, and nothing else is begun or followed.
+/// When `stop` becomes true, what is in flight is brought to its answer, and nothing else is begun
+/// or followed.
 pub async fn release(
     host: &Host,
     machine_ids: &[String],
@@ -219,8 +224,8 @@ impl Run {
         }
     }
 
-    /// Looks at the action until it has ended or the time is up. Reading changes nothing, so whatever a look meets,
-    /// there can be another.
+    /// Looks at the action until it has ended or the time is up. Reading changes nothing, so
+    /// whatever a look meets, there can be another.
     async fn follow(&self, id: &str, accepted: MachineAction, until: Moment) -> Outcome {
         let mut action = accepted;
         let mut pause = FIRST_LOOK;
@@ -291,7 +296,8 @@ fn judge(error: CallError) -> Outcome {
     }
 }
 
-/// Whether the next device would meet the same: nothing happened, and it was not for this device's sake.
+/// Whether the next device would meet the same: nothing happened, and it was not for this device's
+/// sake.
 fn concerns_all(error: &CallError) -> bool {
     if error.effect() != Effect::None {
         return false;

@@ -1,6 +1,7 @@
 //! Sending one request, once.
 //!
-//! Nothing here repeats, follows or decides: no redirects, no retries, no proxy from the environment.
+//! Nothing here repeats, follows or decides: no redirects, no retries, no proxy from the
+//! environment.
 
 use std::error::Error as _;
 use std::pin::Pin;
@@ -19,8 +20,8 @@ use crate::clock::{Clock, Moment};
 /// How long a connection may take to come about, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long an unused connection is kept. Shorter than the idle time-outs of common load balancers, so that a
-/// request is seldom sent into a connection that is being closed.
+/// How long an unused connection is kept. Shorter than the idle time-outs of common load balancers,
+/// so that a request is seldom sent into a connection that is being closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A transport that can't be made.
@@ -94,13 +95,14 @@ impl TransportErrorKind {
 }
 
 impl Transport {
-    /// A transport that trusts the certificate authorities in `ca` (PEM), or without it the operating system's.
+    /// A transport that trusts the certificate authorities in `ca` (PEM), or without it the
+    /// operating system's.
     pub fn new(ca: Option<&[u8]>) -> Result<Self, SetupError> {
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls(ca)?)
             .redirect(reqwest::redirect::Policy::none())
-            // By default a request goes out again after a refused stream or a GOAWAY: up to three arrivals for one
-            // permit.
+            // By default a request goes out again after a refused stream or a GOAWAY: up to three
+            // arrivals for one permit.
             .retry(reqwest::retry::never())
             .no_proxy()
             .referer(false)
@@ -108,15 +110,15 @@ impl Transport {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .tcp_nodelay(true)
             .build()
-            .map_err(|e| SetupError::Client(chain(&e)))?;
+            .map_err(|e| SetupError::Client(root_cause(&e)))?;
         Ok(Self { client })
     }
 
     /// Sends the request and waits for the answer's head.
     ///
-    /// `body` is handed to the connection only while `clock` is before `deadline`: a process that was suspended
-    /// between its decision and the write does not complete a request that is overdue. The caller bounds how long
-    /// this future runs.
+    /// `body` is handed to the connection only while `clock` is before `deadline`: a process that
+    /// was suspended between its decision and the write does not complete a request that is
+    /// overdue. The caller bounds how long this future runs.
     pub(crate) async fn send(
         &self,
         head: http::request::Parts,
@@ -192,10 +194,11 @@ fn tls(ca: Option<&[u8]>) -> Result<rustls::ClientConfig, SetupError> {
     Ok(config)
 }
 
-fn describe(error: &reqwest::Error, origin: &str) -> TransportError {
+/// What a failure of the client's means. `origin` is named to people.
+pub(crate) fn describe(error: &reqwest::Error, origin: &str) -> TransportError {
     use TransportErrorKind as Kind;
 
-    let causes = chain(error);
+    let cause = root_cause(error);
     let tls = find::<rustls::Error>(error);
     let io = find::<std::io::Error>(error).map(std::io::Error::kind);
     let (kind, detail) = if find::<TooLate>(error).is_some() {
@@ -206,12 +209,12 @@ fn describe(error: &reqwest::Error, origin: &str) -> TransportError {
     } else if error.is_builder() || error.is_request() && error.source().is_none() {
         (
             Kind::NotARequest,
-            format!("the request to {origin} could not be made: {causes}"),
+            format!("the request to {origin} could not be made: {cause}"),
         )
     } else if !error.is_connect() {
         (
             Kind::Broken,
-            format!("the connection to {origin} failed before an answer came: {causes}"),
+            format!("the connection to {origin} failed before an answer came: {cause}"),
         )
     } else if let Some(rustls::Error::InvalidCertificate(problem)) = tls {
         (
@@ -231,16 +234,13 @@ fn describe(error: &reqwest::Error, origin: &str) -> TransportError {
                 CONNECT_TIMEOUT.as_secs()
             ),
         )
-    } else if causes.contains("dns error") {
+    } else if is_about_the_name(error) {
         (
             Kind::Dns,
-            format!("the name of {origin} can't be resolved: {causes}"),
+            format!("the name of {origin} can't be resolved: {cause}"),
         )
     } else {
-        (
-            Kind::Refused,
-            format!("no connection to {origin}: {causes}"),
-        )
+        (Kind::Refused, format!("no connection to {origin}: {cause}"))
     };
     TransportError { kind, detail }
 }
@@ -266,22 +266,25 @@ fn find<'e, E: std::error::Error + 'static>(
     None
 }
 
-/// The last cause, which says most; reqwest's own words name the URL and little else.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut texts: Vec<String> = Vec::new();
+/// The client has no type of its own for a name that has no address.
+fn is_about_the_name(error: &dyn std::error::Error) -> bool {
     let mut next = error.source();
     while let Some(cause) = next {
-        let text = cause.to_string();
-        if texts.last().is_none_or(|last| !last.contains(&text)) {
-            texts.push(text);
+        if cause.to_string() == "dns error" {
+            return true;
         }
         next = cause.source();
     }
-    if texts.is_empty() {
-        error.to_string()
-    } else {
-        texts.join(": ")
+    false
+}
+
+/// The last cause, which says most. What stands before it names the client's inner parts.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(cause) = last.source() {
+        last = cause;
     }
+    last.to_string()
 }
 
 /// The deadline passed.
@@ -320,7 +323,8 @@ impl Body for TimelyBody {
     }
 }
 
-/// `Bearer` and the token, marked so that nothing prints it. `None` where the token can't stand in a header.
+/// `Bearer` and the token, marked so that nothing prints it. `None` where the token can't stand in
+/// a header.
 pub(crate) fn bearer(token: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
     value.set_sensitive(true);

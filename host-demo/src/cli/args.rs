@@ -158,7 +158,8 @@ pub(crate) struct Connection {
     )]
     pub(crate) scope: Option<String>,
 
-    /// Trust the certificate authorities in this file (PEM) for this service, instead of the system's.
+    /// Trust the certificate authorities in this file (PEM) for this service, instead of the
+    /// system's.
     #[arg(long, value_name = "FILE", help_heading = "Service")]
     pub(crate) ca_file: Option<PathBuf>,
 
@@ -183,7 +184,8 @@ pub(crate) struct Connection {
     )]
     pub(crate) token_file: Option<PathBuf>,
 
-    /// Let time run so many times as fast. On loopback only, together with a stand-in at the same scale.
+    /// Let time run so many times as fast. On loopback only, together with a stand-in at the same
+    /// scale.
     #[arg(long, value_name = "N", hide = true, default_value_t = 1)]
     pub(crate) time_scale: u32,
 }

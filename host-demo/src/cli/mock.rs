@@ -104,7 +104,12 @@ fn introduce(mock: &Mock, args: &args::Mock, format: Output) {
     let ca = args
         .ca_out
         .as_ref()
-        .map(|p| format!(" --ca-file {}", p.display()))
+        .map(|p| {
+            format!(
+                " --ca-file {}",
+                p.canonicalize().as_ref().unwrap_or(p).display()
+            )
+        })
         .unwrap_or_default();
     let scale = if args.time_scale > 1 {
         format!(" --time-scale {}", args.time_scale)

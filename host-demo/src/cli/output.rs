@@ -5,12 +5,14 @@ use std::sync::{Mutex, PoisonError};
 
 use host_demo::contract::{MachineAction, Reason};
 use host_demo::host::CallError;
+use host_demo::identity::IdentityError;
+use host_demo::transport::TransportErrorKind;
 use serde_json::{Value, json};
 
 use super::args::Output;
 
-/// Text from outside, made harmless for a terminal: control and formatting characters (escape sequences, line
-/// breaks, changes of direction) are shown as what they are.
+/// Text from outside, made harmless for a terminal: control and formatting characters (escape
+/// sequences, line breaks, changes of direction) are shown as what they are.
 pub(crate) fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
@@ -86,29 +88,32 @@ pub(crate) fn error_json(error: &CallError) -> Value {
     value
 }
 
-/// What to do about an error, for people.
-pub(crate) fn advice(error: &CallError) -> Option<String> {
-    let CallError::Answered { error, .. } = error else {
-        return None;
-    };
-    Some(match &error.reason {
-        Reason::Forbidden(roles) if !roles.required_roles.is_empty() => {
-            format!(
-                "grant the application {}",
-                roles.required_roles.join(" or ")
-            )
-        }
-        Reason::Forbidden(_) => {
-            "check that the token is meant for this service and carries Machine.RestrictExecution"
-                .to_owned()
-        }
-        Reason::NotFound => {
-            "check the id: Defender's own, of a device that this application may see".to_owned()
-        }
-        Reason::Unauthorized => "check the credentials and the tenant".to_owned(),
-        Reason::AlreadyInProgress => "look again when it has ended".to_owned(),
+/// What else to do about an error, for people. Most errors say it themselves; what they can't name
+/// is a flag.
+pub(crate) fn advice(error: &CallError) -> Option<&'static str> {
+    let transport = match error {
+        CallError::Answered { detail, .. } => detail.as_ref()?,
+        CallError::Identity(IdentityError::NoAnswer(failure)) => failure,
         _ => return None,
-    })
+    };
+    match transport.kind {
+        TransportErrorKind::Certificate => Some(
+            "where a proxy or a stand-in has a certificate authority of its own, name it with --ca-file",
+        ),
+        TransportErrorKind::Dns
+        | TransportErrorKind::Refused
+        | TransportErrorKind::ConnectTimeout => Some("check the network and the service's URL"),
+        _ => None,
+    }
+}
+
+/// An error and what to do about it, in one line.
+pub(crate) fn explain(error: &CallError) -> String {
+    let text = error.to_string();
+    match advice(error) {
+        Some(advice) => format!("{}; {advice}", text.trim_end_matches('.')),
+        None => text,
+    }
 }
 
 /// A machine action in one line, for people.

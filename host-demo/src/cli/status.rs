@@ -37,20 +37,11 @@ pub(crate) async fn run(args: Status, format: Output) -> anyhow::Result<Exit> {
                     "action": null,
                     "error": output::error_json(&error),
                 })),
-                Output::Text => {
-                    let advice = output::advice(&error)
-                        .map(|a| format!("; {a}"))
-                        .unwrap_or_default();
-                    eprintln!(
-                        "host-demo: {}{}",
-                        output::clean(&error.to_string()),
-                        output::clean(&advice)
-                    );
-                }
+                Output::Text => eprintln!("host-demo: {}", output::clean(&error.to_string())),
             }
             Ok(Exit::Failed)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(anyhow::Error::msg(output::explain(&error))),
     }
 }
 

@@ -88,7 +88,8 @@ fn exit(outcomes: &[Outcome]) -> Exit {
     }
 }
 
-/// Shows how it goes: a bar on a terminal, a line for each device elsewhere, JSON Lines for programs.
+/// Shows how it goes: a bar on a terminal, a line for each device elsewhere, JSON Lines for
+/// programs.
 struct Progress {
     bar: ProgressBar,
     format: Output,
@@ -173,15 +174,11 @@ fn summarise(ids: &[String], outcomes: &[Outcome], format: Output) {
         }));
         return;
     }
-    let mut said = HashSet::new();
     for (id, outcome) in ids.iter().zip(outcomes) {
-        // A reason that concerns all of them is said once.
-        let detail = detail(outcome)
-            .filter(|d| !matches!(outcome, Outcome::NotRun(_)) || said.insert(d.clone()));
-        let detail = detail
-            .map(|d| format!("  {}", output::clean(&d)))
-            .unwrap_or_default();
-        output::line(&format!("{:<19}  {id}{detail}", outcome.name()));
+        let detail = detail(outcome);
+        output::line(
+            format!("{:<19}  {id}  {}", outcome.name(), output::clean(&detail)).trim_end(),
+        );
     }
     if ids.len() > 1 {
         output::line(&format!(
@@ -189,9 +186,17 @@ fn summarise(ids: &[String], outcomes: &[Outcome], format: Output) {
             ids.len()
         ));
     }
+    // What kept one from being tried kept the others too, and is said once.
+    let why = outcomes.iter().find_map(|outcome| match outcome {
+        Outcome::NotRun(Some(error)) => Some(output::explain(error)),
+        _ => None,
+    });
+    if let Some(why) = why {
+        eprintln!("host-demo: {}", output::clean(&why));
+    }
 }
 
-fn detail(outcome: &Outcome) -> Option<String> {
+fn detail(outcome: &Outcome) -> String {
     let action = |action: &MachineAction, more: &str| {
         let name = action
             .computer_dns_name
@@ -199,7 +204,7 @@ fn detail(outcome: &Outcome) -> Option<String> {
             .unwrap_or("no name known");
         format!("{name}, action {}{more}", action.id)
     };
-    Some(match outcome {
+    match outcome {
         Outcome::Released(a) => action(a, ""),
         Outcome::Accepted(a) => action(a, "; not followed"),
         Outcome::Pending(a) => action(
@@ -214,15 +219,9 @@ fn detail(outcome: &Outcome) -> Option<String> {
             action(a, &format!(" was accepted but can't be read: {why}"))
         }
         Outcome::Failed(a) => action(a, &format!(" ended as {}", a.status.as_str())),
-        Outcome::NotRun(None) => "stopped before it was sent".to_owned(),
-        Outcome::Unknown(error) => {
-            format!("{error} - it may have been accepted: look before you repeat")
+        Outcome::NotRun(_) => "nothing was sent".to_owned(),
+        Outcome::InProgress(error) | Outcome::Refused(error) | Outcome::Unknown(error) => {
+            error.to_string()
         }
-        Outcome::InProgress(error) | Outcome::Refused(error) | Outcome::NotRun(Some(error)) => {
-            match output::advice(error) {
-                Some(advice) => format!("{error} - {advice}"),
-                None => error.to_string(),
-            }
-        }
-    })
+    }
 }

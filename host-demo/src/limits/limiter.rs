@@ -55,10 +55,12 @@ impl Limiter {
         }
     }
 
-    /// Waits for a slot for a call that will take no longer than `call` from the moment it is admitted.
+    /// Waits for a slot for a call that will take no longer than `call` from the moment it is
+    /// admitted.
     ///
-    /// Callers are served in the order they came. Where the wait would go past `until` it ends at once, with the
-    /// moment at which it would have been worth it. Dropping the future leaves the queue.
+    /// Callers are served in the order they came. Where the wait would go past `until` it ends at
+    /// once, with the moment at which it would have been worth it. Dropping the future leaves the
+    /// queue.
     pub async fn acquire(
         &self,
         key: &Key,
@@ -68,7 +70,8 @@ impl Limiter {
         let budget = self.budget(key);
         let _turn = budget.turn.lock().await;
         loop {
-            // Registered before the log is looked at, so that what changes in between is not missed.
+            // Registered before the log is looked at, so that what changes in between is not
+            // missed.
             let changed = budget.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
@@ -141,8 +144,8 @@ impl Limiter {
 
 /// The right to send one request, before its deadline.
 ///
-/// Dropped as it is, its slot is free again: nothing was sent. From [`redeem`](Self::redeem) on the slot counts
-/// until the answer [settles](Self::settle) it, however the call ends.
+/// Dropped as it is, its slot is free again: nothing was sent. From [`redeem`](Self::redeem) on the
+/// slot counts until the answer [settles](Self::settle) it, however the call ends.
 pub struct Permit {
     budget: Arc<Budget>,
     slot: Slot,

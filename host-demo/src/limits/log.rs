@@ -15,8 +15,8 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// What Microsoft documents for this API and for reading machine actions ("Remove app restriction API",
-    /// Limitations): 100 calls a minute and 1,500 calls an hour.
+    /// What Microsoft documents for this API and for reading machine actions ("Remove app
+    /// restriction API", Limitations): 100 calls a minute and 1,500 calls an hour.
     pub const DOCUMENTED: [Self; 2] = [
         Self {
             calls: 100,
@@ -28,8 +28,8 @@ impl Quota {
         },
     ];
 
-    /// The window that is kept: longer than the service's by a thousandth, which is how far the two clocks may
-    /// run apart.
+    /// The window that is kept: longer than the service's by a thousandth, which is how far the two
+    /// clocks may run apart.
     const fn kept(self) -> Duration {
         Duration::from_nanos(
             (self.per.as_nanos() as u64).saturating_add(self.per.as_nanos() as u64 / 1000),
@@ -41,8 +41,8 @@ impl Quota {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no call is left before a later moment")]
 pub struct NotUntil {
-    /// The first moment at which one can, if nothing else happens until then. It may come sooner: an answer or a
-    /// cancelled call can free a slot before its time.
+    /// The first moment at which one can, if nothing else happens until then. It may come sooner:
+    /// an answer or a cancelled call can free a slot before its time.
     pub at: Moment,
     /// Whether it is the service that said so (429), and not the count kept here.
     pub by_service: bool,
@@ -54,11 +54,12 @@ pub struct Slot(u64);
 
 /// The calls of one key, as far back as the longest window.
 ///
-/// A slot is in every window from the moment it is reserved, and leaves the log one window after its *start*: the
-/// latest moment at which the service can have counted the call. That is when its answer's head came
-/// ([`settle`](Self::settle)), or, as long as no answer has come, the `latest` that it was reserved with. So if
-/// some window held one call too many at the service, then the last of them was admitted while all the others
-/// were still in the log, which [`admit`](Self::admit) does not do.
+/// A slot is in every window from the moment it is reserved, and leaves the log one window after
+/// its *start*: the latest moment at which the service can have counted the call. That is when its
+/// answer's head came ([`settle`](Self::settle)), or, as long as no answer has come, the `latest`
+/// that it was reserved with. So if some window held one call too many at the service, then the
+/// last of them was admitted while all the others were still in the log, which
+/// [`admit`](Self::admit) does not do.
 #[derive(Clone, Debug)]
 pub struct Log {
     quotas: Vec<Quota>,
@@ -70,7 +71,8 @@ pub struct Log {
 }
 
 impl Log {
-    /// An empty log. Without quotas it admits everything; a quota of zero calls admits nothing, ever.
+    /// An empty log. Without quotas it admits everything; a quota of zero calls admits nothing,
+    /// ever.
     pub const fn new(quotas: Vec<Quota>) -> Self {
         Self {
             quotas,
@@ -81,8 +83,9 @@ impl Log {
         }
     }
 
-    /// Reserves a slot for a call that the service will count at `latest` at the latest, or says from when on one
-    /// can be had: a nanosecond before that it is refused, at that moment it is admitted.
+    /// Reserves a slot for a call that the service will count at `latest` at the latest, or says
+    /// from when on one can be had: a nanosecond before that it is refused, at that moment it is
+    /// admitted.
     pub fn admit(&mut self, now: Moment, latest: Moment) -> Result<Slot, NotUntil> {
         self.forget(now);
         let mut at = self.closed_until;
@@ -314,7 +317,8 @@ mod tests {
     struct Call {
         /// Between the end of the one before and this one's wish to start, in milliseconds.
         pause: u64,
-        /// From its start to the moment at which the service counts it, in thousandths of the answer's time.
+        /// From its start to the moment at which the service counts it, in thousandths of the
+        /// answer's time.
         counted: u64,
         /// From its start to its answer, or its death without one.
         takes: u64,
@@ -346,7 +350,8 @@ mod tests {
     }
 
     proptest! {
-        /// The oracle is brute force: what the service counted, in every window that begins with a call.
+        /// The oracle is brute force: what the service counted, in every window that begins with a
+        /// call.
         #[test]
         fn in_no_window_does_the_service_count_more_than_the_quota(calls in calls(), small in 1..4_u32, large in 3..9_u32) {
             let quotas = [Quota { calls: small, per: 5 * SECOND }, Quota { calls: large, per: 20 * SECOND }];

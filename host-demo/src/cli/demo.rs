@@ -266,9 +266,11 @@ impl Reporter for Bar {
 
     fn finished(&self, _: &str, _: &Outcome) {
         self.0.inc(1);
-        if self.0.position() == u64::from(Quota::DOCUMENTED[0].calls) {
-            self.0
-                .set_message("the minute is full: waiting for its first call to leave it");
-        }
+        let full = self.0.position() == u64::from(Quota::DOCUMENTED[0].calls);
+        self.0.set_message(if full {
+            "the minute is full: waiting for its first call to leave it"
+        } else {
+            ""
+        });
     }
 }

@@ -68,6 +68,8 @@ struct State {
     /// Absent where the call can't have a request: its arguments name no target.
     permit: Option<Permit>,
     seen: Seen,
+    /// What was seen has been told. Nothing may leave any more.
+    is_over: bool,
 }
 
 /// What the boundary saw of a call, whatever the guest says of it.
@@ -92,6 +94,7 @@ impl Call {
         let state = Mutex::new(State {
             permit,
             seen: Seen::default(),
+            is_over: false,
         });
         Self {
             egress,
@@ -101,9 +104,20 @@ impl Call {
         }
     }
 
-    /// What was seen so far.
-    pub(crate) fn seen(&self) -> Seen {
-        self.state().seen.clone()
+    /// Ends the call, and says what was seen.
+    ///
+    /// A guest that did not wait for its answer leaves a request behind, which goes down in a task
+    /// of its own and may be at work at this very moment. From now on it does not get out, so what
+    /// is told of the call stays true.
+    pub(crate) fn end(&self) -> Seen {
+        let mut state = self.state();
+        state.is_over = true;
+        if !state.seen.may_have_arrived
+            && let Some(permit) = &mut state.permit
+        {
+            permit.give_back();
+        }
+        state.seen.clone()
     }
 
     /// Answers `connection.open`. Redeems nothing.
@@ -157,7 +171,7 @@ impl Call {
         head.headers
             .insert(header::AUTHORIZATION, token.header().clone());
 
-        self.state().seen.may_have_arrived = true;
+        self.depart()?;
         let clock = Arc::clone(&self.egress.clock);
         match self
             .egress
@@ -196,6 +210,17 @@ impl Call {
     fn redeem(&self) -> Result<(), Denial> {
         let redeemed = self.state().permit.as_mut().is_some_and(Permit::redeem);
         if redeemed { Ok(()) } else { Err(Denial::Spent) }
+    }
+
+    /// From here on the request may arrive.
+    fn depart(&self) -> Result<(), WasiError> {
+        let mut state = self.state();
+        if state.is_over {
+            // Nobody is there to hear it.
+            return Err(WasiError::ConnectionTerminated);
+        }
+        state.seen.may_have_arrived = true;
+        Ok(())
     }
 
     /// The answer's head is here: from now on the call counts from now, and the guest sees what it

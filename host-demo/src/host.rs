@@ -275,7 +275,7 @@ impl Host {
             result = running => Some(result),
             () = self.clock.sleep_until(begun.deadline) => None,
         };
-        let seen = begun.call.seen();
+        let seen = begun.call.end();
         let effect = seen.effect(begun.grant.operation());
         match result {
             None => Err(CallError::TimedOut {

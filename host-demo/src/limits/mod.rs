@@ -4,8 +4,8 @@
 //! > of our calls, provided that it counts a call before we see its answer's head or, where we see
 //! > none, before the call's deadline plus the [grace](GRACE), and that clocks run true to 0.1 %.
 //!
-//! Token buckets don't keep that: they let nearly twice the quota through in some windows. [`log`]
-//! has the decision, [`limiter`] the waiting. The calls are remembered in this process's memory:
+//! Token buckets don't keep that: they let nearly twice the quota through in some windows. [`Log`]
+//! has the decision, [`Limiter`] the waiting. The calls are remembered in this process's memory:
 //! two processes don't know of each other, and a new one starts with a clean sheet.
 
 mod limiter;

@@ -1,0 +1,464 @@
+//! What a call costs, beside the same call by `reqwest` alone: `cargo bench -p tests --bench call`.
+//!
+//! The two sides take turns, so that whatever else the machine does meets both, and what is printed
+//! is the median over the rounds. The stand-in runs in a process of its own. Bounds and goals stand
+//! beside the numbers; nothing fails for missing one. `-- --quick` takes fewer rounds.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use host_demo::clock::SystemClock;
+use host_demo::cloud::Service;
+use host_demo::host::{Host, Patience, Setup};
+use host_demo::identity::{ClientSecret, FixedToken, TokenSource};
+use host_demo::limits::Quota;
+use host_demo::plugin::{self, Plugin};
+use serde_json::Value;
+use tests::bare::{self, COMMENT, Error};
+use tests::binary::host_demo_binary;
+use wasmtime::Store;
+use wasmtime::component::{Component, Linker};
+
+/// How much is done for each number.
+struct Effort {
+    rounds: usize,
+    calls: usize,
+    instances: usize,
+    processes: usize,
+}
+
+const THOROUGH: Effort = Effort {
+    rounds: 9,
+    calls: 3200,
+    instances: 5000,
+    processes: 15,
+};
+const QUICK: Effort = Effort {
+    rounds: 5,
+    calls: 640,
+    instances: 1000,
+    processes: 11,
+};
+
+/// Callers at one time, in the crowded rounds.
+const CROWD: usize = 64;
+
+fn main() -> Result<(), Error> {
+    let quick = std::env::args().any(|argument| argument == "--quick");
+    let effort = if quick { QUICK } else { THOROUGH };
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let binary = host_demo_binary();
+    let secure = StandIn::start(&binary, directory, "tls", &["--ca-out"])?;
+    let plain = StandIn::start(&binary, directory, "plain", &["--plain-http", "--ca-out"])?;
+
+    // First, as long as this process is small: a child's peak memory includes its parent's at the
+    // time of the fork.
+    let effort = if std::env::var("PROFILE").is_ok() {
+        Effort {
+            processes: 1,
+            instances: 100,
+            ..effort
+        }
+    } else {
+        effort
+    };
+    let whole = processes(&binary, directory, &secure, effort.processes)?;
+
+    println!(
+        "$ cargo bench -p tests --bench call{}",
+        if quick { " -- --quick" } else { "" }
+    );
+    println!("{:<52}{:>26}{:>15}{:>14}", "", "measured", "bound", "goal");
+    row(
+        "component",
+        &format!("{} bytes", plugin::BUNDLED.len()),
+        "131072",
+        "98304",
+    );
+    let fresh = instances(effort.instances)?;
+    row(
+        "fresh store and instance, median (99 of 100)",
+        &format!("{:.1} us ({:.1})", fresh.0, fresh.1),
+        "15 us",
+        "",
+    );
+
+    let runtime = match std::env::var("RT").as_deref() {
+        Ok("current") => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?,
+        Ok(n) => tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(n.parse()?)
+            .enable_all()
+            .build()?,
+        _ => tokio::runtime::Runtime::new()?,
+    };
+    for (stand_in, how, bound) in [(&secure, "TLS, HTTP/2", true), (&plain, "HTTP/1.1", false)] {
+        if std::env::var("PROFILE").is_ok_and(|p| p.contains("plain")) && how.contains("TLS") {
+            continue;
+        }
+        let bounds = |texts| if bound { texts } else { ("", "") };
+        let (alone, crowd) = runtime.block_on(calls(stand_in, &effort))?;
+        let (most, goal) = bounds(("2.2", "1.5"));
+        row(
+            &format!("time of a call / bare reqwest's, {how}"),
+            &alone.to_string(),
+            most,
+            goal,
+        );
+        let (least, goal) = bounds(("0.4 at least", "0.6"));
+        row(
+            &format!("calls a second / bare reqwest's, {CROWD} callers, {how}"),
+            &crowd.to_string(),
+            least,
+            goal,
+        );
+    }
+    row(
+        "`host-demo unrestrict --no-wait`, longer than bare",
+        &format!("{:.1} ms", whole.longer.as_secs_f64() * 1e3),
+        "40 ms",
+        "",
+    );
+    row(
+        "its peak memory",
+        &format!("{:.1} MiB", whole.peak_kib as f64 / 1024.0),
+        "40 MiB",
+        "",
+    );
+    Ok(())
+}
+
+fn row(what: &str, measured: &str, bound: &str, goal: &str) {
+    println!("{what:<52}{measured:>26}{bound:>15}{goal:>14}");
+}
+
+/// The middle one, and the extremes.
+struct Spread {
+    median: f64,
+    least: f64,
+    most: f64,
+}
+
+impl Spread {
+    fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        Self {
+            median: values[values.len() / 2],
+            least: values[0],
+            most: values[values.len() - 1],
+        }
+    }
+}
+
+impl std::fmt::Display for Spread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{:.2} ({:.2} to {:.2})",
+            self.median, self.least, self.most
+        )
+    }
+}
+
+/// The service's stand-in, until this is dropped.
+struct StandIn {
+    process: Child,
+    about: Value,
+    ca: Vec<u8>,
+    ca_file: PathBuf,
+    token: String,
+}
+
+impl StandIn {
+    fn start(binary: &Path, directory: &Path, name: &str, more: &[&str]) -> Result<Self, Error> {
+        let ca_file = directory.join(format!("{name}.pem"));
+        let token_file = directory.join(format!("{name}.token"));
+        let mut command = Command::new(binary);
+        command.args(["mock", "--output", "json", "--machines", &CROWD.to_string()]);
+        // No quota, and a device can be released over and over.
+        for switch in ["per-minute=none", "per-hour=none", "duplicate=return"] {
+            command.args(["--set", switch]);
+        }
+        command.arg("--token-out").arg(&token_file);
+        command.args(more).arg(&ca_file);
+        let process = command.stdout(Stdio::piped()).spawn()?;
+        let mut stand_in = Self {
+            process,
+            about: Value::Null,
+            ca: Vec::new(),
+            ca_file,
+            token: String::new(),
+        };
+        let mut line = String::new();
+        let stdout = stand_in.process.stdout.take().ok_or("no stdout")?;
+        BufReader::new(stdout).read_line(&mut line)?;
+        stand_in.about = serde_json::from_str(&line)?;
+        stand_in.token = std::fs::read_to_string(token_file)?;
+        if stand_in.is_secure() {
+            stand_in.ca = std::fs::read(&stand_in.ca_file)?;
+        }
+        Ok(stand_in)
+    }
+
+    fn says(&self, name: &str) -> &str {
+        self.about[name].as_str().unwrap_or_default()
+    }
+
+    fn is_secure(&self) -> bool {
+        self.says("base_url").starts_with("https:")
+    }
+
+    fn machine_id(&self, n: usize) -> &str {
+        self.about["machine_ids"][n].as_str().unwrap_or_default()
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Microseconds for a store and an instance in it: the middle one, and the 99th of a hundred.
+fn instances(count: usize) -> Result<(f64, f64), Error> {
+    let engine = plugin::engine(None)?;
+    let component = Component::from_binary(&engine, plugin::BUNDLED)?;
+    let mut linker = Linker::new(&engine);
+    linker.define_unknown_imports_as_traps(&component)?;
+    let pre = linker.instantiate_pre(&component)?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let mut times = runtime.block_on(async {
+        let mut times = Vec::with_capacity(count);
+        for _ in 0..count {
+            let start = Instant::now();
+            let mut store = Store::new(&engine, ());
+            let _ = store.set_fuel(u64::MAX);
+            pre.instantiate_async(&mut store).await?;
+            times.push(start.elapsed().as_secs_f64() * 1e6);
+        }
+        Ok::<_, Error>(times)
+    })?;
+    times.sort_by(f64::total_cmp);
+    Ok((times[count / 2], times[count * 99 / 100]))
+}
+
+/// Both sides of the comparison.
+#[derive(Clone)]
+enum Caller {
+    Host(Host),
+    Bare(reqwest::Client),
+}
+
+/// The host's time of one call in the bare one's, and its calls per second in the bare one's.
+async fn calls(stand_in: &StandIn, effort: &Effort) -> Result<(Spread, Spread), Error> {
+    let host = Caller::Host(host(stand_in)?);
+    let bare = Caller::Bare(bare::client(&stand_in.ca)?);
+    if let Ok(p) = std::env::var("PROFILE") {
+        let c = if p.contains("host") { &host } else { &bare };
+        let n: usize = std::env::var("N")
+            .ok()
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(3000);
+        calls_of(c, stand_in, 1, 200).await?;
+        eprintln!("READY {}", std::process::id());
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let r = if p.contains("crowd") {
+            calls_of(c, stand_in, CROWD, n).await?
+        } else {
+            calls_of(c, stand_in, 1, n).await?
+        };
+        eprintln!("{} {:?}", stand_in.says("base_url"), r);
+        if p.contains("tls") || p.contains("plain") {
+            return Err("profiled".into());
+        }
+    }
+    let (mut alone, mut crowd) = (Vec::new(), Vec::new());
+    // The first round warms up.
+    for round in 0..=effort.rounds {
+        let (host_time, _) = calls_of(&host, stand_in, 1, effort.calls / 4).await?;
+        let (bare_time, _) = calls_of(&bare, stand_in, 1, effort.calls / 4).await?;
+        let (_, host_rate) = calls_of(&host, stand_in, CROWD, effort.calls).await?;
+        let (_, bare_rate) = calls_of(&bare, stand_in, CROWD, effort.calls).await?;
+        if round > 0 {
+            if std::env::var("ABS").is_ok() {
+                eprintln!(
+                    "host {:.0} us bare {:.0} us; {:.0}/s {:.0}/s",
+                    host_time * 1e6,
+                    bare_time * 1e6,
+                    host_rate,
+                    bare_rate
+                );
+            }
+            alone.push(host_time / bare_time);
+            crowd.push(host_rate / bare_rate);
+        }
+    }
+    Ok((Spread::of(alone), Spread::of(crowd)))
+}
+
+/// A host whose quotas count and never bind.
+fn host(stand_in: &StandIn) -> Result<Host, Error> {
+    let base_url = stand_in.says("base_url");
+    let mut service = Service::custom(base_url, base_url, stand_in.says("scope"))?;
+    let tokens: Arc<dyn TokenSource> = if stand_in.is_secure() {
+        service = service.with_ca(stand_in.ca.clone());
+        let [tenant, client, secret] =
+            ["tenant_id", "client_id", "client_secret"].map(|name| stand_in.says(name));
+        let clock = Arc::new(SystemClock::new());
+        Arc::new(ClientSecret::new(
+            &service,
+            tenant,
+            client,
+            secret.to_owned(),
+            clock,
+        )?)
+    } else {
+        Arc::new(FixedToken::new(&stand_in.token)?)
+    };
+    let plugin = match std::env::var("PLUGIN") {
+        Ok(f) => {
+            let e = plugin::engine(None)?;
+            if std::env::var("DUMP").is_ok() {
+                std::fs::write("/tmp/x.cwasm", e.precompile_component(&std::fs::read(&f)?)?)?;
+            }
+            Plugin::from_file(&e, Path::new(&f))?
+        }
+        _ => Plugin::bundled(&plugin::engine(None)?)?,
+    };
+    let mut setup = Setup::new(plugin, service, tokens);
+    setup.quotas = Quota::DOCUMENTED
+        .map(|quota| Quota {
+            calls: u32::MAX,
+            ..quota
+        })
+        .to_vec();
+    Ok(setup.build()?)
+}
+
+/// So many calls by so many callers: the median time of one in seconds, and the calls per second.
+async fn calls_of(
+    caller: &Caller,
+    stand_in: &StandIn,
+    callers: usize,
+    calls: usize,
+) -> Result<(f64, f64), Error> {
+    let start = Instant::now();
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..callers {
+        let caller = caller.clone();
+        let machine_id = stand_in.machine_id(n).to_owned();
+        let base_url = stand_in.says("base_url").to_owned();
+        let token = stand_in.token.clone();
+        tasks.spawn(async move {
+            let mut times = Vec::new();
+            for _ in 0..calls / callers {
+                let start = Instant::now();
+                match &caller {
+                    Caller::Host(host) => {
+                        host.unrestrict_code_execution(&machine_id, COMMENT, Patience::default())
+                            .await
+                            .map(drop)?;
+                    }
+                    Caller::Bare(client) => {
+                        bare::release(client, &base_url, &token, &machine_id)
+                            .await
+                            .map(drop)?;
+                    }
+                }
+                times.push(start.elapsed().as_secs_f64());
+            }
+            Ok::<_, Error>(times)
+        });
+    }
+    let mut times = Vec::new();
+    for task in tasks.join_all().await {
+        times.extend(task?);
+    }
+    let rate = times.len() as f64 / start.elapsed().as_secs_f64();
+    Ok((Spread::of(times).median, rate))
+}
+
+/// What whole processes take.
+struct Whole {
+    longer: Duration,
+    peak_kib: i64,
+}
+
+fn processes(
+    binary: &Path,
+    directory: &Path,
+    stand_in: &StandIn,
+    runs: usize,
+) -> Result<Whole, Error> {
+    let (mut command, mut bare, mut peak_kib) = (Vec::new(), Vec::new(), 0);
+    // The first run compiles the plugin, and keeps the code.
+    for run in 0..=runs {
+        let mut ours = Command::new(binary);
+        ours.args([
+            "unrestrict",
+            "--no-wait",
+            "--comment",
+            COMMENT,
+            "--base-url",
+            stand_in.says("base_url"),
+        ])
+        .args([
+            "--authority",
+            stand_in.says("base_url"),
+            "--scope",
+            stand_in.says("scope"),
+            "--ca-file",
+        ])
+        .arg(&stand_in.ca_file)
+        .arg(stand_in.machine_id(run))
+        .env("XDG_CACHE_HOME", directory.join("cache"));
+        let (time, peak) = run_once(ours, stand_in)?;
+        let mut theirs = Command::new(env!("CARGO_BIN_EXE_bare"));
+        theirs
+            .env("BASE_URL", stand_in.says("base_url"))
+            .env("SCOPE", stand_in.says("scope"))
+            .env("CA_FILE", &stand_in.ca_file)
+            .env("MACHINE_ID", stand_in.machine_id(run));
+        let (bare_time, _) = run_once(theirs, stand_in)?;
+        if run > 0 {
+            command.push(time);
+            bare.push(bare_time);
+            peak_kib = peak_kib.max(peak);
+        }
+    }
+    command.sort();
+    bare.sort();
+    Ok(Whole {
+        longer: command[runs / 2].saturating_sub(bare[runs / 2]),
+        peak_kib,
+    })
+}
+
+/// Runs a command to its end: its wall time, and its peak memory in KiB.
+fn run_once(mut command: Command, stand_in: &StandIn) -> Result<(Duration, i64), Error> {
+    for (name, value) in [
+        ("AZURE_TENANT_ID", "tenant_id"),
+        ("AZURE_CLIENT_ID", "client_id"),
+        ("AZURE_CLIENT_SECRET", "client_secret"),
+    ] {
+        command.env(name, stand_in.says(value));
+    }
+    let start = Instant::now();
+    let child = command.stdout(Stdio::null()).spawn()?;
+    let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
+    // SAFETY: both pointers are to locals of the right types, and nothing else waits for this
+    // child. The standard library has no way to ask for a child's memory.
+    let waited =
+        unsafe { libc::wait4(child.id().cast_signed(), &mut status, 0, usage.as_mut_ptr()) };
+    let time = start.elapsed();
+    if waited != child.id().cast_signed() || status != 0 {
+        return Err(format!("{:?} ended with {status}", command.get_program()).into());
+    }
+    // SAFETY: all zeros is a value of this type, and the call above has filled it in.
+    Ok((time, unsafe { usage.assume_init() }.ru_maxrss))
+}

@@ -1,0 +1,202 @@
+//! A plugin that does what no plugin should.
+//!
+//! A release misbehaves in the way that its comment names: one word and, where the way needs one,
+//! an argument behind it. The error that it answers with says what it met, so that a test sees who
+//! refused what. `behave` is the control: the request that all the others bend, as it should be.
+
+#![allow(
+    clippy::result_large_err,
+    reason = "the contract's error is a record, returned by value"
+)]
+
+mod request;
+
+use std::hint::black_box;
+
+use bindings::defender::endpoint::connection::{self, Operation};
+use bindings::defender::endpoint::types::{
+    ActionStatus, ActionType, Effect, Error, Limiter, MachineAction, RateLimit, Reason,
+};
+use bindings::exports::defender::endpoint::{code_execution, machine_actions};
+use request::{Body, Request};
+use wasi::http::types::{Fields, Method, Scheme};
+
+mod bindings {
+    #![allow(unreachable_pub, reason = "generated")]
+
+    wit_bindgen::generate!({
+        path: "../../wit",
+        world: "plugin",
+    });
+
+    // As in the plugin: a native library must not carry the exports' symbols.
+    #[cfg(target_family = "wasm")]
+    use super::Evil;
+    #[cfg(target_family = "wasm")]
+    export!(Evil with_types_in self);
+}
+
+/// What the component exports.
+pub struct Evil;
+
+impl code_execution::Guest for Evil {
+    fn unrestrict_code_execution(
+        machine_id: String,
+        comment: String,
+    ) -> Result<MachineAction, Error> {
+        let (way, argument) = comment.split_once(' ').unwrap_or((&comment, ""));
+        misbehave(&machine_id, way, argument)
+    }
+}
+
+impl machine_actions::Guest for Evil {
+    /// Reads the action, and then tells of another one.
+    fn get_machine_action(action_id: String) -> Result<MachineAction, Error> {
+        let access = connection::open(Operation::GetMachineAction, Some(&action_id))
+            .map_err(|refusal| met(format!("{refusal:?}")))?;
+        let mut request = Request::release(&access.base_url, "");
+        request.method = Method::Get;
+        request.path = format!("/api/machineactions/{action_id}");
+        request.body = Body::None;
+        request.headers.clear();
+        request.send().map_err(met)?;
+        Ok(MachineAction {
+            id: "00000000-0000-0000-0000-000000000000".to_owned(),
+            ..action_of("")
+        })
+    }
+}
+
+fn misbehave(machine: &str, way: &str, argument: &str) -> Result<MachineAction, Error> {
+    let open = |operation, target| Err(met(format!("{:?}", connection::open(operation, target))));
+    match way {
+        "open-machine" => return open(Operation::UnrestrictCodeExecution, Some(argument)),
+        "open-nothing" => return open(Operation::UnrestrictCodeExecution, None),
+        "open-action" => return open(Operation::GetMachineAction, Some(argument)),
+
+        "claim-success" => return Ok(action_of(machine)),
+        "claim-429" => return Err(claimed_429(argument)),
+
+        "spin" => loop {
+            black_box(());
+        },
+        "allocate" => {
+            let mut hoard = Vec::new();
+            loop {
+                hoard.push(black_box(vec![1_u8; 64 * 1024]));
+            }
+        }
+        "many-resources" => {
+            let mut hoard = Vec::new();
+            loop {
+                hoard.push(Fields::new());
+            }
+        }
+        "giant-string" => return Err(met("x".repeat(8 << 20))),
+        "trap" => panic!("as it was told"),
+        _ => {}
+    }
+
+    let access = connection::open(Operation::UnrestrictCodeExecution, Some(machine))
+        .map_err(|refusal| met(format!("{refusal:?}")))?;
+    let mut request = Request::release(&access.base_url, machine);
+    match way {
+        "behave" | "claim-other-machine" | "claim-429-at-the-end" | "read-headers" => {}
+        "request-twice" => {
+            let first = request.send().map_err(met)?.status;
+            let second = request.send();
+            return Err(met(format!("{first}, then {second:?}")));
+        }
+        "leave" => {
+            let _unawaited = request.start().map_err(met)?;
+            return Err(met("did not wait for an answer".to_owned()));
+        }
+        "request-twice-at-once" => {
+            let both = [request.start().map_err(met)?, request.start().map_err(met)?];
+            return Err(met(format!("{:?}", both.map(request::Started::finish))));
+        }
+        "authority" => request.authority = argument.to_owned(),
+        "path" => request.path = argument.to_owned(),
+        "method" => {
+            request.method = match argument {
+                "GET" => Method::Get,
+                "PUT" => Method::Put,
+                "DELETE" => Method::Delete,
+                other => Method::Other(other.to_owned()),
+            }
+        }
+        "scheme" => {
+            request.scheme = match argument {
+                "http" => Scheme::Http,
+                "https" => Scheme::Https,
+                other => Scheme::Other(other.to_owned()),
+            }
+        }
+        "header" => {
+            let (name, value) = argument.split_once(' ').unwrap_or((argument, ""));
+            request.headers.push((name.to_owned(), value.to_owned()));
+        }
+        "length" => request.set_header("content-length", argument),
+        "no-length" => request.headers.retain(|(name, _)| name != "content-length"),
+        "dropped-body" => request.body = Body::Dropped,
+        "held-body" => request.body = Body::Held,
+        "huge-body" => request.set_body(vec![b' '; 1 << 20]),
+        "trailers" => request.body = Body::WithTrailers,
+        _ => return Err(met(format!("no such way: {way}"))),
+    }
+    let answer = request.send().map_err(met)?;
+    match way {
+        "behave" => Ok(action_of(machine)),
+        "claim-other-machine" => Ok(action_of(argument)),
+        "claim-429-at-the-end" => Err(claimed_429(argument)),
+        "read-headers" => Err(met(answer.headers.join(", "))),
+        _ => Err(met(format!("answered {}", answer.status))),
+    }
+}
+
+/// What it met, for the test to read.
+fn met(message: String) -> Error {
+    Error {
+        effect: Effect::None,
+        reason: Reason::UnexpectedResponse,
+        message,
+        service: None,
+    }
+}
+
+fn claimed_429(seconds: &str) -> Error {
+    Error {
+        reason: Reason::RateLimited(RateLimit {
+            by: Limiter::Service,
+            retry_after_seconds: seconds.parse().ok(),
+            window_seconds: None,
+        }),
+        ..met("claimed".to_owned())
+    }
+}
+
+fn action_of(machine: &str) -> MachineAction {
+    MachineAction {
+        id: "8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a".to_owned(),
+        type_: ActionType::UnrestrictCodeExecution,
+        title: None,
+        requestor: None,
+        requestor_comment: None,
+        status: ActionStatus::Succeeded,
+        machine_id: Some(machine.to_owned()),
+        computer_dns_name: None,
+        creation_date_time_utc: None,
+        last_update_date_time_utc: None,
+        cancellation_requestor: None,
+        cancellation_comment: None,
+        cancellation_date_time_utc: None,
+        error_h_result: None,
+        scope: None,
+        external_id: None,
+        request_source: None,
+        related_file_info: None,
+        commands: None,
+        troubleshoot_info: None,
+        additional_properties: Vec::new(),
+    }
+}

@@ -1,0 +1,22 @@
+//! The component, the host library and the stand-in service together, over loopback.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that panics has failed, and says where"
+)]
+
+mod answers;
+mod arguments;
+mod call;
+mod cli;
+mod faults;
+mod guest;
+mod identity;
+mod load;
+mod logs;
+mod memory;
+mod no_answer;
+mod quota;
+mod reasons;
+mod release;
+mod transport;

@@ -1,0 +1,125 @@
+//! A host that hands its token to the guest and sends whatever the guest wants: the least that runs the plugin.
+
+use host_demo::plugin::BUNDLED;
+use http_body_util::BodyExt as _;
+use tests::bare;
+use wasmtime::component::{Component, HasData, HasSelf, Linker, ResourceTable};
+use wasmtime::{Engine, Store};
+use wasmtime_wasi::p2::bindings::io;
+use wasmtime_wasi_http::{
+    Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
+};
+
+mod generated {
+    #![allow(unreachable_pub, clippy::pedantic, reason = "generated")]
+
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "plugin",
+        exports: { default: async },
+    });
+}
+
+use generated::defender::endpoint::connection::{self, Access, Authorization, Operation, Refusal};
+
+/// Where to, and with what.
+#[derive(Clone)]
+pub(super) struct Service {
+    pub(super) base_url: String,
+    pub(super) token: String,
+}
+
+/// Releases a machine with the bundled plugin; `Err` has what the plugin says.
+pub(super) async fn release(
+    engine: &Engine,
+    service: Service,
+    machine: &str,
+    comment: &str,
+) -> Result<(), String> {
+    let mut linker = Linker::new(engine);
+    connection::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state).unwrap();
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).unwrap();
+    io::error::add_to_linker::<State, Io>(&mut linker, |state| &mut state.table).unwrap();
+    io::poll::add_to_linker::<State, Io>(&mut linker, |state| &mut state.table).unwrap();
+    io::streams::add_to_linker::<State, Io>(&mut linker, |state| &mut state.table).unwrap();
+
+    let state = State {
+        table: ResourceTable::new(),
+        http: WasiHttpCtx::new(),
+        hooks: Direct,
+        service,
+    };
+    let mut store = Store::new(engine, state);
+    store.set_fuel(u64::MAX).unwrap();
+    let component = Component::new(engine, BUNDLED).unwrap();
+    let plugin = generated::Plugin::instantiate_async(&mut store, &component, &linker);
+    let plugin = plugin.await.unwrap();
+    let result = plugin
+        .defender_endpoint_code_execution()
+        .call_unrestrict_code_execution(&mut store, machine, comment)
+        .await
+        .unwrap();
+    result.map(drop).map_err(|error| error.message)
+}
+
+struct State {
+    table: ResourceTable,
+    http: WasiHttpCtx,
+    hooks: Direct,
+    service: Service,
+}
+
+struct Io;
+
+impl HasData for Io {
+    type Data<'a> = &'a mut ResourceTable;
+}
+
+impl connection::Host for State {
+    fn open(&mut self, _: Operation, _: Option<String>) -> Result<Access, Refusal> {
+        let Service { base_url, token } = self.service.clone();
+        Ok(Access {
+            base_url,
+            authorization: Authorization::Bearer(token),
+        })
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            hooks: &mut self.hooks,
+            table: &mut self.table,
+            ctx: &mut self.http,
+        }
+    }
+}
+
+struct Direct;
+
+type Connection = Box<dyn Future<Output = Result<(), Error>> + Send>;
+
+impl WasiHttpHooks for Direct {
+    fn send_request(
+        &mut self,
+        request: http::Request<WasiBody>,
+        _: Option<RequestOptions>,
+        _: Connection,
+    ) -> Box<dyn Future<Output = Result<(http::Response<WasiBody>, Connection), Error>> + Send>
+    {
+        Box::new(async move {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await?.to_bytes();
+            let broken = |_| Error::ConnectionTerminated;
+            let request = http::Request::from_parts(head, body).try_into();
+            let client = bare::client(b"").map_err(|_| Error::ConfigurationError)?;
+            let answer = client
+                .execute(request.map_err(broken)?)
+                .await
+                .map_err(broken)?;
+            let answer = http::Response::<reqwest::Body>::from(answer)
+                .map(|body| body.map_err(broken).boxed_unsync());
+            Ok((answer, Box::new(std::future::ready(Ok(()))) as Connection))
+        })
+    }
+}

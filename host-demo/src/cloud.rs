@@ -1,6 +1,260 @@
-//! Which service: its origin, and who issues tokens for it.
+//! Which service: its origin, who issues tokens for it, and what a token is asked for.
+//!
+//! The clouds that Microsoft runs are a table. A token that is issued for a row goes to the row's
+//! origins and to no others: [`Service`] can't be made otherwise, and the boundary looks once more
+//! at what a token itself says before it sends it (`may_receive`).
+
+use std::fmt;
+use std::str::FromStr;
 
 use crate::policy::{Origin, OriginError};
+
+macro_rules! names {
+    ($($(#[$doc:meta])+ $type:ident { $($(#[$each:meta])+ $case:ident = $name:literal),+ })+) => {$(
+        $(#[$doc])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $type { $($(#[$each])+ $case),+ }
+
+        impl $type {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$case),+];
+            /// Their names, in the same order.
+            pub const NAMES: &[&'static str] = &[$($name),+];
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(Self::$case => $name),+ })
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = NoSuchName;
+
+            fn from_str(text: &str) -> Result<Self, NoSuchName> {
+                match text { $($name => Ok(Self::$case),)+ _ => Err(NoSuchName(Self::NAMES)) }
+            }
+        }
+    )+};
+}
+
+names! {
+    /// A cloud that Microsoft runs Defender for Endpoint in.
+    ///
+    /// There is none for China (21Vianet): Microsoft documents no host there.
+    Cloud {
+        /// The worldwide one.
+        Commercial = "commercial",
+        /// The worldwide one, by the name that its API had before.
+        Legacy = "legacy",
+        /// US Government Community Cloud.
+        Gcc = "gcc",
+        /// US Government Community Cloud High.
+        GccHigh = "gcc-high",
+        /// US Department of Defense.
+        Dod = "dod"
+    }
+    /// A part of the commercial cloud with a host of its own, which is quicker to reach from there.
+    Region {
+        /// United States.
+        Us = "us",
+        /// Europe.
+        Eu = "eu",
+        /// United Kingdom.
+        Uk = "uk",
+        /// Australia.
+        Au = "au",
+        /// Switzerland.
+        Swa = "swa",
+        /// India.
+        Ina = "ina",
+        /// United Arab Emirates.
+        Aea = "aea"
+    }
+}
+
+/// No cloud, or no region, has that name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is none of that name; there are: {}", .0.join(", "))]
+pub struct NoSuchName(&'static [&'static str]);
+
+/// Where a cloud is, and how its tokens are named.
+struct Row {
+    cloud: Cloud,
+    region: Option<Region>,
+    base_url: &'static str,
+    authority: &'static str,
+    /// What tokens for it are issued for, the one to ask for first. The others are names of the
+    /// same resource that clients were seen to use.
+    audiences: &'static [&'static str],
+}
+
+/// Worldwide. Source: Microsoft, "Use Microsoft Defender for Endpoint APIs" (nativeapp) and "Create
+/// an application to access Microsoft Defender for Endpoint without a user" (webapp).
+const ENTRA: &str = "https://login.microsoftonline.com";
+
+/// Source: Microsoft, "Microsoft Defender for Endpoint for US Government customers", API.
+const ENTRA_GOVERNMENT: &str = "https://login.microsoftonline.us";
+
+/// The application id of *WindowsDefenderATP*, which can stand for the resource in every cloud.
+/// Source: Azure/Azure-Sentinel, playbooks that grant it permissions.
+const WINDOWS_DEFENDER_ATP: &str = "fc780465-2017-40d4-a0c5-307022471b92";
+
+/// The audience stays the older resource on the newer host: a token for `api.security.microsoft.com`
+/// is refused there with 403. Source: Microsoft, "Use Microsoft Defender for Endpoint APIs", 2026.
+/// The second and the third are what Microsoft's older pages and other clients ask for
+/// (elastic/kibana, demisto/content, splunk-soar-connectors/microsoftdefenderforendpoint).
+const WORLDWIDE: &[&str] = &[
+    "https://api.securitycenter.microsoft.com",
+    "https://api.securitycenter.windows.com",
+    "https://securitycenter.onmicrosoft.com/windowsatpservice",
+    WINDOWS_DEFENDER_ATP,
+];
+
+/// Microsoft documents the hosts of the government clouds and not the audiences. The first is what
+/// splunk-soar-connectors/microsoftdefenderforendpoint asks for, the second what demisto/content
+/// does; a service that is named by base URL, authority and scope can have any of them.
+const COMMUNITY: &[&str] = &[
+    "https://api-gcc.securitycenter.microsoft.us",
+    "https://securitycenter.onmicrosoft.com/windowsatpservice",
+    WINDOWS_DEFENDER_ATP,
+];
+
+/// As for [`COMMUNITY`].
+const GOVERNMENT: &[&str] = &[
+    "https://api-gov.securitycenter.microsoft.us",
+    "https://securitycenter.onmicrosoft.us/windowsatpservice",
+    "https://api.securitycenter.microsoft.us",
+    WINDOWS_DEFENDER_ATP,
+];
+
+const fn worldwide(cloud: Cloud, region: Option<Region>, base_url: &'static str) -> Row {
+    Row {
+        cloud,
+        region,
+        base_url,
+        authority: ENTRA,
+        audiences: WORLDWIDE,
+    }
+}
+
+/// Sources of the hosts: Microsoft, "Supported Microsoft Defender for Endpoint APIs" (commercial and
+/// legacy), "Use Microsoft Defender for Endpoint APIs" (the regions), "Microsoft Defender for
+/// Endpoint for US Government customers" (the others).
+const TABLE: &[Row] = &[
+    worldwide(
+        Cloud::Commercial,
+        None,
+        "https://api.security.microsoft.com",
+    ),
+    worldwide(
+        Cloud::Commercial,
+        Some(Region::Us),
+        "https://us.api.security.microsoft.com",
+    ),
+    worldwide(
+        Cloud::Commercial,
+        Some(Region::Eu),
+        "https://eu.api.security.microsoft.com",
+    ),
+    worldwide(
+        Cloud::Commercial,
+        Some(Region::Uk),
+        "https://uk.api.security.microsoft.com",
+    ),
+    worldwide(
+        Cloud::Commercial,
+        Some(Region::Au),
+        "https://au.api.security.microsoft.com",
+    ),
+    worldwide(
+        Cloud::Commercial,
+        Some(Region::Swa),
+        "https://swa.api.security.microsoft.com",
+    ),
+    worldwide(
+        Cloud::Commercial,
+        Some(Region::Ina),
+        "https://ina.api.security.microsoft.com",
+    ),
+    worldwide(
+        Cloud::Commercial,
+        Some(Region::Aea),
+        "https://aea.api.security.microsoft.com",
+    ),
+    worldwide(
+        Cloud::Legacy,
+        None,
+        "https://api.securitycenter.microsoft.com",
+    ),
+    Row {
+        cloud: Cloud::Gcc,
+        region: None,
+        base_url: "https://api-gcc.securitycenter.microsoft.us",
+        authority: ENTRA,
+        audiences: COMMUNITY,
+    },
+    Row {
+        cloud: Cloud::GccHigh,
+        region: None,
+        base_url: "https://api-gov.securitycenter.microsoft.us",
+        authority: ENTRA_GOVERNMENT,
+        audiences: GOVERNMENT,
+    },
+    // Documented as one with GCC High.
+    Row {
+        cloud: Cloud::Dod,
+        region: None,
+        base_url: "https://api-gov.securitycenter.microsoft.us",
+        authority: ENTRA_GOVERNMENT,
+        audiences: GOVERNMENT,
+    },
+];
+
+/// Other names of Entra's endpoints, which issue the same tokens (Microsoft, "National clouds", and
+/// the `aliases` of its instance discovery document).
+const ENTRA_HOSTS: &[&str] = &[
+    "login.microsoftonline.com",
+    "login.microsoft.com",
+    "login.windows.net",
+    "sts.windows.net",
+    "login.microsoftonline.us",
+    "login-us.microsoftonline.com",
+    "login.usgovcloudapi.net",
+];
+
+impl Row {
+    fn has(&self, audience: &str) -> bool {
+        self.audiences
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(audience.trim_end_matches('/')))
+    }
+
+    fn is_at(&self, origin: &Origin) -> bool {
+        self.base_url.parse().as_ref() == Ok(origin)
+    }
+}
+
+/// Whether an origin is one of the table's.
+pub fn is_known(origin: &Origin) -> bool {
+    TABLE.iter().any(|row| row.is_at(origin))
+}
+
+/// Whether a token of this audience is one that this origin takes, as far as the table knows.
+pub fn belongs_to(audience: &str, origin: &Origin) -> bool {
+    TABLE
+        .iter()
+        .any(|row| row.is_at(origin) && row.has(audience))
+}
+
+/// Whether a token of this audience may be sent to this origin.
+///
+/// One that is for a cloud of the table goes to that cloud. It may also go to loopback, which does
+/// not leave the machine: a stand-in issues such tokens.
+pub(crate) fn may_receive(origin: &Origin, audience: &str) -> bool {
+    let of_the_table = TABLE.iter().any(|row| row.has(audience));
+    !of_the_table || origin.is_loopback() || belongs_to(audience, origin)
+}
 
 /// A Defender service and the authority whose tokens it takes.
 ///
@@ -37,41 +291,89 @@ pub enum ServiceError {
     /// for (Microsoft identity platform, "OAuth 2.0 client credentials flow").
     #[error("the scope {0:?} must end in /.default")]
     Scope(String),
+    /// Tokens of this scope are for a cloud of the table, and this origin is not of it.
+    #[error(
+        "a token for {scope} must not be sent to {origin}: it is for {}; name that cloud instead",
+        .clouds.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    ForeignOrigin {
+        /// What a token would be asked for.
+        scope: String,
+        /// Where it would go.
+        origin: Origin,
+        /// Whose tokens they are.
+        clouds: Vec<Cloud>,
+    },
+    /// Only the commercial cloud has regions.
+    #[error("the cloud {0} has no regions; only {c} has", c = Cloud::Commercial)]
+    NoRegions(Cloud),
+    /// A cloud's tokens come from its own authority.
+    #[error(
+        "the cloud {cloud} takes tokens of {expected}, not of {given}{}",
+        .others.as_deref().map(|o| format!("; that is the authority of {o}")).unwrap_or_default()
+    )]
+    OtherAuthority {
+        /// The cloud.
+        cloud: Cloud,
+        /// Its authority.
+        expected: Origin,
+        /// The one that was named.
+        given: String,
+        /// The clouds that take tokens of that one, if any does.
+        others: Option<String>,
+    },
 }
 
 impl Service {
-    /// The commercial cloud (Microsoft, "Supported Microsoft Defender for Endpoint APIs").
-    ///
-    /// The audience stays the older resource on the newer host: a token for
-    /// `api.security.microsoft.com` would be refused with 403 (Microsoft, "Use Microsoft Defender
-    /// for Endpoint APIs").
+    /// The commercial cloud.
     ///
     /// # Panics
     ///
     /// Never: its parts are constants, and a test reads them.
     pub fn commercial() -> Self {
-        Self::custom(
-            "https://api.security.microsoft.com",
-            "https://login.microsoftonline.com",
-            "https://api.securitycenter.microsoft.com/.default",
-        )
-        .unwrap_or_else(|e| unreachable!("constants: {e}"))
+        Self::of(Cloud::Commercial, None).unwrap_or_else(|e| unreachable!("constants: {e}"))
+    }
+
+    /// A cloud of the table, or a region of it.
+    pub fn of(cloud: Cloud, region: Option<Region>) -> Result<Self, ServiceError> {
+        let row = TABLE
+            .iter()
+            .find(|row| row.cloud == cloud && row.region == region)
+            .ok_or(ServiceError::NoRegions(cloud))?;
+        let scope = format!("{}/.default", row.audiences[0]);
+        Self::custom(row.base_url, row.authority, &scope)
     }
 
     /// Another service, named by all that belongs together.
+    ///
+    /// What Entra issues for a cloud of the table goes to that cloud: with another origin there is
+    /// no such service.
     pub fn custom(base_url: &str, authority: &str, scope: &str) -> Result<Self, ServiceError> {
-        let origin = base_url.parse().map_err(|source| ServiceError::BaseUrl {
+        let origin: Origin = base_url.parse().map_err(|source| ServiceError::BaseUrl {
             text: base_url.to_owned(),
             source,
         })?;
-        let authority = authority
+        let authority: Origin = authority
             .parse()
             .map_err(|source| ServiceError::Authority {
                 text: authority.to_owned(),
                 source,
             })?;
-        if !scope.ends_with("/.default") {
-            return Err(ServiceError::Scope(scope.to_owned()));
+        let resource = scope
+            .strip_suffix("/.default")
+            .ok_or_else(|| ServiceError::Scope(scope.to_owned()))?;
+        let clouds: Vec<Cloud> = TABLE
+            .iter()
+            .filter(|row| row.region.is_none() && row.has(resource))
+            .map(|row| row.cloud)
+            .collect();
+        let real = ENTRA_HOSTS.contains(&authority.host());
+        if real && !clouds.is_empty() && !belongs_to(resource, &origin) {
+            return Err(ServiceError::ForeignOrigin {
+                scope: scope.to_owned(),
+                origin,
+                clouds,
+            });
         }
         Ok(Self {
             origin,
@@ -89,17 +391,6 @@ impl Service {
         self
     }
 
-    /// Takes tokens from another authority, such as a national cloud's.
-    pub fn with_authority(mut self, authority: &str) -> Result<Self, ServiceError> {
-        self.authority = authority
-            .parse()
-            .map_err(|source| ServiceError::Authority {
-                text: authority.to_owned(),
-                source,
-            })?;
-        Ok(self)
-    }
-
     /// Where the API is.
     pub const fn origin(&self) -> &Origin {
         &self.origin
@@ -108,6 +399,25 @@ impl Service {
     /// Who issues the tokens.
     pub const fn authority(&self) -> &Origin {
         &self.authority
+    }
+
+    /// Refuses an authority that is not this cloud's. The environment of other tools may name one.
+    pub fn expect_authority(&self, cloud: Cloud, named: &str) -> Result<(), ServiceError> {
+        let given: Option<Origin> = named.parse().ok();
+        if given.as_ref() == Some(&self.authority) {
+            return Ok(());
+        }
+        let others: Vec<String> = TABLE
+            .iter()
+            .filter(|row| row.region.is_none() && row.authority.parse().ok() == given)
+            .map(|row| row.cloud.to_string())
+            .collect();
+        Err(ServiceError::OtherAuthority {
+            cloud,
+            expected: self.authority.clone(),
+            given: named.to_owned(),
+            others: (!others.is_empty()).then(|| others.join(", ")),
+        })
     }
 
     /// What a token is asked for.
@@ -126,20 +436,134 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_commercial_cloud_asks_for_tokens_of_the_older_resource() {
-        let cloud = Service::commercial();
+    fn every_row_of_the_table_is_the_documented_one() {
+        let entra = "https://login.microsoftonline.com";
+        let government = "https://login.microsoftonline.us";
+        let old = "https://api.securitycenter.microsoft.com";
+        let gcc = "https://api-gcc.securitycenter.microsoft.us";
+        let gov = "https://api-gov.securitycenter.microsoft.us";
+        let new = |region: &str| format!("https://{region}api.security.microsoft.com");
+        let rows = [
+            ("commercial", None, new(""), entra, old),
+            ("commercial", Some("us"), new("us."), entra, old),
+            ("commercial", Some("eu"), new("eu."), entra, old),
+            ("commercial", Some("uk"), new("uk."), entra, old),
+            ("commercial", Some("au"), new("au."), entra, old),
+            ("commercial", Some("swa"), new("swa."), entra, old),
+            ("commercial", Some("ina"), new("ina."), entra, old),
+            ("commercial", Some("aea"), new("aea."), entra, old),
+            ("legacy", None, old.to_owned(), entra, old),
+            ("gcc", None, gcc.to_owned(), entra, gcc),
+            ("gcc-high", None, gov.to_owned(), government, gov),
+            ("dod", None, gov.to_owned(), government, gov),
+        ];
+        assert_eq!(rows.len(), TABLE.len(), "a row without a test");
+        for (cloud, region, origin, authority, resource) in rows {
+            let region = region.map(|name| name.parse().unwrap());
+            let service = Service::of(cloud.parse().unwrap(), region).unwrap();
+            assert_eq!(service.origin().to_string(), origin, "{cloud} {region:?}");
+            assert_eq!(service.authority().to_string(), authority, "{cloud}");
+            assert_eq!(service.scope(), format!("{resource}/.default"), "{cloud}");
+            assert!(is_known(service.origin()) && belongs_to(resource, service.origin()));
+            // Named whole, a row is itself.
+            let named = Service::custom(&origin, authority, service.scope());
+            assert_eq!(named.as_ref(), Ok(&service));
+        }
+    }
+
+    #[test]
+    fn no_two_rows_share_an_origin_but_the_two_that_are_documented_to() {
+        for (i, row) in TABLE.iter().enumerate() {
+            for other in &TABLE[i + 1..] {
+                let documented = (row.cloud, other.cloud) == (Cloud::GccHigh, Cloud::Dod);
+                let shared = row.base_url == other.base_url;
+                assert_eq!(
+                    shared, documented,
+                    "{} and {}",
+                    row.base_url, other.base_url
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_of_a_row_can_be_had_for_no_origin_outside_of_it() {
+        for row in TABLE {
+            let outside: Vec<&str> = TABLE
+                .iter()
+                .filter(|other| !other.audiences.contains(&row.audiences[0]))
+                .map(|other| other.base_url)
+                .chain([
+                    "https://api.security.microsoft.com.evil.test",
+                    "https://api.security.microsoft.com:8443",
+                    "https://localhost:8443",
+                    "https://graph.microsoft.com",
+                ])
+                .collect();
+            let spellings = row.audiences.iter().flat_map(|audience| {
+                let upper = audience.to_uppercase();
+                [format!("{audience}/.default"), format!("{upper}//.default")]
+            });
+            for scope in spellings.filter(|scope| !scope.starts_with(WINDOWS_DEFENDER_ATP)) {
+                for authority in ENTRA_HOSTS.iter().map(|host| format!("https://{host}")) {
+                    for base in outside.iter().filter(|base| {
+                        let origin = base.parse().unwrap();
+                        !belongs_to(scope.trim_end_matches("/.default"), &origin)
+                    }) {
+                        let made = Service::custom(base, &authority, &scope);
+                        assert!(
+                            matches!(made, Err(ServiceError::ForeignOrigin { .. })),
+                            "{base} {authority} {scope}: {made:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_at_hand_leaves_for_its_own_cloud_or_loopback_only() {
+        let may = |origin: &str, audience| may_receive(&origin.parse().unwrap(), audience);
+        let old = "https://api.securitycenter.microsoft.com";
+        assert!(may("https://api.security.microsoft.com", old));
+        assert!(may("https://eu.api.security.microsoft.com", old));
+        assert!(may("http://127.0.0.1:8080", old));
+        assert!(may("https://soar.contoso.com", "api://contoso"));
+        for (origin, audience) in [
+            ("https://evil.test", old),
+            (
+                "https://evil.test",
+                "https://API.securitycenter.microsoft.com/",
+            ),
+            ("https://evil.test", WINDOWS_DEFENDER_ATP),
+            ("https://api-gov.securitycenter.microsoft.us", old),
+            (
+                "https://api.security.microsoft.com",
+                "https://api-gov.securitycenter.microsoft.us",
+            ),
+        ] {
+            assert!(!may(origin, audience), "{audience} to {origin}");
+        }
+    }
+
+    #[test]
+    fn only_the_commercial_cloud_has_regions_and_each_has_its_own_authority() {
+        for cloud in &Cloud::ALL[1..] {
+            assert_eq!(
+                Service::of(*cloud, Some(Region::Eu)),
+                Err(ServiceError::NoRegions(*cloud))
+            );
+        }
+        let commercial = Service::commercial();
+        let expect = |named| commercial.expect_authority(Cloud::Commercial, named);
+        assert_eq!(expect("https://login.microsoftonline.com/"), Ok(()));
+        let error = expect("https://login.microsoftonline.us").unwrap_err();
         assert_eq!(
-            cloud.origin().to_string(),
-            "https://api.security.microsoft.com"
+            error.to_string(),
+            "the cloud commercial takes tokens of https://login.microsoftonline.com, not of \
+             https://login.microsoftonline.us; that is the authority of gcc-high, dod"
         );
-        assert_eq!(
-            cloud.authority().to_string(),
-            "https://login.microsoftonline.com"
-        );
-        assert_eq!(
-            cloud.scope(),
-            "https://api.securitycenter.microsoft.com/.default"
-        );
+        assert!(expect("https://login.evil.test").is_err());
     }
 
     #[test]

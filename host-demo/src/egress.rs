@@ -20,9 +20,10 @@ use wasmtime_wasi_http::{
 };
 
 use crate::clock::{Clock, Moment};
+use crate::cloud;
 use crate::contract::connection;
 use crate::grant::{Grant, Operation};
-use crate::identity::{IdentityError, TokenSource};
+use crate::identity::{BearerToken, IdentityError, TokenSource};
 use crate::limits::Permit;
 use crate::policy::{Denial, Policy};
 use crate::transport::{Transport, TransportError, TransportErrorKind};
@@ -54,6 +55,24 @@ pub(crate) struct Egress {
     pub(crate) tokens: Arc<dyn TokenSource>,
     pub(crate) transport: Transport,
     pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Egress {
+    /// A token, if it is one that may go to the policy's origin. Wherever it comes from: a file, or
+    /// a source that was made for another service.
+    pub(crate) async fn token(&self) -> Result<BearerToken, IdentityError> {
+        let token = self.tokens.token().await?;
+        let origin = self.policy.origin();
+        match &token.claims().audience {
+            Some(audience) if !cloud::may_receive(origin, audience) => {
+                Err(IdentityError::NotForThisService {
+                    audience: audience.clone(),
+                    origin: origin.to_string(),
+                })
+            }
+            _ => Ok(token),
+        }
+    }
 }
 
 /// One call's way out.
@@ -160,7 +179,7 @@ impl Call {
         let body = whole(body).await.map_err(|denial| self.refuse(denial))?;
         self.redeem().map_err(|denial| self.refuse(denial))?;
 
-        let token = match self.egress.tokens.token().await {
+        let token = match self.egress.token().await {
             Ok(token) => token,
             Err(error) => {
                 tracing::warn!(%error, "no token");
@@ -258,7 +277,11 @@ impl Call {
     }
 
     fn deny(&self, denial: Denial) -> Denial {
-        tracing::warn!(%denial, "denied");
+        match denial.rule() {
+            // Quoted, as it stands in the configuration's list.
+            Some(rule) => tracing::warn!(%denial, rule = rule.to_string(), "denied"),
+            None => tracing::warn!(%denial, "denied"),
+        }
         self.state().seen.denial = Some(denial.clone());
         denial
     }

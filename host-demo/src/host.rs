@@ -55,6 +55,13 @@ impl Setup {
 
     /// Makes the host. Connects to nothing yet.
     pub fn build(self) -> Result<Host, SetupError> {
+        // The token goes where the policy says, so the two must be one.
+        if self.policy.origin() != self.service.origin() {
+            return Err(SetupError::OtherOrigin {
+                policy: self.policy.origin().clone(),
+                service: self.service.origin().clone(),
+            });
+        }
         let egress = Egress {
             policy: self.policy,
             tokens: self.tokens,

@@ -52,6 +52,15 @@ pub struct Claims {
     /// What it may do, for an application.
     #[serde(default)]
     pub roles: Vec<String>,
+    /// What it may do, for a user: words with spaces between them.
+    #[serde(rename = "scp")]
+    pub scopes: Option<String>,
+    /// Which resource it is for.
+    #[serde(rename = "aud")]
+    pub audience: Option<String>,
+    /// When it ends: seconds since 1970.
+    #[serde(rename = "exp")]
+    pub expires: Option<i64>,
 }
 
 impl BearerToken {
@@ -128,6 +137,14 @@ pub enum IdentityError {
         "the token is not one that can be sent (RFC 6750: letters, digits and -._~+/ only, in one line)"
     )]
     Malformed,
+    /// The token is for another service than the one that it would go to.
+    #[error("the token is for {audience} and is not sent to {origin}")]
+    NotForThisService {
+        /// Whom it is for.
+        audience: String,
+        /// Where it would have gone.
+        origin: String,
+    },
     /// The credential can't be used as it is.
     #[error("the credential is not usable: {0}")]
     Unusable(String),
@@ -471,6 +488,8 @@ mod tests {
             tenant: Some("t-1".into()),
             application: Some("a-1".into()),
             roles: vec!["Machine.RestrictExecution".into()],
+            audience: Some("x".into()),
+            ..Claims::default()
         };
         assert_eq!(token.claims(), &expected);
         assert_eq!(

@@ -13,6 +13,7 @@
 //! - `egress`: the boundary. One method decides the order.
 //! - [`policy`], [`grant`], [`limits`], [`identity`], [`cloud`], [`transport`], [`clock`]: what it
 //!   decides by. None of them knows of WebAssembly.
+//! - [`config`]: what can be configured, as text in and values out.
 //! - [`release`]: devices, released and followed to the end.
 //! - [`mock`]: a stand-in for the service, for tests and for trying things out.
 //!
@@ -26,6 +27,7 @@
 
 pub mod clock;
 pub mod cloud;
+pub mod config;
 pub mod contract;
 mod egress;
 pub mod grant;

@@ -252,6 +252,16 @@ pub enum Denial {
     Body,
 }
 
+impl Denial {
+    /// The rule that would allow it, if one would: what to add to the policy.
+    pub const fn rule(&self) -> Option<Route> {
+        match self {
+            Self::NotGranted { operation } => Some(operation.route()),
+            _ => None,
+        }
+    }
+}
+
 /// What may leave: requests of the given routes, to one origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {

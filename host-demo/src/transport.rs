@@ -16,6 +16,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use crate::clock::{Clock, Moment};
+use crate::policy::Origin;
 
 /// How long a connection may take to come about, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,6 +37,14 @@ pub enum SetupError {
          install its package of CA certificates, or name a CA file"
     )]
     System(String),
+    /// The policy names another origin than the service's, whose tokens would go there.
+    #[error("the policy is for {policy}, and the service is at {service}")]
+    OtherOrigin {
+        /// The policy's.
+        policy: Origin,
+        /// The service's.
+        service: Origin,
+    },
     /// The HTTP client could not be made.
     #[error("the HTTP client could not be set up: {0}")]
     Client(String),

@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use host_demo::cloud::{Cloud, Region};
+use host_demo::config::duration;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -71,6 +74,10 @@ pub(crate) enum Command {
     /// Show a machine action as it stands now.
     Status(Status),
 
+    /// Show the configuration, or an example of one.
+    #[command(subcommand)]
+    Config(Config),
+
     /// Show what the plugin is and what it may do, without running it.
     Inspect(Inspect),
 
@@ -118,31 +125,64 @@ pub(crate) struct Status {
     pub(crate) connection: Connection,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Print what holds, and where each value came from.
+    Show(Show),
+
+    /// Print a commented configuration with every key.
+    Example,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
     #[command(flatten)]
     pub(crate) plugin: Plugin,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Plugin {
     /// Run this component instead of the one that is built in.
     #[arg(long = "plugin", value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
+
+    /// Read this configuration instead of host-demo/config.toml in the user's configuration directory.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// Which service, who we are there, and how long a call may take.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Connection {
     #[command(flatten)]
     pub(crate) plugin: Plugin,
 
-    /// How long one call may take.
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
-    pub(crate) timeout: Duration,
+    /// How long one call may take [default: 30s].
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
 
-    /// Another service than the commercial cloud's. Name its authority and scope with it.
-    #[arg(long, value_name = "URL", requires = "scope", help_heading = "Service")]
+    /// Which of Microsoft's clouds [default: commercial].
+    #[arg(long, value_name = "NAME", value_parser = one_of::<Cloud>(Cloud::NAMES), help_heading = "Service")]
+    pub(crate) cloud: Option<Cloud>,
+
+    /// A part of the commercial cloud that is nearer.
+    #[arg(long, value_name = "NAME", value_parser = one_of::<Region>(Region::NAMES), help_heading = "Service")]
+    pub(crate) region: Option<Region>,
+
+    /// Another service than a cloud of Microsoft's. Name its authority and scope with it.
+    #[arg(
+        long,
+        value_name = "URL",
+        requires = "scope",
+        conflicts_with_all = ["cloud", "region"],
+        help_heading = "Service"
+    )]
     pub(crate) base_url: Option<String>,
 
     /// Who issues tokens for it [env: AZURE_AUTHORITY_HOST].
@@ -225,13 +265,14 @@ pub(crate) struct Mock {
     pub(crate) time_scale: u32,
 }
 
-/// A length of time as people write it: 90s, 10m, 1h30m.
-fn duration(text: &str) -> Result<Duration, String> {
-    let span: jiff::SignedDuration = text
-        .parse()
-        .map_err(|_| "expected a length of time such as 90s, 10m or 1h30m".to_owned())?;
-    match Duration::try_from(span) {
-        Ok(time) if !time.is_zero() => Ok(time),
-        _ => Err("must be longer than nothing".to_owned()),
-    }
+/// One of these names, which the help lists and a completion offers.
+fn one_of<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+where
+    T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+{
+    PossibleValuesParser::new(names).try_map(|name| name.parse())
 }

@@ -7,23 +7,35 @@ use anyhow::{Context as _, bail};
 use etcetera::BaseStrategy as _;
 use host_demo::clock::{Clock, SystemClock};
 use host_demo::cloud::Service;
+use host_demo::config::{Key, Settings};
 use host_demo::host::{Host, Setup};
 use host_demo::identity::{ClientSecret, FixedToken, TokenSource};
 use host_demo::plugin::{self, Plugin};
 
-use super::args;
+use super::{args, config};
 
 /// A host for the service and the identity that the arguments and the environment name.
 pub(crate) fn host(args: &args::Connection) -> anyhow::Result<Host> {
-    let service = service(args)?;
+    let (args, settings) = config::settle(args)?;
+    Ok(settled(&args, &settings)?.0)
+}
+
+/// The same, with the service that it is for, from arguments that are complete.
+pub(crate) fn settled(
+    args: &args::Connection,
+    settings: &Settings,
+) -> anyhow::Result<(Host, Service)> {
+    let service = service(args, settings)?;
     let clock = clock(args.time_scale, &service)?;
-    let tokens = tokens(args, &service, Arc::clone(&clock))?;
+    let tokens = tokens(args, settings, &service, Arc::clone(&clock))?;
     let setup = Setup {
-        call_timeout: args.timeout,
+        call_timeout: settings.timeout()?,
+        quotas: settings.quotas().to_vec(),
+        policy: settings.policy(service.origin().clone()),
         clock,
-        ..Setup::new(load(&args.plugin)?, service, tokens)
+        ..Setup::new(load(&args.plugin)?, service.clone(), tokens)
     };
-    Ok(setup.build()?)
+    Ok((setup.build()?, service))
 }
 
 /// The plugin in the file that was named, or the one that is built in.
@@ -76,23 +88,8 @@ fn make_private(directory: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-fn service(args: &args::Connection) -> anyhow::Result<Service> {
-    let authority = args
-        .authority
-        .clone()
-        .or_else(|| environment("AZURE_AUTHORITY_HOST"));
-    let mut service = match (&args.base_url, &args.scope) {
-        (Some(base_url), Some(scope)) => {
-            let authority = authority.context(
-                "another service needs its authority: --authority URL (or AZURE_AUTHORITY_HOST)",
-            )?;
-            Service::custom(base_url, &authority, scope)?
-        }
-        _ => match authority {
-            Some(authority) => Service::commercial().with_authority(&authority)?,
-            None => Service::commercial(),
-        },
-    };
+fn service(args: &args::Connection, settings: &Settings) -> anyhow::Result<Service> {
+    let mut service = settings.service()?;
     if let Some(path) = &args.ca_file {
         service = service.with_ca(read(path, "the CA file")?);
     }
@@ -111,23 +108,42 @@ fn clock(scale: u32, service: &Service) -> anyhow::Result<Arc<dyn Clock>> {
 
 fn tokens(
     args: &args::Connection,
+    settings: &Settings,
     service: &Service,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<Arc<dyn TokenSource>> {
-    if let Some(path) = &args.token_file {
+    let auth = settings.text(Key::Auth);
+    match auth {
+        None | Some("client-secret" | "token-file") => {}
+        Some(other) => bail!(
+            "{} {other:?} is not known; there are: client-secret, token-file",
+            Key::Auth
+        ),
+    }
+    if settings.get(Key::CertificateFile).is_some() {
+        bail!(
+            "{} is set, and there is no way to sign in with it",
+            Key::CertificateFile
+        );
+    }
+    let token_file = args
+        .token_file
+        .as_ref()
+        .filter(|_| auth != Some("client-secret"));
+    if auth == Some("token-file") && token_file.is_none() {
+        bail!(
+            "{} is \"token-file\", and no token file is named",
+            Key::Auth
+        );
+    }
+    if let Some(path) = token_file {
         let text = String::from_utf8(read(path, "the token file")?).unwrap_or_default();
         let token = FixedToken::new(&text)
             .with_context(|| format!("the token file {} is not usable", path.display()))?;
         return Ok(Arc::new(token));
     }
-    let tenant = args
-        .tenant_id
-        .clone()
-        .or_else(|| environment("AZURE_TENANT_ID"));
-    let client_id = args
-        .client_id
-        .clone()
-        .or_else(|| environment("AZURE_CLIENT_ID"));
+    let tenant = args.tenant_id.clone();
+    let client_id = args.client_id.clone();
     let secret = match &args.client_secret_file {
         Some(path) => {
             let text = String::from_utf8(read(path, "the secret's file")?)
@@ -163,10 +179,10 @@ fn tokens(
     }
 }
 
-fn environment(name: &str) -> Option<String> {
+pub(crate) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-fn read(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("{what} {} can't be read", path.display()))
 }

@@ -51,7 +51,7 @@ pub(crate) async fn run() -> anyhow::Result<Exit> {
     step(
         "The plugin is a WebAssembly component. It gets no clock, no file, no socket and no secret:",
     );
-    let plugin = connect::load(&args::Plugin { file: None })?;
+    let plugin = connect::load(&args::Plugin::default())?;
     let about = plugin.about();
     line(&format!(
         "    {} bytes, sha256 {}…",

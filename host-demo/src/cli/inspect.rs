@@ -1,16 +1,15 @@
 //! `host-demo inspect`
 
-use host_demo::cloud::Service;
-use host_demo::policy::Policy;
 use serde_json::json;
 
 use super::args::{Inspect, Output};
-use super::{Exit, connect, output};
+use super::{Exit, config, connect, output};
 
 pub(crate) fn run(args: &Inspect, format: Output) -> anyhow::Result<Exit> {
-    let plugin = connect::load(&args.plugin)?;
+    let (settings, _) = config::settings(args.plugin.config.as_deref(), [])?;
+    let plugin = connect::load(&config::plugin(&args.plugin, &settings))?;
     let about = plugin.about();
-    let policy = Policy::release_and_read(Service::commercial().origin().clone());
+    let policy = settings.policy(settings.service()?.origin().clone());
     let routes: Vec<String> = policy.routes().iter().map(ToString::to_string).collect();
     if format == Output::Json {
         output::json_line(&json!({

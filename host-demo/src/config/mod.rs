@@ -1,0 +1,251 @@
+//! What can be configured, and where each value came from.
+//!
+//! Pure: [`File::parse`] takes a text, [`Settings::resolve`] takes what the file, the environment
+//! and the flags say, in rising order. Who finds the file and reads the environment is the caller.
+//! No secret can stand in the file, and none is ever held here.
+
+mod file;
+mod settings;
+
+use std::fmt;
+use std::time::Duration;
+
+pub use file::{ConfigError, File, Problem};
+pub use settings::{Settings, SettingsError};
+
+/// A configuration with every key, commented.
+pub const EXAMPLE: &str = include_str!("../../../docs/config.example.toml");
+
+/// Something that can be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// Which of Microsoft's clouds.
+    Cloud,
+    /// Which part of it.
+    Region,
+    /// Another service's origin.
+    BaseUrl,
+    /// Who issues tokens for it.
+    Authority,
+    /// What a token for it is asked for.
+    Scope,
+    /// Whom to trust at the service, instead of the system's authorities.
+    CaFile,
+    /// How to sign in.
+    Auth,
+    /// The tenant.
+    TenantId,
+    /// The application.
+    ClientId,
+    /// The application's secret. Only the environment has it.
+    ClientSecret,
+    /// The file that has it.
+    ClientSecretFile,
+    /// A file with a token.
+    TokenFile,
+    /// A file with the application's certificate and its key.
+    CertificateFile,
+    /// How long one call may take.
+    Timeout,
+    /// Which component is run.
+    Plugin,
+    /// Which requests may leave.
+    Allow,
+    /// How many calls may be made.
+    Quota,
+}
+
+/// What form a value has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Text,
+    Path,
+    Cloud,
+    Region,
+    Duration,
+    /// Not in the file, and never shown.
+    Secret,
+    Routes,
+    Quotas,
+}
+
+struct Doc {
+    key: Key,
+    section: &'static str,
+    name: &'static str,
+    form: Form,
+    environment: Option<&'static str>,
+    flag: Option<&'static str>,
+}
+
+const fn doc(key: Key, section: &'static str, name: &'static str, form: Form) -> Doc {
+    Doc {
+        key,
+        section,
+        name,
+        form,
+        environment: None,
+        flag: None,
+    }
+}
+
+impl Doc {
+    const fn or(mut self, environment: &'static str) -> Self {
+        self.environment = Some(environment);
+        self
+    }
+
+    const fn flag(mut self, flag: &'static str) -> Self {
+        self.flag = Some(flag);
+        self
+    }
+}
+
+/// Every key: where it stands in the file, and what else sets it.
+const KEYS: &[Doc] = &[
+    doc(Key::Cloud, "service", "cloud", Form::Cloud).flag("--cloud"),
+    doc(Key::Region, "service", "region", Form::Region).flag("--region"),
+    doc(Key::BaseUrl, "service", "base-url", Form::Text).flag("--base-url"),
+    doc(Key::Authority, "service", "authority", Form::Text)
+        .or("AZURE_AUTHORITY_HOST")
+        .flag("--authority"),
+    doc(Key::Scope, "service", "scope", Form::Text).flag("--scope"),
+    doc(Key::CaFile, "service", "ca-file", Form::Path).flag("--ca-file"),
+    doc(Key::Auth, "identity", "auth", Form::Text),
+    doc(Key::TenantId, "identity", "tenant-id", Form::Text)
+        .or("AZURE_TENANT_ID")
+        .flag("--tenant-id"),
+    doc(Key::ClientId, "identity", "client-id", Form::Text)
+        .or("AZURE_CLIENT_ID")
+        .flag("--client-id"),
+    doc(Key::ClientSecret, "identity", "client-secret", Form::Secret).or("AZURE_CLIENT_SECRET"),
+    doc(
+        Key::ClientSecretFile,
+        "identity",
+        "client-secret-file",
+        Form::Path,
+    )
+    .flag("--client-secret-file"),
+    doc(Key::TokenFile, "identity", "token-file", Form::Path).flag("--token-file"),
+    doc(
+        Key::CertificateFile,
+        "identity",
+        "certificate-file",
+        Form::Path,
+    ),
+    doc(Key::Timeout, "call", "timeout", Form::Duration).flag("--timeout"),
+    doc(Key::Plugin, "plugin", "file", Form::Path).flag("--plugin"),
+    doc(Key::Allow, "policy", "allow", Form::Routes),
+    doc(Key::Quota, "", "quota", Form::Quotas),
+];
+
+impl Key {
+    /// All of them, in the order in which the file has them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        KEYS.iter().map(|doc| doc.key)
+    }
+
+    fn doc(self) -> &'static Doc {
+        // Each has its row: a test counts them.
+        KEYS.iter()
+            .find(|doc| doc.key == self)
+            .unwrap_or_else(|| unreachable!("{self:?} has no row"))
+    }
+
+    /// The variable of the environment that sets it.
+    pub fn environment(self) -> Option<&'static str> {
+        self.doc().environment
+    }
+
+    /// The flag that sets it.
+    pub fn flag(self) -> Option<&'static str> {
+        self.doc().flag
+    }
+
+    /// Whether its value must not be shown.
+    pub fn is_secret(self) -> bool {
+        self.doc().form == Form::Secret
+    }
+}
+
+impl fmt::Display for Key {
+    /// As it is named in the file, with its section.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let doc = self.doc();
+        let dot = if doc.section.is_empty() { "" } else { "." };
+        f.pad(&format!("{}{dot}{}", doc.section, doc.name))
+    }
+}
+
+/// Where a value came from. The later ones go before the earlier ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// Nobody set it.
+    Default,
+    /// The file's line, counted from 1.
+    File(usize),
+    /// A variable of the environment.
+    Environment(&'static str),
+    /// A flag.
+    Flag(&'static str),
+}
+
+impl Source {
+    /// Whether both are of the same kind.
+    const fn rank(self) -> u8 {
+        match self {
+            Self::Default => 0,
+            Self::File(_) => 1,
+            Self::Environment(_) => 2,
+            Self::Flag(_) => 3,
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(line) => write!(f, "line {line} of the configuration"),
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::Flag(flag) => write!(f, "flag {flag}"),
+        }
+    }
+}
+
+/// A value, as text, and where it came from. That of a secret is empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Value {
+    /// The value. A relative path in a file counts from the file's folder, and is shown so.
+    pub text: String,
+    /// Where it came from.
+    pub source: Source,
+}
+
+/// A length of time as people write it: 90s, 10m, 1h30m.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let span: jiff::SignedDuration = text
+        .parse()
+        .map_err(|_| "expected a length of time such as 90s, 10m or 1h30m".to_owned())?;
+    match Duration::try_from(span) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        _ => Err("must be longer than nothing".to_owned()),
+    }
+}
+
+/// The name that was probably meant.
+fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // Below this, what two short words share is chance.
+    const ALIKE: f64 = 0.75;
+
+    let name = name.to_lowercase().replace('_', "-");
+    known
+        .into_iter()
+        .map(|known| (strsim::jaro_winkler(&name, &known.to_lowercase()), known))
+        .filter(|(alike, _)| *alike >= ALIKE)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, known)| known)
+}
+
+#[cfg(test)]
+mod tests;

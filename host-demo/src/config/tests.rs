@@ -1,0 +1,471 @@
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::*;
+use crate::cloud::Service;
+use crate::grant::Operation;
+use crate::limits::Quota;
+
+fn parse(text: &str) -> File {
+    File::parse(text, Path::new("/etc/x")).unwrap_or_else(|e| panic!("{text}\n{e:#?}"))
+}
+
+/// What a file, the environment and flags come to.
+fn settle(file: &str, environment: &[(&str, &str)], flags: &[(Key, &str)]) -> Settings {
+    let environment: HashMap<_, _> = environment.iter().copied().collect();
+    Settings::resolve(
+        parse(file),
+        |name| environment.get(name).map(|text| (*text).to_owned()),
+        flags.iter().map(|(key, text)| (*key, (*text).to_owned())),
+    )
+}
+
+#[test]
+fn every_key_has_its_row_and_the_example_has_every_key() {
+    for key in Key::all() {
+        let doc = KEYS.iter().find(|doc| doc.key == key).unwrap();
+        if doc.form != Form::Secret {
+            let stands = EXAMPLE.lines().any(|line| {
+                let line = line.trim_start_matches("# ");
+                line.starts_with(&format!("{} = ", doc.name)) || line == format!("[[{}]]", doc.name)
+            });
+            assert!(
+                stands || doc.name == "file" && EXAMPLE.contains("# file = "),
+                "{key}"
+            );
+        }
+        for name in doc.environment.iter().chain(&doc.flag) {
+            assert!(EXAMPLE.contains(name), "{name} is not in the example");
+        }
+    }
+}
+
+#[test]
+fn the_example_is_a_configuration_and_so_is_each_line_that_is_commented_out() {
+    let settings = settle(EXAMPLE, &[], &[]);
+    let service = settings.service().unwrap();
+    assert_eq!(
+        service.origin().to_string(),
+        "https://eu.api.security.microsoft.com"
+    );
+    assert_eq!(settings.quotas(), Quota::DOCUMENTED);
+    let default = settle("", &[], &[]).policy(service.origin().clone());
+    assert_eq!(settings.policy(service.origin().clone()), default);
+    assert_eq!(
+        settings.text(Key::ClientSecretFile),
+        Some("/etc/x/client-secret")
+    );
+
+    for (on, off) in [
+        (
+            vec!["# base-url", "# authority", "# scope", "# ca-file"],
+            vec!["cloud", "region"],
+        ),
+        (vec!["# auth", "# file"], vec![]),
+        (vec!["# token-file"], vec!["client-secret-file"]),
+        (vec!["# certificate-file"], vec!["client-secret-file"]),
+    ] {
+        let line = |line: &str| {
+            let starts = |name: &&str| line.starts_with(&format!("{name} = "));
+            if on.iter().any(starts) {
+                line[2..].to_owned()
+            } else if off.iter().any(starts) {
+                String::new()
+            } else {
+                line.to_owned()
+            }
+        };
+        let text: Vec<String> = EXAMPLE.lines().map(line).collect();
+        let parsed = parse(&text.join("\n"));
+        assert_eq!(parsed.values.is_empty(), false, "{on:?}");
+    }
+}
+
+#[test]
+fn a_mistake_is_named_with_its_line_and_what_was_meant() {
+    for (text, line, message) in [
+        (
+            "[service]\nclowd = \"gcc\"",
+            2,
+            "unknown key service.clowd; did you mean service.cloud?",
+        ),
+        (
+            "[service]\nbase_url = \"x\"",
+            2,
+            "unknown key service.base_url; did you mean service.base-url?",
+        ),
+        (
+            "[servise]\n",
+            1,
+            "unknown key servise; did you mean [service]?",
+        ),
+        (
+            "\n\ncloud = \"gcc\"",
+            3,
+            "unknown key cloud; did you mean service.cloud?",
+        ),
+        (
+            "timeout = \"1s\"",
+            1,
+            "unknown key timeout; did you mean call.timeout?",
+        ),
+        (
+            "[call]\nxyzzy = 1",
+            2,
+            "unknown key call.xyzzy; there are: timeout",
+        ),
+        (
+            "xyzzy = 1",
+            1,
+            "unknown key xyzzy; there are: [service], [identity], [call], [plugin], [policy], [[quota]]",
+        ),
+        (
+            "[service]\ncloud = \"gov\"",
+            2,
+            "service.cloud: there is no \"gov\"; there are: commercial, legacy, gcc, gcc-high, dod",
+        ),
+        (
+            "[service]\ncloud = \"gcchigh\"",
+            2,
+            "service.cloud: there is no \"gcchigh\"; did you mean \"gcc-high\"?",
+        ),
+        (
+            "[service]\nregion = 7",
+            2,
+            "service.region is a number and should be a text in quotation marks",
+        ),
+        (
+            "service = 7",
+            1,
+            "service is a number and should be a section, in [brackets]",
+        ),
+        (
+            "[call]\ntimeout = 30",
+            2,
+            "call.timeout is a number and should be a text in quotation marks",
+        ),
+        (
+            "[call]\ntimeout = \"soon\"",
+            2,
+            "call.timeout: expected a length of time such as 90s, 10m or 1h30m",
+        ),
+        (
+            "[call]\ntimeout = \"0s\"",
+            2,
+            "call.timeout: must be longer than nothing",
+        ),
+        (
+            "[service]\nca-file = \"\"",
+            2,
+            "service.ca-file: is empty; leave the key out",
+        ),
+        (
+            "[policy]\nallow = \"all\"",
+            2,
+            "policy.allow is a text and should be a list of rules, in [brackets]",
+        ),
+        (
+            "[policy]\nallow = [\n  \"POST /api/machines/{id}/unrestrictCodeExecution\",\n]",
+            3,
+            "policy.allow: there is no \"POST /api/machines/{id}/unrestrictCodeExecution\"; did you mean \
+             \"POST /api/machines/{machine-id}/unrestrictCodeExecution\"?",
+        ),
+        (
+            "quota = []",
+            1,
+            "quota is a list and should be one or more sections [[quota]]",
+        ),
+        (
+            "[quota]\ncalls = 1",
+            1,
+            "quota is a section and should be one or more sections [[quota]]",
+        ),
+        ("[[quota]]\ncalls = 1", 1, "quota: needs both calls and per"),
+        (
+            "[[quota]]\ncalls = 0\nper = \"1m\"",
+            2,
+            "quota.calls: is a number from 1 on",
+        ),
+        (
+            "[[quota]]\ncalls = 1\nper = 60",
+            3,
+            "quota.per is a number and should be a text such as \"60s\"",
+        ),
+        (
+            "[[quota]]\ncals = 1\nper = \"1m\"",
+            2,
+            "unknown key quota.cals; did you mean quota.calls?",
+        ),
+        (
+            "[service]\ncloud = \"gcc\"\nbase-url = \"x\"\nscope = \"x\"",
+            3,
+            "service.base-url and service.cloud exclude each other",
+        ),
+        (
+            "[service]\nbase-url = \"x\"",
+            2,
+            "service.base-url needs service.scope: a service of one's own is named by base-url, authority and scope",
+        ),
+        (
+            "[service]\nauthority = \"x\"",
+            2,
+            "service.authority needs service.base-url: a service of one's own is named by base-url, authority and scope",
+        ),
+        (
+            "[identity]\ntoken-file = \"a\"\nclient-secret-file = \"b\"",
+            3,
+            "identity.client-secret-file and identity.token-file exclude each other",
+        ),
+        (
+            "[call]\ntimeout = \"1s\"\ntimeout = \"2s\"",
+            3,
+            "duplicate key",
+        ),
+    ] {
+        let errors = File::parse(text, Path::new("/")).unwrap_err();
+        assert_eq!(errors.len(), 1, "{text}\n{errors:#?}");
+        assert_eq!(
+            (errors[0].line, errors[0].problem.to_string().as_str()),
+            (line, message),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_from_the_first_line_to_the_last() {
+    let text = "[service]\nclowd = \"gcc\"\n[call]\ntimeout = 3\n[a]\n";
+    let errors = File::parse(text, Path::new("/")).unwrap_err();
+    let lines: Vec<usize> = errors.iter().map(|error| error.line).collect();
+    assert_eq!(lines, [2, 4, 5]);
+}
+
+#[test]
+fn a_secret_in_the_file_is_an_error_that_says_where_it_belongs_and_does_not_show_it() {
+    for (text, belongs) in [
+        (
+            "[identity]\nclient-secret = \"hunter2\"",
+            "client-secret-file",
+        ),
+        (
+            "[identity]\nclient_secret = \"hunter2\"",
+            "client-secret-file",
+        ),
+        (
+            "[identity]\nAZURE_CLIENT_SECRET = \"hunter2\"",
+            "client-secret-file",
+        ),
+        ("[identity]\ntoken = \"hunter2\"", "token-file"),
+        ("[identity]\naccess-token = \"hunter2\"", "token-file"),
+        (
+            "[identity]\ncertificate-password = \"hunter2\"",
+            "certificate-file",
+        ),
+        (
+            "[service]\nclient-secret = \"hunter2\"",
+            "client-secret-file",
+        ),
+        ("\nclient-secret = \"hunter2\"", "client-secret-file"),
+    ] {
+        let errors = File::parse(text, Path::new("/")).unwrap_err();
+        let [ConfigError { line: 2, problem }] = &errors[..] else {
+            panic!("{text}: {errors:?}");
+        };
+        assert!(
+            matches!(problem, Problem::Secret { .. }),
+            "{text}: {problem:?}"
+        );
+        assert!(problem.to_string().contains(belongs), "{problem}");
+        assert!(!format!("{errors:?}").contains("hunter2"), "{errors:?}");
+    }
+    // What is no TOML is not quoted either.
+    for text in [
+        "[identity]\nclient-secret = hunter2",
+        "[identity]\nclient-secret = \"hunter2",
+    ] {
+        let errors = File::parse(text, Path::new("/")).unwrap_err();
+        assert!(
+            !format!("{errors:?}{}", errors[0]).contains("hunter2"),
+            "{errors:?}"
+        );
+    }
+}
+
+#[test]
+fn the_file_comes_first_then_the_environment_then_the_flags() {
+    let file = "[identity]\ntenant-id = \"from-file\"\n";
+    let tenant = |settings: &Settings| settings.get(Key::TenantId).cloned().unwrap();
+    let value = |text: &str, source| Value {
+        text: text.to_owned(),
+        source,
+    };
+    let environment = [("AZURE_TENANT_ID", "from-env")];
+    let flags = [(Key::TenantId, "from-flag")];
+    assert_eq!(
+        tenant(&settle(file, &[], &[])),
+        value("from-file", Source::File(2))
+    );
+    assert_eq!(
+        tenant(&settle(file, &environment, &[])),
+        value("from-env", Source::Environment("AZURE_TENANT_ID"))
+    );
+    assert_eq!(
+        tenant(&settle(file, &environment, &flags)),
+        value("from-flag", Source::Flag("--tenant-id"))
+    );
+    let empty = [("AZURE_TENANT_ID", "")];
+    assert_eq!(
+        tenant(&settle(file, &empty, &[])),
+        value("from-file", Source::File(2))
+    );
+    let timeout = settle("", &[], &[]).get(Key::Timeout).cloned();
+    assert_eq!(timeout, Some(value("30s", Source::Default)));
+}
+
+#[test]
+fn whoever_names_a_service_names_the_whole_of_it() {
+    const OWN: &str = "[service]\nbase-url = \"https://one.test\"\nauthority = \"https://login.one.test\"\n\
+                       scope = \"https://one.test/.default\"\nca-file = \"one.pem\"";
+    const GCC: &str = "[service]\ncloud = \"gcc\"\nca-file = \"gcc.pem\"";
+    const EUROPE: &str = "[service]\nregion = \"eu\"\nca-file = \"proxy.pem\"";
+
+    let government = [("AZURE_AUTHORITY_HOST", "https://login.microsoftonline.us")];
+    let two = [
+        (Key::BaseUrl, "https://two.test"),
+        (Key::Scope, "https://two.test/.default"),
+    ];
+    let parts = |settings: Settings| {
+        let service = settings.service();
+        let ca = settings.text(Key::CaFile).map(str::to_owned);
+        service.map(|s| {
+            (
+                s.origin().host().to_owned(),
+                s.authority().host().to_owned(),
+                ca,
+            )
+        })
+    };
+    let expect = |settings, host: &str, authority: &str, ca: Option<&str>| {
+        let expected = (host.to_owned(), authority.to_owned(), ca.map(str::to_owned));
+        assert_eq!(parts(settings), Ok(expected));
+    };
+    let entra = "login.microsoftonline.com";
+    expect(
+        settle("", &[], &[]),
+        "api.security.microsoft.com",
+        entra,
+        None,
+    );
+    expect(
+        settle(OWN, &[], &[]),
+        "one.test",
+        "login.one.test",
+        Some("/etc/x/one.pem"),
+    );
+    // The environment's authority is not that of a service that was named with one.
+    expect(
+        settle(OWN, &government, &[]),
+        "one.test",
+        "login.one.test",
+        Some("/etc/x/one.pem"),
+    );
+    expect(
+        settle(OWN, &government, &two),
+        "two.test",
+        "login.microsoftonline.us",
+        None,
+    );
+    assert!(matches!(
+        settle(OWN, &[], &two).service(),
+        Err(SettingsError::Incomplete {
+            key: Key::Authority
+        })
+    ));
+    let high = [(Key::Cloud, "gcc-high")];
+    let gov = "api-gov.securitycenter.microsoft.us";
+    expect(
+        settle(OWN, &government, &high),
+        gov,
+        "login.microsoftonline.us",
+        None,
+    );
+    expect(
+        settle(GCC, &[], &high),
+        gov,
+        "login.microsoftonline.us",
+        None,
+    );
+    expect(
+        settle(EUROPE, &[], &high),
+        gov,
+        "login.microsoftonline.us",
+        None,
+    );
+    let uk = [(Key::Region, "uk")];
+    let host = "uk.api.security.microsoft.com";
+    expect(
+        settle(EUROPE, &[], &uk),
+        host,
+        entra,
+        Some("/etc/x/proxy.pem"),
+    );
+    assert!(
+        settle(GCC, &[], &uk).service().is_err(),
+        "gcc has no regions"
+    );
+    // A variable that stands there for other tools does not lead tokens astray.
+    let error = settle("", &government, &[])
+        .service()
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("AZURE_AUTHORITY_HOST") && error.contains("gcc-high, dod"),
+        "{error}"
+    );
+}
+
+#[test]
+fn whoever_names_a_credential_replaces_the_others() {
+    const FILE: &str = "[identity]\nauth = \"token-file\"\ntoken-file = \"token\"";
+    let secret = [("AZURE_CLIENT_SECRET", "hunter2")];
+    let has = |settings: &Settings| {
+        [
+            Key::Auth,
+            Key::ClientSecret,
+            Key::ClientSecretFile,
+            Key::TokenFile,
+        ]
+        .map(|key| settings.get(key).is_some())
+    };
+    assert_eq!(has(&settle(FILE, &[], &[])), [true, false, false, true]);
+    let settings = settle(FILE, &secret, &[]);
+    assert_eq!(has(&settings), [false, true, false, false]);
+    assert!(!format!("{settings:?}").contains("hunter2"), "{settings:?}");
+    let flag = [(Key::ClientSecretFile, "s")];
+    assert_eq!(
+        has(&settle(FILE, &secret, &flag)),
+        [false, false, true, false]
+    );
+}
+
+#[test]
+fn a_policy_allows_what_it_lists_and_by_default_to_release_and_to_read() {
+    let origin = || Service::commercial().origin().clone();
+    let routes = |text: &str| settle(text, &[], &[]).policy(origin()).routes().to_vec();
+    let release = Operation::UnrestrictCodeExecution.route();
+    let read = Operation::GetMachineAction.route();
+    assert_eq!(routes(""), [release, read]);
+    assert_eq!(routes("[policy]\nallow = []"), []);
+    assert_eq!(routes(&format!("[policy]\nallow = [\"{read}\"]")), [read]);
+
+    // A denial has the rule that would allow it, and pasted it does.
+    let policy = settle("[policy]\nallow = []", &[], &[]).policy(origin());
+    let denial = policy
+        .allows(Operation::UnrestrictCodeExecution)
+        .unwrap_err();
+    let pasted = format!(
+        "[policy]\nallow = [{:?}]",
+        denial.rule().unwrap().to_string()
+    );
+    assert_eq!(routes(&pasted), [release]);
+}

@@ -219,6 +219,11 @@ impl Host {
         &self.egress.policy
     }
 
+    /// The way out that all calls share.
+    pub(crate) fn egress(&self) -> &Egress {
+        &self.egress
+    }
+
     /// The clock that everything here goes by.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock

@@ -13,7 +13,7 @@
 //! - `egress`: the boundary. One method decides the order.
 //! - [`policy`], [`grant`], [`limits`], [`identity`], [`cloud`], [`transport`], [`clock`]: what it
 //!   decides by. None of them knows of WebAssembly.
-//! - [`config`]: what can be configured, as text in and values out.
+//! - [`config`]: what can be configured, as text in and values out. [`check`]: whether it would work.
 //! - [`release`]: devices, released and followed to the end.
 //! - [`mock`]: a stand-in for the service, for tests and for trying things out.
 //!
@@ -25,6 +25,7 @@
     allow(clippy::unwrap_used, reason = "a test that panics has failed")
 )]
 
+pub mod check;
 pub mod clock;
 pub mod cloud;
 pub mod config;

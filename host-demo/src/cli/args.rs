@@ -12,6 +12,7 @@ use host_demo::config::duration;
 const EXAMPLES: &str = "\
 Examples:
   host-demo demo
+  host-demo check
   host-demo unrestrict 1e5bc9d7e413ddd7902c2932e418702b84d0cc07 --comment 'INC-42: cleaned and validated'
   host-demo status 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a
   host-demo mock --ca-out /tmp/ca.pem --machines 10
@@ -74,6 +75,10 @@ pub(crate) enum Command {
     /// Show a machine action as it stands now.
     Status(Status),
 
+    /// Find out whether releases would work, without changing anything.
+    #[command(after_help = CHECK_HELP)]
+    Check(Check),
+
     /// Show the configuration, or an example of one.
     #[command(subcommand)]
     Config(Config),
@@ -121,6 +126,21 @@ pub(crate) struct Status {
     /// The action's id, a GUID.
     pub(crate) action_id: String,
 
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+}
+
+const CHECK_HELP: &str = "\
+It resolves the service's name, connects, fetches a token, and reads an action that does not exist, which
+costs one call of the quota for reading.
+
+Exit codes:
+  0  all is well
+  1  it works with limits: a right is missing, or something is about to fail
+  2  it does not work";
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
     #[command(flatten)]
     pub(crate) connection: Connection,
 }

@@ -1,6 +1,7 @@
 //! The command `host-demo`: what people and scripts see of the library.
 
 mod args;
+mod check;
 mod config;
 mod connect;
 mod demo;
@@ -60,6 +61,7 @@ async fn dispatch(command: Command, format: args::Output) -> anyhow::Result<Exit
     match command {
         Command::Unrestrict(args) => unrestrict::run(args, format).await,
         Command::Status(args) => status::run(args, format).await,
+        Command::Check(args) => check::run(args, format).await,
         Command::Config(args) => config::run(&args, format),
         Command::Inspect(args) => inspect::run(&args, format),
         Command::Mock(args) => mock::run(args, format).await,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE};
+use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, DATE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -244,6 +244,10 @@ impl Shared {
         if matches!(kind, Some(Kind::Garbage)) {
             line.garble();
         }
+        // hyper would date the answer by the machine's clock.
+        let now = self.clock.wall().strftime("%a, %d %b %Y %H:%M:%S GMT");
+        let date = reply.headers.entry(DATE);
+        date.or_insert_with(|| header_text(now));
         Ok(respond(reply, kind))
     }
 }

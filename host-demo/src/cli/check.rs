@@ -1,0 +1,98 @@
+//! `host-demo check`
+
+use host_demo::check::{self, Facts, Level, Report, Topic, Verdict, Way};
+use serde_json::{Value, json};
+
+use super::args::{self, Output};
+use super::{Exit, config, connect, output};
+
+pub(crate) async fn run(args: args::Check, format: Output) -> anyhow::Result<Exit> {
+    let (connection, settings) = config::settle(&args.connection)?;
+    let (host, service) = connect::settled(&connection, &settings)?;
+    let way = Way {
+        ca_file: connection.ca_file.map(|path| path.display().to_string()),
+        proxy: None,
+    };
+    let facts = check::look(&host, &service, way).await;
+    let report = facts.judge();
+    match format {
+        Output::Json => output::json_line(&to_json(&facts, &report)),
+        Output::Text => print(&facts, &report),
+    }
+    Ok(match report.verdict {
+        Verdict::Ready => Exit::Done,
+        Verdict::Limited => Exit::Failed,
+        Verdict::Unusable => Exit::CouldNotRun,
+    })
+}
+
+fn print(facts: &Facts, report: &Report) {
+    output::line(&format!("{}", facts.service.origin()));
+    for finding in &report.findings {
+        output::line(&format!(
+            "  {:<8} {:<14} {}",
+            finding.level.name(),
+            finding.topic,
+            output::clean(&finding.text)
+        ));
+    }
+    if let Some(how) = &report.how_to_grant {
+        output::line(how);
+    }
+    if facts.read.is_some() {
+        output::line("It cost one call of the quota for reading, and changed nothing.");
+    }
+    output::line(match report.verdict {
+        Verdict::Ready => "Ready.",
+        Verdict::Limited => "It works, with the limits above.",
+        Verdict::Unusable => "It does not work like this.",
+    });
+}
+
+fn to_json(facts: &Facts, report: &Report) -> Value {
+    let claims = facts.token.as_ref().ok();
+    let addresses = facts
+        .addresses
+        .as_ref()
+        .and_then(|found| found.as_ref().ok());
+    let findings: Vec<Value> = report
+        .findings
+        .iter()
+        .map(|finding| {
+            json!({
+                "topic": finding.topic.to_string(),
+                "level": finding.level.name(),
+                "text": finding.text,
+            })
+        })
+        .collect();
+    let right = |topic| {
+        let found = report.findings.iter().find(|f| f.topic == topic)?;
+        (found.level != Level::Unknown).then_some(found.level == Level::Fine)
+    };
+    let rights = check::Ability::ALL.map(|ability| {
+        let topic = Topic::Right(ability);
+        (topic.to_string().replace(' ', "_"), json!(right(topic)))
+    });
+    json!({
+        "type": "check",
+        "verdict": report.verdict.name(),
+        "origin": facts.service.origin().to_string(),
+        "authority": facts.service.authority().to_string(),
+        "scope": facts.service.scope(),
+        "ca_file": facts.way.ca_file,
+        "proxy": facts.way.proxy,
+        "addresses": addresses,
+        "clock_skew_seconds": facts.skew.map(|skew| skew.as_secs()),
+        "tenant": claims.and_then(|c| c.tenant.as_ref()),
+        "application": claims.and_then(|c| c.application.as_ref()),
+        "audience": claims.and_then(|c| c.audience.as_ref()),
+        "expires": claims.and_then(|c| c.expires),
+        "permissions": report.rights.as_ref().map(|rights| &rights.held),
+        "rights": Value::Object(rights.into_iter().collect()),
+        "following": right(Topic::Following),
+        "how_to_grant": report.how_to_grant,
+        "read_calls": u8::from(facts.read.is_some()),
+        "findings": findings,
+    })
+}

@@ -15,8 +15,10 @@ use jiff::{SignedDuration, Timestamp};
 use crate::clock::Moment;
 use crate::cloud::{self, Service};
 use crate::contract::Reason;
+use crate::grant::Operation;
 use crate::host::{CallError, Host, Patience};
 use crate::identity::{Claims, IdentityError};
+use crate::policy::Policy;
 use crate::transport::{TransportError, TransportErrorKind};
 
 /// What is read: no action has this id.
@@ -141,6 +143,8 @@ pub struct Facts {
     pub service: Service,
     /// How it was reached.
     pub way: Way,
+    /// What this host lets out.
+    pub policy: Policy,
     /// The addresses of its name, or why there are none. Absent behind a proxy, which looks for
     /// itself.
     pub addresses: Option<Result<Vec<IpAddr>, String>>,
@@ -185,6 +189,7 @@ pub async fn look(host: &Host, service: &Service, way: Way) -> Facts {
     Facts {
         service: service.clone(),
         way,
+        policy: host.policy().clone(),
         addresses,
         connection,
         skew,
@@ -325,8 +330,8 @@ impl Facts {
         let mut findings = vec![self.name(), self.connection(), self.clock(), self.token()];
         if self.token.is_ok() {
             findings.push(self.audience());
-            let rights = Ability::ALL.map(|ability| right(ability, rights.as_ref()));
-            findings.extend(rights);
+            let found = Ability::ALL.map(|ability| self.right(ability, rights.as_ref()));
+            findings.extend(found);
         }
         findings.push(self.following());
         let worst = findings.iter().map(|finding| finding.level).max();
@@ -377,6 +382,10 @@ impl Facts {
             Some(proxy) => format!("by the proxy {proxy}"),
             None => "no proxy".to_owned(),
         };
+        if let Some(Err(_)) = self.addresses {
+            let text = format!("not without an address ({protection}; {proxy})");
+            return Topic::Connection.found(Level::Unknown, text);
+        }
         match &self.connection {
             Ok(()) => Topic::Connection.found(Level::Fine, format!("{protection}; {proxy}")),
             Err(error) => {
@@ -398,8 +407,8 @@ impl Facts {
                 "behind"
             };
             let text = format!(
-                "this machine's clock is {by} {how} the service's: tokens may be refused as not yet \
-                 valid or as expired; have it set by NTP"
+                "this machine's clock is {by} {how} the service's: tokens may be refused as not \
+                 yet valid or as expired; have it set by NTP"
             );
             (Level::Warning, text)
         } else {
@@ -500,6 +509,29 @@ impl Facts {
         same(audience, resource) && !is_the_new_host(audience)
     }
 
+    fn right(&self, ability: Ability, rights: Option<&Rights>) -> Finding {
+        let topic = Topic::Right(ability);
+        // What the policy says of reading shows when it is tried.
+        if ability == Ability::Release
+            && let Err(denial) = self.policy.allows(Operation::UnrestrictCodeExecution)
+        {
+            return topic.found(Level::Warning, denial.to_string());
+        }
+        let Some(rights) = rights else {
+            return topic.found(Level::Unknown, "the token does not say what it may do");
+        };
+        let wanted = ability.permissions(rights.bearer);
+        match rights.gives(ability) {
+            // Whether the service still takes the older permission shows when it is tried.
+            Some(held) if ability == Ability::ReadActions && held != wanted[0] => topic.found(
+                Level::Fine,
+                format!("{held}; newer pages of Microsoft's ask for {}", wanted[0]),
+            ),
+            Some(held) => topic.found(Level::Fine, held),
+            None => topic.found(Level::Warning, format!("missing: {}", wanted.join(" or "))),
+        }
+    }
+
     fn following(&self) -> Finding {
         let error = match &self.read {
             Some(Ok(())) => {
@@ -517,9 +549,7 @@ impl Facts {
             ),
             (_, Some(Reason::Denied)) => (
                 Level::Warning,
-                format!(
-                    "this host's policy does not allow to read an action, so {UNVERIFIABLE}: {error}"
-                ),
+                format!("this host's policy forbids to read an action, so {UNVERIFIABLE}: {error}"),
             ),
             (CallError::Quota(_) | CallError::Stopped, _)
             | (_, Some(Reason::RateLimited(_) | Reason::ServiceFailure(_))) => {
@@ -535,23 +565,6 @@ impl Facts {
 fn is_the_new_host(audience: &str) -> bool {
     let new = Service::commercial().origin().to_string();
     audience.trim_end_matches('/').eq_ignore_ascii_case(&new)
-}
-
-fn right(ability: Ability, rights: Option<&Rights>) -> Finding {
-    let topic = Topic::Right(ability);
-    let Some(rights) = rights else {
-        return topic.found(Level::Unknown, "the token does not say what it may do");
-    };
-    let wanted = ability.permissions(rights.bearer);
-    match rights.gives(ability) {
-        // Whether the service still takes the older permission shows when it is tried.
-        Some(held) if ability == Ability::ReadActions && held != wanted[0] => topic.found(
-            Level::Fine,
-            format!("{held}; newer pages of Microsoft's ask for {}", wanted[0]),
-        ),
-        Some(held) => topic.found(Level::Fine, held),
-        None => topic.found(Level::Warning, format!("missing: {}", wanted.join(" or "))),
-    }
 }
 
 fn how_to_grant(bearer: Bearer, missing: &[Ability]) -> String {
@@ -571,14 +584,14 @@ fn how_to_grant(bearer: Bearer, missing: &[Ability]) -> String {
         Bearer::Application => ("application", ""),
         Bearer::User => (
             "delegated",
-            " The user needs, in Defender, the permission for active remediation actions (to read: for \
-             viewing data) and access to the devices' group.",
+            " The user needs, in Defender, the permission for active remediation actions (to read: \
+             for viewing data) and access to the devices' group.",
         ),
     };
     format!(
         "In the Entra admin center, under App registrations, the application, API permissions: add \
-         the {kind} permissions {} of WindowsDefenderATP (under \"APIs my organization uses\"), and \
-         grant admin consent. Tokens issued before do not have them.{more}",
+         the {kind} permissions {} of WindowsDefenderATP (under \"APIs my organization uses\"), \
+         and grant admin consent. Tokens issued before do not have them.{more}",
         permissions.join(", ")
     )
 }
@@ -652,6 +665,7 @@ mod tests {
     fn facts() -> Facts {
         Facts {
             service: Service::commercial(),
+            policy: Policy::release_and_read(Service::commercial().origin().clone()),
             way: Way {
                 ca_file: None,
                 proxy: None,

@@ -100,8 +100,8 @@ const ENTRA_GOVERNMENT: &str = "https://login.microsoftonline.us";
 /// Source: Azure/Azure-Sentinel, playbooks that grant it permissions.
 const WINDOWS_DEFENDER_ATP: &str = "fc780465-2017-40d4-a0c5-307022471b92";
 
-/// The audience stays the older resource on the newer host: a token for `api.security.microsoft.com`
-/// is refused there with 403. Source: Microsoft, "Use Microsoft Defender for Endpoint APIs", 2026.
+/// The audience stays the older resource on the newer host: a token for
+/// `api.security.microsoft.com` is refused there with 403. Source: Microsoft, "Use Microsoft Defender for Endpoint APIs", 2026.
 /// The second and the third are what Microsoft's older pages and other clients ask for
 /// (elastic/kibana, demisto/content, splunk-soar-connectors/microsoftdefenderforendpoint).
 const WORLDWIDE: &[&str] = &[
@@ -138,8 +138,8 @@ const fn worldwide(cloud: Cloud, region: Option<Region>, base_url: &'static str)
     }
 }
 
-/// Sources of the hosts: Microsoft, "Supported Microsoft Defender for Endpoint APIs" (commercial and
-/// legacy), "Use Microsoft Defender for Endpoint APIs" (the regions), "Microsoft Defender for
+/// Sources of the hosts: Microsoft, "Supported Microsoft Defender for Endpoint APIs" (commercial
+/// and legacy), "Use Microsoft Defender for Endpoint APIs" (the regions), "Microsoft Defender for
 /// Endpoint for US Government customers" (the others).
 const TABLE: &[Row] = &[
     worldwide(

@@ -28,7 +28,7 @@ const UNRESTRICT_HELP: &str = "\
 Credentials come from the environment, never from arguments:
   AZURE_TENANT_ID, AZURE_CLIENT_ID, AZURE_CLIENT_SECRET  an application with the permission
                                                          Machine.RestrictExecution
-  AZURE_AUTHORITY_HOST                                   another authority than login.microsoftonline.com
+  AZURE_AUTHORITY_HOST                                   the authority of a service of one's own
 or from files: --client-secret-file, --token-file.
 
 Ctrl-C brings what is in flight to its answer, and says what is known of every device; a second one ends at once.
@@ -131,8 +131,8 @@ pub(crate) struct Status {
 }
 
 const CHECK_HELP: &str = "\
-It resolves the service's name, connects, fetches a token, and reads an action that does not exist, which
-costs one call of the quota for reading.
+It resolves the service's name, connects, fetches a token, and reads an action that
+does not exist, which costs one call of the quota for reading.
 
 Exit codes:
   0  all is well
@@ -148,7 +148,7 @@ pub(crate) struct Check {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
     /// Print what holds, and where each value came from.
-    Show(Show),
+    Show(Box<Show>),
 
     /// Print a commented configuration with every key.
     Example,
@@ -172,7 +172,8 @@ pub(crate) struct Plugin {
     #[arg(long = "plugin", value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
 
-    /// Read this configuration instead of host-demo/config.toml in the user's configuration directory.
+    /// Read this configuration instead of host-demo/config.toml in the user's configuration
+    /// directory.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }
@@ -188,11 +189,21 @@ pub(crate) struct Connection {
     pub(crate) timeout: Option<Duration>,
 
     /// Which of Microsoft's clouds [default: commercial].
-    #[arg(long, value_name = "NAME", value_parser = one_of::<Cloud>(Cloud::NAMES), help_heading = "Service")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = one_of::<Cloud>(Cloud::NAMES),
+        help_heading = "Service"
+    )]
     pub(crate) cloud: Option<Cloud>,
 
     /// A part of the commercial cloud that is nearer.
-    #[arg(long, value_name = "NAME", value_parser = one_of::<Region>(Region::NAMES), help_heading = "Service")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = one_of::<Region>(Region::NAMES),
+        help_heading = "Service"
+    )]
     pub(crate) region: Option<Region>,
 
     /// Another service than a cloud of Microsoft's. Name its authority and scope with it.

@@ -38,7 +38,10 @@ pub enum Problem {
     /// There is no such key, or no such section.
     #[error(
         "unknown key {key}; {}",
-        .meant.as_ref().map_or_else(|| format!("there are: {known}"), |m| format!("did you mean {m}?"))
+        match meant {
+            Some(meant) => format!("did you mean {meant}?"),
+            None => format!("there are: {known}"),
+        }
     )]
     UnknownKey {
         /// As it stands there, with its section.
@@ -247,6 +250,9 @@ impl<'a> Reader<'a> {
             Form::Cloud => one_of(Cloud::NAMES),
             Form::Region => one_of(Region::NAMES),
             Form::Duration => duration(text).map(|_| text.to_owned()),
+            Form::Path if text.starts_with('~') => Err(
+                "~ is not replaced; write the whole path, or one from this file's folder".into(),
+            ),
             Form::Path => Ok(self.folder.join(text).display().to_string()),
             _ => Ok(text.to_owned()),
         };
@@ -424,7 +430,7 @@ fn known(section: &str) -> String {
     names.join(", ")
 }
 
-/// The key that was probably meant: one of its section, one of the same name elsewhere, or a section.
+/// What was probably meant: a key of its section, a section, or a key of the same name elsewhere.
 fn meant(section: &str, name: &str) -> Option<String> {
     let here = in_file().filter(|doc| doc.section == section);
     if let Some(name) = nearest(name, here.map(|doc| doc.name)) {

@@ -77,7 +77,11 @@ fn the_example_is_a_configuration_and_so_is_each_line_that_is_commented_out() {
         };
         let text: Vec<String> = EXAMPLE.lines().map(line).collect();
         let parsed = parse(&text.join("\n"));
-        assert_eq!(parsed.values.is_empty(), false, "{on:?}");
+        for name in &on {
+            let name = name.trim_start_matches("# ");
+            let set = parsed.values.keys().any(|key| key.doc().name == name);
+            assert!(set, "{name} is not set by\n{}", text.join("\n"));
+        }
     }
 }
 
@@ -117,7 +121,8 @@ fn a_mistake_is_named_with_its_line_and_what_was_meant() {
         (
             "xyzzy = 1",
             1,
-            "unknown key xyzzy; there are: [service], [identity], [call], [plugin], [policy], [[quota]]",
+            "unknown key xyzzy; there are: [service], [identity], [call], [plugin], \
+             [policy], [[quota]]",
         ),
         (
             "[service]\ncloud = \"gov\"",
@@ -160,6 +165,12 @@ fn a_mistake_is_named_with_its_line_and_what_was_meant() {
             "service.ca-file: is empty; leave the key out",
         ),
         (
+            "[service]\nca-file = \"~/ca.pem\"",
+            2,
+            "service.ca-file: ~ is not replaced; write the whole path, \
+             or one from this file's folder",
+        ),
+        (
             "[policy]\nallow = \"all\"",
             2,
             "policy.allow is a text and should be a list of rules, in [brackets]",
@@ -167,8 +178,8 @@ fn a_mistake_is_named_with_its_line_and_what_was_meant() {
         (
             "[policy]\nallow = [\n  \"POST /api/machines/{id}/unrestrictCodeExecution\",\n]",
             3,
-            "policy.allow: there is no \"POST /api/machines/{id}/unrestrictCodeExecution\"; did you mean \
-             \"POST /api/machines/{machine-id}/unrestrictCodeExecution\"?",
+            "policy.allow: there is no \"POST /api/machines/{id}/unrestrictCodeExecution\"; \
+             did you mean \"POST /api/machines/{machine-id}/unrestrictCodeExecution\"?",
         ),
         (
             "quota = []",
@@ -204,12 +215,14 @@ fn a_mistake_is_named_with_its_line_and_what_was_meant() {
         (
             "[service]\nbase-url = \"x\"",
             2,
-            "service.base-url needs service.scope: a service of one's own is named by base-url, authority and scope",
+            "service.base-url needs service.scope: a service of one's own is named by \
+             base-url, authority and scope",
         ),
         (
             "[service]\nauthority = \"x\"",
             2,
-            "service.authority needs service.base-url: a service of one's own is named by base-url, authority and scope",
+            "service.authority needs service.base-url: a service of one's own is named by \
+             base-url, authority and scope",
         ),
         (
             "[identity]\ntoken-file = \"a\"\nclient-secret-file = \"b\"",
@@ -324,7 +337,8 @@ fn the_file_comes_first_then_the_environment_then_the_flags() {
 
 #[test]
 fn whoever_names_a_service_names_the_whole_of_it() {
-    const OWN: &str = "[service]\nbase-url = \"https://one.test\"\nauthority = \"https://login.one.test\"\n\
+    const OWN: &str = "[service]\nbase-url = \"https://one.test\"\n\
+                       authority = \"https://login.one.test\"\n\
                        scope = \"https://one.test/.default\"\nca-file = \"one.pem\"";
     const GCC: &str = "[service]\ncloud = \"gcc\"\nca-file = \"gcc.pem\"";
     const EUROPE: &str = "[service]\nregion = \"eu\"\nca-file = \"proxy.pem\"";

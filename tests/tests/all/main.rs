@@ -8,7 +8,10 @@
 mod answers;
 mod arguments;
 mod call;
+mod check;
 mod cli;
+mod clouds;
+mod config;
 mod faults;
 mod guest;
 mod identity;

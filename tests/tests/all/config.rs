@@ -1,0 +1,254 @@
+//! The configuration file, as the command finds and uses it.
+
+use host_demo::mock::Api;
+use serde_json::Value;
+
+use super::check::Stage;
+
+const NOBODY: &str = "https://localhost:1";
+
+/// All that a release needs but the secret itself.
+fn complete(stage: &Stage) -> String {
+    format!(
+        "[service]\nbase-url = \"{base}\"\nauthority = \"{base}\"\nscope = \"{scope}\"\n\
+         ca-file = \"ca.pem\"\n\
+         [identity]\ntenant-id = \"{tenant}\"\nclient-id = \"{client}\"\n\
+         client-secret-file = \"secret\"\n",
+        base = stage.mock.base_url(),
+        scope = stage.mock.scope(),
+        tenant = stage.mock.tenant_id(),
+        client = stage.mock.client_id(),
+    )
+}
+
+/// Writes it, with the files that it names, in its own folder.
+fn configured() -> Stage {
+    configure(Stage::new())
+}
+
+fn configure(stage: Stage) -> Stage {
+    let folder = stage
+        .configure(&complete(&stage))
+        .parent()
+        .unwrap()
+        .to_owned();
+    std::fs::write(folder.join("ca.pem"), stage.mock.ca_pem().unwrap()).unwrap();
+    std::fs::write(folder.join("secret"), stage.mock.client_secret()).unwrap();
+    stage
+}
+
+fn release(stage: &Stage) -> [String; 5] {
+    let id = stage.mock.machine_ids().swap_remove(0);
+    ["unrestrict", &id, "--comment", "x", "--no-wait"].map(str::to_owned)
+}
+
+#[test]
+fn with_a_configuration_a_release_needs_no_flag_and_no_variable() {
+    let stage = configured();
+    let _ = stage.bare(release(&stage)).exits(0);
+    assert_eq!(stage.mock.arrivals(Api::UnrestrictCodeExecution), 1);
+}
+
+#[test]
+fn it_is_found_in_the_users_folder_or_by_name_and_never_where_one_stands() {
+    let stage = configured();
+    let elsewhere = stage.home().join("elsewhere");
+    std::fs::rename(stage.home().join(".config/host-demo"), &elsewhere).unwrap();
+    let name = elsewhere.join("config.toml");
+    for place in [
+        "config.toml",
+        "host-demo/config.toml",
+        "host-demo.toml",
+        ".host-demo.toml",
+    ] {
+        let place = stage.home().join(place);
+        std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+        std::fs::copy(&name, place).unwrap();
+    }
+    let (_, err) = stage.bare(release(&stage)).exits(2);
+    assert!(err.contains("no credentials"), "{err}");
+    // A relative folder is none (XDG Base Directory Specification).
+    let (_, err) = stage
+        .bare(release(&stage))
+        .env("XDG_CONFIG_HOME", ".")
+        .exits(2);
+    assert!(err.contains("no credentials"), "{err}");
+
+    let by_name = stage
+        .bare(release(&stage))
+        .args(["--config", "elsewhere/config.toml"]);
+    let _ = by_name.exits(0);
+    let (_, err) = stage
+        .bare(release(&stage))
+        .args(["--config", "nowhere.toml"])
+        .exits(2);
+    assert!(err.contains("nowhere.toml can't be read"), "{err}");
+}
+
+#[test]
+fn what_holds_is_shown_with_where_it_came_from_and_no_secret() {
+    let stage = configured();
+    let file = stage.home().join(".config/host-demo/config.toml");
+    let args = ["config", "show", "--timeout", "5s", "--token-file", "t"];
+    let (out, err) = stage.bare(args).env("AZURE_TENANT_ID", "from-env").exits(0);
+    for line in [
+        format!("# {}", file.display()),
+        format!(
+            "service.base-url             {}  ({}:2)",
+            stage.mock.base_url(),
+            file.display()
+        ),
+        "identity.tenant-id           from-env  (environment AZURE_TENANT_ID)".to_owned(),
+        "identity.token-file          t  (flag --token-file)".to_owned(),
+        "call.timeout                 5s  (flag --timeout)".to_owned(),
+        "quota                        100 calls per 1m, 1500 calls per 1h  (default)".to_owned(),
+    ] {
+        assert!(
+            out.lines().any(|l| l == line),
+            "no line {line:?} in\n{out}{err}"
+        );
+    }
+    assert!(
+        !out.contains("client-secret"),
+        "a flag goes before it:\n{out}"
+    );
+
+    let secret = "hunter2";
+    let show = || {
+        stage
+            .bare(["config", "show"])
+            .env("AZURE_CLIENT_SECRET", secret)
+    };
+    let (out, err) = show().args(["-vvv"]).exits(0);
+    let line = "identity.client-secret       set, hidden  (environment AZURE_CLIENT_SECRET)";
+    assert!(out.contains(line), "{out}");
+    let (json, more) = show().args(["--output", "json"]).exits(0);
+    for text in [&out, &err, &json, &more] {
+        assert!(!text.contains(secret), "{text}");
+    }
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let rows = json["values"].as_array().unwrap();
+    let row = |key: &str| rows.iter().find(|row| row["key"] == key).unwrap();
+    assert_eq!(row("service.scope")["where"], 4);
+    assert_eq!(row("identity.client-secret")["value"], Value::Null);
+    assert_eq!(row("call.timeout")["source"], "default");
+}
+
+#[test]
+fn a_mistake_is_named_with_its_file_and_line_and_nothing_is_sent() {
+    let stage = configured();
+    let path = stage.configure(&format!("{}[call]\ntimeot = \"5s\"\n", complete(&stage)));
+    for args in [
+        &release(&stage)[..],
+        &["check".into()],
+        &["config".into(), "show".into()],
+    ] {
+        let (_, err) = stage.bare(args).exits(2);
+        let expected = format!(
+            "{}:11: unknown key call.timeot; did you mean call.timeout?",
+            path.display()
+        );
+        assert!(err.contains(&expected), "{err}");
+    }
+    assert_eq!(stage.mock.requests().len(), 0);
+}
+
+#[test]
+fn the_printed_example_is_a_configuration() {
+    let stage = Stage::new();
+    let (example, _) = stage.bare(["config", "example"]).exits(0);
+    stage.configure(&example);
+    let (out, _) = stage.bare(["config", "show"]).exits(0);
+    assert!(out.contains("service.region               eu"), "{out}");
+}
+
+#[test]
+fn a_flag_that_names_a_cloud_leaves_nothing_of_the_configured_service() {
+    let stage = configured();
+    let (out, _) = stage
+        .bare(["config", "show", "--cloud", "gcc-high"])
+        .exits(0);
+    assert!(
+        out.contains("gcc-high") && !out.contains(stage.mock.base_url()),
+        "{out}"
+    );
+    let (_, err) = stage
+        .bare(["config", "show", "--cloud", "gcc", "--region", "eu"])
+        .exits(2);
+    assert!(err.contains("the cloud gcc has no regions"), "{err}");
+    let (_, err) = stage.bare(["config", "show", "--cloud", "gov"]).exits(2);
+    assert!(err.contains("gcc-high"), "{err}");
+}
+
+#[test]
+fn what_entra_issues_for_a_cloud_is_asked_for_at_that_cloud_only() {
+    let stage = Stage::new();
+    let scope = "https://api.securitycenter.microsoft.com/.default";
+    let entra = "https://login.microsoftonline.com";
+    let args = [
+        "check",
+        "--base-url",
+        stage.mock.base_url(),
+        "--authority",
+        entra,
+    ];
+    let (_, err) = stage.bare(args).args(["--scope", scope]).exits(2);
+    assert!(err.contains("must not be sent to"), "{err}");
+    let (_, err) = stage
+        .bare(["check"])
+        .env("AZURE_AUTHORITY_HOST", NOBODY)
+        .exits(2);
+    assert!(err.contains("AZURE_AUTHORITY_HOST"), "{err}");
+    assert_eq!(stage.mock.requests().len(), 0);
+}
+
+#[test]
+fn what_the_policy_denies_is_logged_with_the_rule_that_pasted_allows_it() {
+    let stage = configured();
+    let base = complete(&stage);
+    stage.configure(&format!(
+        "{base}[policy]\nallow = [\"GET /api/machineactions/{{action-id}}\"]\n"
+    ));
+    let (_, err) = stage.bare(release(&stage)).args(["-v"]).exits(2);
+    let rule = err.split_once("rule=").unwrap_or_else(|| panic!("{err}")).1;
+    let rule = &rule[..rule[1..].find('"').unwrap() + 2];
+    assert_eq!(
+        rule,
+        "\"POST /api/machines/{machine-id}/unrestrictCodeExecution\""
+    );
+    assert_eq!(stage.mock.arrivals(Api::UnrestrictCodeExecution), 0);
+
+    stage.configure(&format!("{base}[policy]\nallow = [{rule}]\n"));
+    let _ = stage.bare(release(&stage)).exits(0);
+    assert_eq!(stage.mock.arrivals(Api::UnrestrictCodeExecution), 1);
+
+    let (out, _) = stage.bare(["inspect"]).exits(0);
+    assert!(
+        out.contains(stage.mock.base_url()) && !out.contains("GET /api"),
+        "{out}"
+    );
+}
+
+#[test]
+fn the_configured_quota_is_the_one_that_is_kept() {
+    let stage = configure(Stage::scaled(200));
+    let base = complete(&stage);
+    stage.configure(&format!("{base}[[quota]]\ncalls = 1\nper = \"1m\"\n"));
+    let args = [
+        "unrestrict",
+        "--comment",
+        "x",
+        "--no-wait",
+        "--time-scale",
+        "200",
+    ];
+    let _ = stage.bare(args).args(stage.mock.machine_ids()).exits(0);
+    let minute = std::time::Duration::from_secs(60);
+    let most = stage
+        .mock
+        .most_in_any_window(Api::UnrestrictCodeExecution, minute);
+    assert_eq!(
+        (stage.mock.arrivals(Api::UnrestrictCodeExecution), most),
+        (3, 1)
+    );
+}

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::network::Network;
 use crate::policy::{Origin, OriginError};
 
 macro_rules! names {
@@ -266,6 +267,7 @@ pub struct Service {
     authority: Origin,
     scope: String,
     ca: Option<Vec<u8>>,
+    network: Network,
 }
 
 /// A service that can't be.
@@ -380,6 +382,7 @@ impl Service {
             authority,
             scope: scope.to_owned(),
             ca: None,
+            network: Network::default(),
         })
     }
 
@@ -389,6 +392,20 @@ impl Service {
     pub fn with_ca(mut self, pem: Vec<u8>) -> Self {
         self.ca = Some(pem);
         self
+    }
+
+    /// Reaches this service's two origins in this way.
+    #[must_use]
+    pub fn with_network(mut self, network: Network) -> Self {
+        self.network = network;
+        self
+    }
+
+    /// Whether a host is one of the cloud table's: for those the platform's resolver is trusted,
+    /// because their certificates vouch for them and nobody else decides where they lead.
+    pub fn is_listed(host: &str) -> bool {
+        let is_of = |row: &Row| row.base_url.strip_prefix("https://") == Some(host);
+        TABLE.iter().any(is_of) || ENTRA_HOSTS.contains(&host)
     }
 
     /// Where the API is.
@@ -423,6 +440,11 @@ impl Service {
     /// What a token is asked for.
     pub fn scope(&self) -> &str {
         &self.scope
+    }
+
+    /// How it is reached.
+    pub const fn network(&self) -> &Network {
+        &self.network
     }
 
     /// The certificate authorities to trust instead of the operating system's, as PEM.

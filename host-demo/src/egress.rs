@@ -330,6 +330,7 @@ const fn wasi_error(kind: TransportErrorKind) -> WasiError {
             rcode: None,
             info_code: None,
         },
+        TransportErrorKind::Address => WasiError::DestinationIpProhibited,
         TransportErrorKind::Refused => WasiError::ConnectionRefused,
         TransportErrorKind::ConnectTimeout => WasiError::ConnectionTimeout,
         TransportErrorKind::Certificate => WasiError::TlsCertificateError,

@@ -65,7 +65,7 @@ impl Setup {
         let egress = Egress {
             policy: self.policy,
             tokens: self.tokens,
-            transport: Transport::new(self.service.ca())?,
+            transport: Transport::new(&self.service)?,
             clock: Arc::clone(&self.clock),
         };
         Ok(Host {

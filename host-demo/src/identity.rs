@@ -247,7 +247,7 @@ impl ClientSecret {
             secret: Secret::new(secret),
             authority: service.authority().to_string(),
             scope: service.scope().to_owned(),
-            transport: Transport::new(service.ca())?,
+            transport: Transport::new(service)?,
             clock,
             cached: RwLock::new(None),
             renewal: tokio::sync::Mutex::new(()),
@@ -262,7 +262,7 @@ impl ClientSecret {
 
     async fn fetch(&self) -> Result<Cached, IdentityError> {
         let http = Arc::new(TokenEndpoint {
-            client: self.transport.client().clone(),
+            transport: self.transport.clone(),
             failure: std::sync::Mutex::new(None),
         });
         let mut cloud = CustomConfiguration::default();
@@ -350,7 +350,7 @@ impl TokenSource for ClientSecret {
 /// the trace id).
 #[derive(Debug)]
 struct TokenEndpoint {
-    client: reqwest::Client,
+    transport: Transport,
     failure: std::sync::Mutex<Option<Failure>>,
 }
 
@@ -418,8 +418,12 @@ impl TokenEndpoint {
                 "the request has a body that can't be sent".to_owned(),
             ));
         };
+        self.transport
+            .allows(request.url())
+            .map_err(Failure::NoAnswer)?;
         let mut outgoing = self
-            .client
+            .transport
+            .client()
             .request(reqwest::Method::POST, request.url().clone())
             .timeout(TOKEN_TIMEOUT)
             .body(body);

@@ -13,6 +13,7 @@
 //! - `egress`: the boundary. One method decides the order.
 //! - [`policy`], [`grant`], [`limits`], [`identity`], [`cloud`], [`transport`], [`clock`]: what it
 //!   decides by. None of them knows of WebAssembly.
+//! - [`network`], [`guard`]: how a service is reached, and which addresses may be dialled for it.
 //! - [`config`]: what can be configured, as text in and values out. [`check`]: whether it would work.
 //! - [`release`]: devices, released and followed to the end.
 //! - [`mock`]: a stand-in for the service, for tests and for trying things out.
@@ -32,12 +33,15 @@ pub mod config;
 pub mod contract;
 mod egress;
 pub mod grant;
+pub mod guard;
 pub mod host;
 pub mod id;
 pub mod identity;
 pub mod limits;
 pub mod mock;
+pub mod network;
 pub mod plugin;
 pub mod policy;
 pub mod release;
+mod resolve;
 pub mod transport;

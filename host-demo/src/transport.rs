@@ -1,7 +1,7 @@
 //! Sending one request, once.
 //!
-//! Nothing here repeats, follows or decides: no redirects, no retries, no proxy from the
-//! environment.
+//! Nothing here repeats or follows: no redirects, no retries, no proxy from the environment. Where a
+//! name may lead is [`guard`](crate::guard)'s decision, asked for at each connection.
 
 use std::error::Error as _;
 use std::pin::Pin;
@@ -17,6 +17,9 @@ use rustls::pki_types::pem::PemObject as _;
 
 use crate::clock::{Clock, Moment};
 use crate::policy::Origin;
+use crate::cloud::Service;
+use crate::guard::{Guard, Refusal};
+use crate::resolve::{self, Guarded, Lookup};
 
 /// How long a connection may take to come about, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,6 +27,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an unused connection is kept. Shorter than the idle time-outs of common load balancers,
 /// so that a request is seldom sent into a connection that is being closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// All the headers of an answer, names and values, and how many there may be.
+const RESPONSE_HEADERS_MAX: u32 = 64 * 1024;
+const RESPONSE_HEADERS_COUNT: usize = 100;
+
+/// The older ones are no longer safe (RFC 8996).
+const TLS_VERSIONS: [&rustls::SupportedProtocolVersion; 2] =
+    [&rustls::version::TLS13, &rustls::version::TLS12];
 
 /// A transport that can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -45,15 +56,19 @@ pub enum SetupError {
         /// The service's.
         service: Origin,
     },
+    /// The service or the proxy is named by an address that is never one.
+    #[error(transparent)]
+    Address(#[from] Refusal),
     /// The HTTP client could not be made.
     #[error("the HTTP client could not be set up: {0}")]
     Client(String),
 }
 
-/// A pooled connection to one set of trust roots.
+/// Pooled connections to one service's origins.
 #[derive(Clone, Debug)]
 pub struct Transport {
     client: reqwest::Client,
+    guard: Arc<Guard>,
 }
 
 /// Why no answer came.
@@ -71,6 +86,8 @@ pub struct TransportError {
 pub enum TransportErrorKind {
     /// The name has no address.
     Dns,
+    /// The name's addresses, or the address, may not be dialled.
+    Address,
     /// Nothing listens there, or the way is barred.
     Refused,
     /// No connection came about in time.
@@ -92,6 +109,7 @@ impl TransportErrorKind {
     pub const fn may_have_arrived(self) -> bool {
         match self {
             Self::Dns
+            | Self::Address
             | Self::Refused
             | Self::ConnectTimeout
             | Self::Certificate
@@ -104,11 +122,36 @@ impl TransportErrorKind {
 }
 
 impl Transport {
-    /// A transport that trusts the certificate authorities in `ca` (PEM), or without it the
-    /// operating system's.
-    pub fn new(ca: Option<&[u8]>) -> Result<Self, SetupError> {
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls(ca)?)
+    /// A transport to the service's origins, that trusts its certificate authorities, or where it
+    /// has none the operating system's.
+    pub fn new(service: &Service) -> Result<Self, SetupError> {
+        Self::with_lookup(service, resolve::platform())
+    }
+
+    pub(crate) fn with_lookup(service: &Service, lookup: Lookup) -> Result<Self, SetupError> {
+        let network = service.network();
+        let proxy = network.proxy();
+        let hosts = [service.origin().host(), service.authority().host()];
+        let guard = Arc::new(Guard {
+            trusted: hosts
+                .into_iter()
+                .filter(|host| Service::is_listed(host))
+                .map(str::to_owned)
+                .collect(),
+            proxy: proxy.and_then(|p| p.url().host_str()).map(str::to_owned),
+            permitted: network.permitted().to_vec(),
+        });
+        for host in hosts.into_iter().chain(guard.proxy.as_deref()) {
+            allows(&guard, host)?;
+        }
+        let mut builder = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls(service.ca())?)
+            .dns_resolver(Guarded {
+                guard: Arc::clone(&guard),
+                lookup,
+            })
+            .http1_max_headers(RESPONSE_HEADERS_COUNT)
+            .http2_max_header_list_size(RESPONSE_HEADERS_MAX)
             .redirect(reqwest::redirect::Policy::none())
             // By default a request goes out again after a refused stream or a GOAWAY: up to three
             // arrivals for one permit.
@@ -117,10 +160,28 @@ impl Transport {
             .referer(false)
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(IDLE_TIMEOUT)
-            .tcp_nodelay(true)
+            .tcp_nodelay(true);
+        if let Some(proxy) = proxy {
+            // For `https` only: a request over `http` would be handed to the proxy, token and all.
+            let mut tunnel = reqwest::Proxy::https(proxy.url().clone())
+                .map_err(|e| SetupError::Client(root_cause(&e)))?;
+            if let Some(credentials) = proxy.credentials() {
+                tunnel = tunnel.custom_http_auth(credentials.clone());
+            }
+            builder = builder.proxy(tunnel);
+        }
+        let client = builder
             .build()
             .map_err(|e| SetupError::Client(root_cause(&e)))?;
-        Ok(Self { client })
+        Ok(Self { client, guard })
+    }
+
+    /// Decides about an address in a URL, which no resolver gets to see.
+    pub(crate) fn allows(&self, url: &reqwest::Url) -> Result<(), TransportError> {
+        allows(&self.guard, url.host_str().unwrap_or_default()).map_err(|refusal| TransportError {
+            kind: TransportErrorKind::Address,
+            detail: refusal.to_string(),
+        })
     }
 
     /// Sends the request and waits for the answer's head.
@@ -156,6 +217,8 @@ impl Transport {
         };
         let request = reqwest::Request::try_from(http::Request::from_parts(head, body))
             .map_err(|e| describe(&e, &origin))?;
+        // After the client's reading of the URL, which knows more ways to write an address.
+        self.allows(request.url())?;
         let response = self
             .client
             .execute(request)
@@ -170,11 +233,18 @@ impl Transport {
     }
 }
 
+/// Decides about a URL's host, where it is an address.
+fn allows(guard: &Guard, host: &str) -> Result<(), Refusal> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare.parse()
+        .map_or(Ok(()), |address| guard.literal(address))
+}
+
 /// TLS 1.2 or 1.3, with the platform's verifier or with the given roots alone.
 fn tls(ca: Option<&[u8]>) -> Result<rustls::ClientConfig, SetupError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(&TLS_VERSIONS)
         .map_err(|e| SetupError::Client(e.to_string()))?;
     let mut config = match ca {
         Some(pem) => {
@@ -243,6 +313,8 @@ pub(crate) fn describe(error: &reqwest::Error, origin: &str) -> TransportError {
                 CONNECT_TIMEOUT.as_secs()
             ),
         )
+    } else if let Some(refusal) = find::<Refusal>(error) {
+        (Kind::Address, refusal.to_string())
     } else if is_about_the_name(error) {
         (
             Kind::Dns,

@@ -234,6 +234,25 @@ pub(crate) struct Connection {
     #[arg(long, value_name = "FILE", help_heading = "Service")]
     pub(crate) ca_file: Option<PathBuf>,
 
+    /// Reach the service and its authority through this HTTP proxy. None is taken from the
+    /// environment.
+    #[arg(long, value_name = "URL", help_heading = "Network")]
+    pub(crate) proxy: Option<String>,
+
+    /// A file with the proxy's credentials, as user:password.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "proxy",
+        help_heading = "Network"
+    )]
+    pub(crate) proxy_credentials_file: Option<PathBuf>,
+
+    /// Let the names of another service lead to this private network or address too, such as
+    /// 10.1.0.0/16.
+    #[arg(long = "allow-address", value_name = "CIDR", help_heading = "Network")]
+    pub(crate) allow_addresses: Vec<String>,
+
     /// The tenant [env: AZURE_TENANT_ID].
     #[arg(long, value_name = "ID", help_heading = "Identity")]
     pub(crate) tenant_id: Option<String>,

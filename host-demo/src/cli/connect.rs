@@ -10,6 +10,7 @@ use host_demo::cloud::Service;
 use host_demo::config::{Key, Settings};
 use host_demo::host::{Host, Setup};
 use host_demo::identity::{ClientSecret, FixedToken, TokenSource};
+use host_demo::network::{Network, Proxy};
 use host_demo::plugin::{self, Plugin};
 
 use super::{args, config};
@@ -93,7 +94,24 @@ fn service(args: &args::Connection, settings: &Settings) -> anyhow::Result<Servi
     if let Some(path) = &args.ca_file {
         service = service.with_ca(read(path, "the CA file")?);
     }
-    Ok(service)
+    Ok(service.with_network(network(args)?))
+}
+
+fn network(args: &args::Connection) -> anyhow::Result<Network> {
+    let mut network = Network::default();
+    for permitted in &args.allow_addresses {
+        network = network.permitting(permitted)?;
+    }
+    let Some(url) = &args.proxy else {
+        return Ok(network);
+    };
+    let mut proxy = Proxy::new(url)?;
+    if let Some(path) = &args.proxy_credentials_file {
+        let text =
+            String::from_utf8(read(path, "the proxy credentials' file")?).unwrap_or_default();
+        proxy = proxy.with_credentials(text.trim_end_matches(['\r', '\n']))?;
+    }
+    Ok(network.through(proxy))
 }
 
 fn clock(scale: u32, service: &Service) -> anyhow::Result<Arc<dyn Clock>> {

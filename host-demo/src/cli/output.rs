@@ -103,6 +103,7 @@ pub(crate) fn advice(error: &CallError) -> Option<&'static str> {
         TransportErrorKind::Dns
         | TransportErrorKind::Refused
         | TransportErrorKind::ConnectTimeout => Some("check the network and the service's URL"),
+        TransportErrorKind::Address => Some("a private network is permitted with --allow-address"),
         _ => None,
     }
 }

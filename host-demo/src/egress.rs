@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Scheme;
 use http_body_util::{BodyExt as _, Limited};
 use wasmtime_wasi_http::{
@@ -19,6 +19,7 @@ use wasmtime_wasi_http::{
     WasiHttpHooks,
 };
 
+use crate::answer::{Answer as AnswerBody, Needle};
 use crate::clock::{Clock, Moment};
 use crate::cloud;
 use crate::contract::connection;
@@ -26,14 +27,10 @@ use crate::grant::{Grant, Operation};
 use crate::identity::{BearerToken, IdentityError, TokenSource};
 use crate::limits::Permit;
 use crate::policy::{Denial, Policy};
-use crate::transport::{Transport, TransportError, TransportErrorKind};
+use crate::transport::{RESPONSE_HEADERS_MAX, Transport, TransportError, TransportErrorKind};
 
 /// The longest comment, with every character escaped, is a quarter of this.
 const REQUEST_BODY_MAX: usize = 128 * 1024;
-
-/// Above what the guest reads of an answer (1 MiB), so that it is the guest who says that one is
-/// too long.
-const RESPONSE_BODY_MAX: usize = 2 * 1024 * 1024;
 
 /// What a guest may send along. `host` is set by the library below, from the authority that was
 /// checked.
@@ -101,6 +98,8 @@ pub(crate) struct Seen {
     pub(crate) denial: Option<Denial>,
     pub(crate) identity: Option<IdentityError>,
     pub(crate) transport: Option<TransportError>,
+    /// The answer repeats the token.
+    pub(crate) echoed: bool,
 }
 
 impl Call {
@@ -171,7 +170,7 @@ impl Call {
 
     /// Lets the call's one request leave, and its answer in.
     async fn send(
-        &self,
+        self: &Arc<Self>,
         request: http::Request<WasiBody>,
     ) -> Result<http::Response<WasiBody>, WasiError> {
         let (mut head, body) = request.into_parts();
@@ -198,7 +197,7 @@ impl Call {
             .send(head, body, clock, self.deadline)
             .await
         {
-            Ok(response) => Ok(self.admit(response)),
+            Ok(response) => self.admit(response, token.header()),
             Err(error) => {
                 tracing::warn!(%error, "no answer");
                 let code = wasi_error(error.kind);
@@ -244,7 +243,11 @@ impl Call {
 
     /// The answer's head is here: from now on the call counts from now, and the guest sees what it
     /// may see.
-    fn admit(&self, response: http::Response<reqwest::Body>) -> http::Response<WasiBody> {
+    fn admit(
+        self: &Arc<Self>,
+        response: http::Response<reqwest::Body>,
+        bearer: &HeaderValue,
+    ) -> Result<http::Response<WasiBody>, WasiError> {
         let now = self.egress.clock.now();
         let (mut head, body) = response.into_parts();
         {
@@ -255,15 +258,31 @@ impl Call {
             state.seen.status = Some(head.status.as_u16());
         }
         tracing::debug!(status = head.status.as_u16(), "answer");
+        let size = section_size(&head.headers);
+        if size > RESPONSE_HEADERS_MAX {
+            return Err(WasiError::HttpResponseHeaderSectionSize(Some(size)));
+        }
         head.headers = visible(&head.headers);
-        let body = Limited::new(body, RESPONSE_BODY_MAX).map_err(|error| {
-            if error.is::<http_body_util::LengthLimitError>() {
-                WasiError::HttpResponseBodySize(None)
-            } else {
-                WasiError::HttpResponseIncomplete
-            }
-        });
-        http::Response::from_parts(head, body.boxed_unsync())
+        let bearer = bearer.as_bytes();
+        let needle = Needle::new(bearer.strip_prefix(b"Bearer ").unwrap_or(bearer));
+        if head.headers.values().any(|v| needle.is_in(v.as_bytes())) {
+            self.note_echo();
+            return Err(WasiError::HttpProtocolError);
+        }
+        let call = Arc::clone(self);
+        let body = AnswerBody::new(
+            body,
+            needle,
+            Box::new(move || call.note_echo()),
+            Arc::clone(&self.egress.clock),
+            self.deadline,
+        );
+        Ok(http::Response::from_parts(head, body.boxed_unsync()))
+    }
+
+    fn note_echo(&self) {
+        tracing::warn!("the answer repeats the token, and is withheld");
+        self.state().seen.echoed = true;
     }
 
     /// Nothing was sent, for certain: the permit's slot is free again.
@@ -317,6 +336,15 @@ fn visible(headers: &HeaderMap) -> HeaderMap {
         }
     }
     visible
+}
+
+/// Names, values, and what stands between them.
+fn section_size(headers: &HeaderMap) -> u32 {
+    let bytes: usize = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 /// Rounded up: the guest is told when it is worth asking again.

@@ -128,6 +128,16 @@ pub enum CallError {
     /// The caller stopped waiting for the quota. Nothing was sent.
     #[error("stopped while waiting for the quota")]
     Stopped,
+    /// The service's answer repeats the token that the request carried. It was kept from the
+    /// plugin, and nothing that the plugin says of it counts.
+    #[error(
+        "the service's answer repeats the token, and was withheld; find out what stands between \
+         here and the API; {}", meaning(*.effect)
+    )]
+    TokenEchoed {
+        /// Whether something can have happened.
+        effect: Effect,
+    },
     /// The call's time was up.
     #[error("no answer within {} s; {}", .after.as_secs_f64(), meaning(*.effect))]
     TimedOut {
@@ -161,7 +171,9 @@ impl CallError {
         match self {
             Self::Answered { error, .. } => error.effect,
             Self::Identity(_) | Self::Quota(_) | Self::Stopped => Effect::None,
-            Self::TimedOut { effect, .. } | Self::Fault { effect, .. } => *effect,
+            Self::TimedOut { effect, .. }
+            | Self::Fault { effect, .. }
+            | Self::TokenEchoed { effect } => *effect,
         }
     }
 
@@ -289,6 +301,12 @@ impl Host {
         };
         let seen = begun.call.end();
         let effect = seen.effect(begun.grant.operation());
+        if seen.echoed {
+            if let Some(Ok(Err(error))) = &result {
+                self.heed(begun, error, &seen);
+            }
+            return Err(CallError::TokenEchoed { effect });
+        }
         match result {
             None => Err(CallError::TimedOut {
                 after: self.call_timeout,

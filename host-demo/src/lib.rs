@@ -26,6 +26,7 @@
     allow(clippy::unwrap_used, reason = "a test that panics has failed")
 )]
 
+mod answer;
 pub mod check;
 pub mod clock;
 pub mod cloud;

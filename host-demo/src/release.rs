@@ -303,7 +303,10 @@ fn concerns_all(error: &CallError) -> bool {
         return false;
     }
     match error {
-        CallError::Identity(_) | CallError::Quota(_) | CallError::Stopped => true,
+        CallError::Identity(_)
+        | CallError::Quota(_)
+        | CallError::Stopped
+        | CallError::TokenEchoed { .. } => true,
         CallError::Fault { .. } | CallError::TimedOut { .. } => false,
         CallError::Answered { error, .. } => match &error.reason {
             Reason::InvalidArgument(argument) => argument.parameter == "comment",
@@ -316,7 +319,10 @@ fn concerns_all(error: &CallError) -> bool {
 fn can_be_read_later(error: &CallError) -> bool {
     match error {
         CallError::TimedOut { .. } | CallError::Identity(_) => true,
-        CallError::Quota(_) | CallError::Stopped | CallError::Fault { .. } => false,
+        CallError::Quota(_)
+        | CallError::Stopped
+        | CallError::TokenEchoed { .. }
+        | CallError::Fault { .. } => false,
         CallError::Answered { error, .. } => matches!(
             error.reason,
             Reason::NotFound

@@ -29,7 +29,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// All the headers of an answer, names and values, and how many there may be.
-const RESPONSE_HEADERS_MAX: u32 = 64 * 1024;
+pub(crate) const RESPONSE_HEADERS_MAX: u32 = 64 * 1024;
 const RESPONSE_HEADERS_COUNT: usize = 100;
 
 /// The older ones are no longer safe (RFC 8996).

@@ -16,6 +16,10 @@ use crate::clock::{Clock, Moment, Sleep};
 /// too long.
 const BODY_MAX: usize = 2 * 1024 * 1024;
 
+/// In how many pieces it may come: each costs the host and the guest some turns, however small it
+/// is. Of one byte each, two million would keep a processor busy for seconds.
+const PIECES_MAX: usize = 10_000;
+
 /// How long the next part of a body may take.
 pub(crate) const IDLE_MAX: Duration = Duration::from_secs(10);
 
@@ -167,6 +171,7 @@ pub(crate) type OnEcho = Box<dyn FnOnce() + Send>;
 /// not theirs.
 pub(crate) struct Answer<B> {
     body: Limited<B>,
+    pieces: usize,
     search: Search,
     /// What came and is not handed on yet, because the token may begin in it.
     held: Bytes,
@@ -188,6 +193,7 @@ impl<B> Answer<B> {
     ) -> Self {
         Self {
             body: Limited::new(body, BODY_MAX),
+            pieces: 0,
             search: Search::new(needle),
             held: Bytes::new(),
             on_echo: Some(on_echo),
@@ -200,6 +206,10 @@ impl<B> Answer<B> {
 
     /// What can be handed on after this piece.
     fn sift(&mut self, piece: Bytes) -> Result<Bytes, WasiError> {
+        self.pieces += 1;
+        if self.pieces > PIECES_MAX {
+            return Err(WasiError::HttpResponseTransferCoding(None));
+        }
         if self.search.finds(&piece) {
             if let Some(on_echo) = self.on_echo.take() {
                 on_echo();
@@ -386,6 +396,14 @@ mod tests {
     fn what_is_too_short_for_a_token_is_not_searched_for() {
         assert!(!Needle::new(b"application").is_in(b"application/json"));
         assert!(!Needle::new(b"").is_in(b""));
+    }
+
+    #[test]
+    fn a_body_in_crumbs_is_given_up() {
+        let (got, end, _) = read(&vec![&b"x"[..]; PIECES_MAX + 1]);
+        assert_eq!((got.len(), end.is_err()), (PIECES_MAX, true));
+        let (got, end, _) = read(&vec![&b"x"[..]; PIECES_MAX]);
+        assert_eq!((got.len(), end), (PIECES_MAX, Ok(())));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod clouds;
 mod config;
 mod faults;
 mod guest;
+mod hostile_servers;
 mod identity;
 mod load;
 mod logs;

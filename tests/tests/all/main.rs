@@ -24,3 +24,4 @@ mod quota;
 mod reasons;
 mod release;
 mod transport;
+mod transport_guard;

@@ -1,0 +1,364 @@
+//! The way out: through a proxy only where one is configured, and back in without the token.
+
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use host_demo::contract::Effect;
+use host_demo::host::{CallError, Host};
+use host_demo::identity::{ClientSecret, IdentityError};
+use host_demo::mock::{Duplicate, Fault, Grant, Mock};
+use host_demo::network::{Network, Proxy as Settings};
+use host_demo::transport::TransportErrorKind as Kind;
+use tests::binary::host_demo_binary;
+use tests::world::{World, release};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+/// A proxy that makes tunnels, or does not, and reads all that goes through them.
+struct Proxy {
+    url: String,
+    read: Arc<Mutex<Read>>,
+    server: tokio::task::JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Read {
+    /// The requests for tunnels.
+    requests: Vec<String>,
+    /// What went through them, both ways.
+    bytes: Vec<u8>,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl Proxy {
+    /// That answers every request with this status, and tunnels where it is 200.
+    async fn answering(status: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let read = Arc::new(Mutex::new(Read::default()));
+        let for_server = Arc::clone(&read);
+        let server = tokio::spawn(async move {
+            let mut tunnels = tokio::task::JoinSet::new();
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                tunnels.spawn(tunnel(client, status, Arc::clone(&for_server)));
+            }
+        });
+        Self { url, read, server }
+    }
+
+    fn requests(&self) -> Vec<String> {
+        self.read.lock().unwrap().requests.clone()
+    }
+
+    fn saw(&self, text: &str) -> bool {
+        let read = self.read.lock().unwrap();
+        let mut windows = read.bytes.windows(text.len());
+        windows.any(|window| window == text.as_bytes())
+    }
+
+    /// The way through it, with credentials.
+    fn settings(&self) -> Network {
+        let proxy = Settings::new(&self.url).unwrap();
+        Network::default().through(proxy.with_credentials("user:hunter2").unwrap())
+    }
+}
+
+async fn tunnel(mut client: TcpStream, status: u16, read: Arc<Mutex<Read>>) {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        match client.read_u8().await {
+            Ok(byte) => request.push(byte),
+            Err(_) => return,
+        }
+    }
+    let request = String::from_utf8(request).unwrap();
+    let authority = request.split(' ').nth(1).unwrap().to_owned();
+    read.lock().unwrap().requests.push(request);
+    let answer = format!("HTTP/1.1 {status} X\r\n\r\n");
+    let _ = client.write_all(answer.as_bytes()).await;
+    if status != 200 {
+        return;
+    }
+    let mut server = TcpStream::connect(&authority).await.unwrap();
+    let (mut up, mut down) = ([0; 4096], [0; 4096]);
+    loop {
+        let (bytes, to) = tokio::select! {
+            n = client.read(&mut up) => (&up[..n.unwrap_or(0)], &mut server),
+            n = server.read(&mut down) => (&down[..n.unwrap_or(0)], &mut client),
+        };
+        read.lock().unwrap().bytes.extend_from_slice(bytes);
+        if bytes.is_empty() || to.write_all(bytes).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The world's host, with another way to the service, for its identity too.
+fn host_through(world: &World, network: Network) -> Host {
+    world.another_host(|setup| {
+        let mock = &world.mock;
+        setup.service = setup.service.clone().with_network(network);
+        let [tenant, id, secret] = [mock.tenant_id(), mock.client_id(), mock.client_secret()];
+        let clock = world.clock_of_host();
+        let tokens = ClientSecret::new(&setup.service, tenant, id, secret.to_owned(), clock);
+        setup.tokens = Arc::new(tokens.unwrap());
+    })
+}
+
+#[tokio::test]
+async fn through_a_proxy_go_tunnels_and_it_learns_where_to_and_no_more() {
+    let world = World::new().await;
+    let proxy = Proxy::answering(200).await;
+    let host = host_through(&world, proxy.settings());
+    release(&host, &world.machine(0), "a comment of ours")
+        .await
+        .unwrap();
+    assert_eq!(world.releases(), 1);
+
+    let authority = world.mock.base_url().strip_prefix("https://").unwrap();
+    // One for the token, and one for the release.
+    let requests = proxy.requests();
+    assert_eq!(requests.len(), 2, "{requests:?}");
+    for request in requests {
+        let mut lines: Vec<&str> = request.lines().filter(|line| !line.is_empty()).collect();
+        lines[1..].sort_unstable();
+        let expected = [
+            format!("CONNECT {authority} HTTP/1.1"),
+            format!("Host: {authority}"),
+            // "user:hunter2" (RFC 7617, section 2).
+            "proxy-authorization: Basic dXNlcjpodW50ZXIy".to_owned(),
+        ];
+        assert!(
+            lines
+                .iter()
+                .map(|l| l.to_lowercase())
+                .eq(expected.iter().map(|l| l.to_lowercase())),
+            "{lines:?}"
+        );
+    }
+    for secret in [
+        "Bearer",
+        "eyJ",
+        "unrestrict",
+        "a comment of ours",
+        world.mock.client_secret(),
+    ] {
+        assert!(!proxy.saw(secret), "the proxy saw {secret}");
+    }
+}
+
+#[tokio::test]
+async fn behind_a_proxy_the_services_certificate_is_checked_all_the_same() {
+    let world = World::new().await;
+    let other = Mock::builder().start().await.unwrap();
+    let proxy = Proxy::answering(200).await;
+    let host = world.another_host(|setup| {
+        let ca = other.ca_pem().unwrap().as_bytes().to_vec();
+        setup.service = setup
+            .service
+            .clone()
+            .with_ca(ca)
+            .with_network(proxy.settings());
+    });
+    let error = release(&host, &world.machine(0), "x").await.unwrap_err();
+    let CallError::Answered {
+        detail: Some(detail),
+        ..
+    } = &error
+    else {
+        panic!("{error:?}")
+    };
+    assert_eq!(detail.kind, Kind::Certificate, "{detail}");
+    assert_eq!((proxy.requests().len(), world.releases()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_proxy_that_makes_no_tunnel_means_that_nothing_was_sent() {
+    let world = World::new().await;
+    for status in [204, 301, 403, 407, 502] {
+        let proxy = Proxy::answering(status).await;
+        let host = world.another_host(|setup| {
+            setup.service = setup.service.clone().with_network(proxy.settings());
+        });
+        let error = release(&host, &world.machine(0), "x").await.unwrap_err();
+        assert_eq!(error.effect(), Effect::None, "{status}: {error:?}");
+        let shown = format!("{error} {error:?}");
+        assert!(
+            !shown.contains("hunter2") && !shown.contains("dXNl"),
+            "{shown}"
+        );
+        assert_eq!(proxy.requests().len(), 1, "{status}: it is asked once");
+        // Nor is there another way to a token.
+        let host = host_through(&world, proxy.settings());
+        let error = release(&host, &world.machine(0), "x").await.unwrap_err();
+        assert!(
+            matches!(error, CallError::Identity(IdentityError::NoAnswer(_))),
+            "{status}: {error:?}"
+        );
+    }
+    assert_eq!(world.releases(), 0);
+}
+
+/// Handed to a proxy, it would be a request with a token in it, for the proxy to read.
+#[tokio::test]
+async fn what_is_not_encrypted_goes_through_no_proxy() {
+    let world = World::with(|scene| scene.plain_http = true).await;
+    let proxy = Proxy::answering(200).await;
+    let host = world.another_host(|setup| {
+        setup.service = setup.service.clone().with_network(proxy.settings());
+    });
+    release(&host, &world.machine(0), "x").await.unwrap();
+    assert!(proxy.requests().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_comes_from_an_argument_and_none_from_the_environment() {
+    let world = World::with(|scene| scene.switches.duplicate = Duplicate::Create).await;
+    let named = Proxy::answering(200).await;
+    let in_the_environment = Proxy::answering(200).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let ca = file("ca.pem", world.mock.ca_pem().unwrap());
+    let token = file("token", &world.mock.token(Grant::default()));
+    let credentials = file("credentials", "user:hunter2\n");
+    let (base, scope, machine) = (world.mock.base_url(), world.mock.scope(), world.machine(0));
+    let binary = host_demo_binary();
+    let run = |more: &[&str]| {
+        let mut command = Command::new(&binary);
+        command
+            .args([
+                "unrestrict",
+                &machine,
+                "--comment",
+                "x",
+                "--no-wait",
+                "-vvv",
+            ])
+            .args(["--base-url", base, "--authority", base, "--scope", &scope])
+            .args(["--ca-file", &ca, "--token-file", &token])
+            .args(more)
+            .env_clear()
+            .env("XDG_CACHE_HOME", binary.with_file_name("host-demo-cache"))
+            .env("NO_PROXY", "*");
+        for name in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+            command.env(name, &in_the_environment.url);
+        }
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !said.contains("hunter2") && !said.contains("dXNl"),
+            "{said}"
+        );
+        (output.status.code(), said)
+    };
+
+    let (code, said) = run(&[]);
+    assert_eq!((code, named.requests().len()), (Some(0), 0), "{said}");
+    let (code, said) = run(&[
+        "--proxy",
+        &named.url,
+        "--proxy-credentials-file",
+        &credentials,
+    ]);
+    assert_eq!((code, named.requests().len()), (Some(0), 1), "{said}");
+    assert!(in_the_environment.requests().is_empty());
+
+    for (arguments, problem) in [
+        (
+            &["--proxy", "http://user:hunter2@proxy.corp:3128"][..],
+            "given apart",
+        ),
+        (&["--proxy", "socks5://proxy.corp"], "http:// or https://"),
+        (&["--proxy", "http://169.254.169.254"], "metadata service"),
+        (&["--proxy-credentials-file", &credentials], "--proxy"),
+        (
+            &[
+                "--proxy",
+                "http://proxy.corp",
+                "--proxy-credentials-file",
+                &ca,
+            ],
+            "user:password",
+        ),
+        (&["--allow-address", "everything"], "not a network"),
+    ] {
+        let (code, said) = run(arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(problem), "{arguments:?}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_repeats_the_token_fails_the_call_and_shows_nobody_the_token() {
+    let world = World::new().await;
+    let token = world.mock.token(Grant::default());
+    let escaped: String = token.bytes().map(|b| format!("\\u{b:04x}")).collect();
+    let host = world.host_with_token(&token);
+    let body = |text: &str| format!(r#"{{"error":{{"code":"x","message":"got Bearer {text}"}}}}"#);
+    for (status, fault, effect) in [
+        (200, Fault::answer(200, body(&token)), Effect::Unknown),
+        (400, Fault::answer(400, body(&token)), Effect::None),
+        (403, Fault::answer(403, body(&escaped)), Effect::None),
+        (429, Fault::answer(429, body(&token)), Effect::None),
+        (500, Fault::answer(500, body(&token)), Effect::Unknown),
+        (
+            502,
+            Fault::answer(502, "").header("content-type", &token),
+            Effect::Unknown,
+        ),
+    ] {
+        world.mock.inject(fault);
+        let before = world.releases();
+        let error = world
+            .play(release(&host, &world.machine(0), "x"))
+            .await
+            .unwrap_err();
+        assert_eq!(error, CallError::TokenEchoed { effect }, "{status}");
+        assert_eq!(world.releases(), before + 1, "{status}: one request");
+        let shown = format!("{error} {error:?}");
+        assert!(!shown.contains(&token[..20]), "{shown}");
+    }
+}
+
+/// A 429 is heeded, whatever else is in it.
+#[tokio::test]
+async fn an_answer_that_repeats_the_token_still_closes_the_quota() {
+    let world = World::new().await;
+    let token = world.mock.token(Grant::default());
+    let host = world.host_with_token(&token);
+    world
+        .mock
+        .inject(Fault::answer(429, &*token.leak()).header("retry-after", "7"));
+    release(&host, &world.machine(0), "x").await.unwrap_err();
+    let impatient = host_demo::host::Patience {
+        until: Some(host_demo::clock::Clock::now(&world.clock)),
+        ..Default::default()
+    };
+    let machine = world.machine(0);
+    let refused = host
+        .unrestrict_code_execution(&machine, "x", impatient)
+        .await;
+    assert!(matches!(refused, Err(CallError::Quota(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_header_that_no_guest_sees_may_say_what_it_likes() {
+    let world = World::new().await;
+    let token = world.mock.token(Grant::default());
+    let host = world.host_with_token(&token);
+    world
+        .mock
+        .inject(Fault::answer(404, "{}").header("x-debug", &token));
+    let error = release(&host, &world.machine(0), "x").await.unwrap_err();
+    assert_eq!(error.reason().map(|r| r.name()), Some("not-found"));
+}

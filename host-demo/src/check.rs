@@ -100,15 +100,16 @@ impl Rights {
     pub fn of(claims: &Claims) -> Option<Self> {
         // Every token of Entra's names its audience, also one without a right.
         claims.audience.as_ref()?;
-        Some(match &claims.scopes {
-            Some(scopes) => Self {
-                bearer: Bearer::User,
-                held: scopes.split_whitespace().map(str::to_owned).collect(),
-            },
-            None => Self {
+        Some(if claims.scopes.is_empty() {
+            Self {
                 bearer: Bearer::Application,
                 held: claims.roles.clone(),
-            },
+            }
+        } else {
+            Self {
+                bearer: Bearer::User,
+                held: claims.scopes.clone(),
+            }
         })
     }
 
@@ -425,9 +426,10 @@ impl Facts {
         let unsaid = "(not said)";
         let mut text = format!(
             "{} {} in tenant {}",
-            match claims.scopes {
-                Some(_) => "a user, by application",
-                None => "application",
+            if claims.scopes.is_empty() {
+                "application"
+            } else {
+                "a user, by application"
             },
             claims.application.as_deref().unwrap_or(unsaid),
             claims.tenant.as_deref().unwrap_or(unsaid),
@@ -437,7 +439,7 @@ impl Facts {
             level = Level::Unknown;
             text = "the token is none that tells what it is".to_owned();
         }
-        if let Some(end) = claims.expires.and_then(|s| Timestamp::from_second(s).ok()) {
+        if let Some(end) = claims.expires {
             let left = end.duration_since(self.now);
             if left <= SignedDuration::ZERO {
                 level = Level::Fatal;
@@ -656,7 +658,7 @@ mod tests {
         Claims {
             roles: roles.iter().map(ToString::to_string).collect(),
             audience: Some(OLD.to_owned()),
-            expires: Some(1_769_807_482 + 3600),
+            expires: Timestamp::from_second(1_769_807_482 + 3600).ok(),
             ..Claims::default()
         }
     }
@@ -694,7 +696,7 @@ mod tests {
         use Ability::{FindMachines, ReadActions, Release, Restrict};
 
         let user = |scopes: &str| Claims {
-            scopes: Some(scopes.to_owned()),
+            scopes: scopes.split(' ').map(str::to_owned).collect(),
             ..claims(&["Machine.RestrictExecution"])
         };
         for (claims, missing) in [
@@ -783,7 +785,7 @@ mod tests {
         ] {
             let mut facts = facts();
             if let Ok(claims) = &mut facts.token {
-                claims.expires = Some(1_769_807_482 + left);
+                claims.expires = Timestamp::from_second(1_769_807_482 + left).ok();
             }
             assert_eq!(
                 level(&facts.judge(), Topic::Token),

@@ -102,9 +102,10 @@ const ENTRA_GOVERNMENT: &str = "https://login.microsoftonline.us";
 const WINDOWS_DEFENDER_ATP: &str = "fc780465-2017-40d4-a0c5-307022471b92";
 
 /// The audience stays the older resource on the newer host: a token for
-/// `api.security.microsoft.com` is refused there with 403. Source: Microsoft, "Use Microsoft Defender for Endpoint APIs", 2026.
-/// The second and the third are what Microsoft's older pages and other clients ask for
-/// (elastic/kibana, demisto/content, splunk-soar-connectors/microsoftdefenderforendpoint).
+/// `api.security.microsoft.com` is refused there with 403. Source: Microsoft, "Use Microsoft
+/// Defender for Endpoint APIs", 2026. The second and the third are what Microsoft's older pages and
+/// other clients ask for (elastic/kibana, demisto/content,
+/// splunk-soar-connectors/microsoftdefenderforendpoint).
 const WORLDWIDE: &[&str] = &[
     "https://api.securitycenter.microsoft.com",
     "https://api.securitycenter.windows.com",

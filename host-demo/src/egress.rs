@@ -95,6 +95,8 @@ pub(crate) struct Seen {
     pub(crate) may_have_arrived: bool,
     /// The status of the answer.
     pub(crate) status: Option<u16>,
+    /// The token that the service refused with 401.
+    pub(crate) rejected: Option<BearerToken>,
     pub(crate) denial: Option<Denial>,
     pub(crate) identity: Option<IdentityError>,
     pub(crate) transport: Option<TransportError>,
@@ -197,7 +199,13 @@ impl Call {
             .send(head, body, clock, self.deadline)
             .await
         {
-            Ok(response) => self.admit(response, token.header()),
+            Ok(response) => {
+                let admitted = self.admit(response, token.header());
+                if self.state().seen.status == Some(401) {
+                    self.state().seen.rejected = Some(token);
+                }
+                admitted
+            }
             Err(error) => {
                 tracing::warn!(%error, "no answer");
                 let code = wasi_error(error.kind);

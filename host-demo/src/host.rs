@@ -119,7 +119,8 @@ pub enum CallError {
         /// What the transport saw, where it failed.
         detail: Option<TransportError>,
     },
-    /// There was no token. Nothing was sent.
+    /// There was no token, or the service refused the one there was and no other could be had.
+    /// Nothing was changed.
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The quota has no room before the caller's patience ends. Nothing was sent.
@@ -203,11 +204,11 @@ impl Host {
     ) -> Result<MachineAction, CallError> {
         let target = machine_id.parse().ok().map(Target::Machine);
         let grant = Grant::new(Operation::UnrestrictCodeExecution, target);
-        let call = self.begin(grant, patience).await?;
-        let running = self
-            .plugin
-            .unrestrict_code_execution(call.way_out(), machine_id, comment);
-        self.finish(&call, running).await
+        self.call(grant, patience, |way_out| {
+            self.plugin
+                .unrestrict_code_execution(way_out, machine_id, comment)
+        })
+        .await
     }
 
     /// Reads a machine action, as the contract's `get-machine-action` does. Waits and ends as
@@ -219,11 +220,11 @@ impl Host {
         patience: Patience,
     ) -> Result<MachineAction, CallError> {
         let target = action_id.parse().ok().map(Target::Action);
-        let call = self
-            .begin(Grant::new(Operation::GetMachineAction, target), patience)
-            .await?;
-        let running = self.plugin.get_machine_action(call.way_out(), action_id);
-        self.finish(&call, running).await
+        let grant = Grant::new(Operation::GetMachineAction, target);
+        self.call(grant, patience, |way_out| {
+            self.plugin.get_machine_action(way_out, action_id)
+        })
+        .await
     }
 
     /// What may leave.
@@ -253,6 +254,36 @@ impl Host {
             application: principal.application,
             operation,
         })
+    }
+
+    /// A call, and once more where the service refuses the token with 401 and another one can be
+    /// had: as a call of its own, with a store, a grant and a permit of its own. A 401 says that
+    /// nothing was changed.
+    async fn call<F>(
+        &self,
+        grant: Grant,
+        patience: Patience,
+        run: impl Fn(Arc<Call>) -> F,
+    ) -> Result<MachineAction, CallError>
+    where
+        F: Future<Output = Result<Result<MachineAction, contract::Error>, Fault>>,
+    {
+        let first = self.begin(grant.clone(), patience.clone()).await?;
+        let result = self.finish(&first, run(first.way_out())).await;
+        let rejected = match &result {
+            Err(CallError::Answered { .. }) => first.call.end().rejected,
+            _ => None,
+        };
+        let Some(rejected) = rejected else {
+            return result;
+        };
+        drop(first);
+        if !self.egress.tokens.renew(&rejected).await? {
+            return result;
+        }
+        tracing::warn!("the service refused the token; the call is made again with another one");
+        let second = self.begin(grant, patience).await?;
+        self.finish(&second, run(second.way_out())).await
     }
 
     /// Everything that comes before the call's time begins to run.

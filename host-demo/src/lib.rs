@@ -14,7 +14,8 @@
 //! - [`policy`], [`grant`], [`limits`], [`identity`], [`cloud`], [`transport`], [`clock`]: what it
 //!   decides by. None of them knows of WebAssembly.
 //! - [`network`], [`guard`]: how a service is reached, and which addresses may be dialled for it.
-//! - [`config`]: what can be configured, as text in and values out. [`check`]: whether it would work.
+//! - [`config`]: what can be configured, as text in and values out. [`check`]: whether it would
+//!   work.
 //! - [`release`]: devices, released and followed to the end.
 //! - [`mock`]: a stand-in for the service, for tests and for trying things out.
 //!

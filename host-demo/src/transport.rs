@@ -1,7 +1,7 @@
 //! Sending one request, once.
 //!
-//! Nothing here repeats or follows: no redirects, no retries, no proxy from the environment. Where a
-//! name may lead is [`guard`](crate::guard)'s decision, asked for at each connection.
+//! Nothing here repeats or follows: no redirects, no retries, no proxy from the environment. Where
+//! a name may lead is [`guard`](crate::guard)'s decision, asked for at each connection.
 
 use std::error::Error as _;
 use std::pin::Pin;
@@ -16,9 +16,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use crate::clock::{Clock, Moment};
-use crate::policy::Origin;
 use crate::cloud::Service;
 use crate::guard::{Guard, Refusal};
+use crate::policy::Origin;
 use crate::resolve::{self, Guarded, Lookup};
 
 /// How long a connection may take to come about, TLS included.

@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use host_demo::clock::SystemClock;
 use host_demo::cloud::Service;
 use host_demo::host::{Host, Patience, Setup};
-use host_demo::identity::{ClientSecret, FixedToken, TokenSource};
+use host_demo::identity::{FixedToken, Identity, Method, Settings, TokenSource};
 use host_demo::limits::Quota;
 use host_demo::plugin::{self, Plugin};
+use host_demo::transport::Transport;
 use serde_json::Value;
 use tests::bare::{self, COMMENT, Error};
 use tests::binary::host_demo_binary;
@@ -307,15 +308,20 @@ fn host(stand_in: &StandIn) -> Result<Host, Error> {
     let mut service = Service::custom(base_url, base_url, stand_in.says("scope"))?;
     let tokens: Arc<dyn TokenSource> = if stand_in.is_secure() {
         service = service.with_ca(stand_in.ca.clone());
-        let [tenant, client, secret] =
-            ["tenant_id", "client_id", "client_secret"].map(|name| stand_in.says(name));
-        let clock = Arc::new(SystemClock::new());
-        Arc::new(ClientSecret::new(
+        let [tenant_id, client_id, client_secret] = ["tenant_id", "client_id", "client_secret"]
+            .map(|name| Some(stand_in.says(name).to_owned()));
+        let settings = Settings {
+            tenant_id,
+            client_id,
+            client_secret,
+            ..Settings::default()
+        };
+        Arc::new(Identity::new(
+            Method::ClientSecret,
+            settings,
             &service,
-            tenant,
-            client,
-            secret.to_owned(),
-            clock,
+            Transport::new(&service)?,
+            Arc::new(SystemClock::new()),
         )?)
     } else {
         Arc::new(FixedToken::new(&stand_in.token)?)

@@ -11,11 +11,12 @@ use host_demo::cloud::Service;
 use host_demo::contract::MachineAction;
 use host_demo::grant::Operation;
 use host_demo::host::{CALL_TIMEOUT, CallError, Host, Patience, Setup};
-use host_demo::identity::{ClientSecret, FixedToken, TokenSource};
+use host_demo::identity::{FixedToken, Identity, Method, Settings, TokenSource};
 use host_demo::limits::Quota;
 use host_demo::mock::{Api, Arrival, Duplicate, Fault, Grant, Mock, Switches};
 use host_demo::plugin::{self, Plugin};
 use host_demo::policy::Policy;
+use host_demo::transport::Transport;
 use tokio::task::yield_now;
 use wasmtime::Engine;
 
@@ -179,7 +180,7 @@ impl World {
     }
 
     /// The token source of an application (its tenant, its id and its secret), for a service.
-    pub fn client_secret(&self, service: &Service, application: [&str; 3]) -> ClientSecret {
+    pub fn client_secret(&self, service: &Service, application: [&str; 3]) -> Identity {
         client_secret(service, application, &self.watched)
     }
 
@@ -360,12 +361,15 @@ fn application(mock: &Mock) -> [&str; 3] {
     [mock.tenant_id(), mock.client_id(), mock.client_secret()]
 }
 
-fn client_secret(
-    service: &Service,
-    [tenant, id, secret]: [&str; 3],
-    clock: &Watched,
-) -> ClientSecret {
+fn client_secret(service: &Service, [tenant, id, secret]: [&str; 3], clock: &Watched) -> Identity {
+    let settings = Settings {
+        tenant_id: Some(tenant.to_owned()),
+        client_id: Some(id.to_owned()),
+        client_secret: Some(secret.to_owned()),
+        ..Settings::default()
+    };
+    let transport = Transport::new(service).expect("the transport is set up");
     let clock = Arc::new(clock.clone());
-    ClientSecret::new(service, tenant, id, secret.to_owned(), clock)
+    Identity::new(Method::ClientSecret, settings, service, transport, clock)
         .expect("the identity is set up")
 }

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use host_demo::cloud::{Cloud, Region};
 use host_demo::config::duration;
+use host_demo::identity::Method;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -29,7 +30,14 @@ Credentials come from the environment, never from arguments:
   AZURE_TENANT_ID, AZURE_CLIENT_ID, AZURE_CLIENT_SECRET  an application with the permission
                                                          Machine.RestrictExecution
   AZURE_AUTHORITY_HOST                                   the authority of a service of one's own
-or from files: --client-secret-file, --token-file.
+or from files: --client-secret-file, --token-file. With --auth METHOD, from elsewhere:
+  client-secret       as above; what is meant without --auth
+  client-certificate  AZURE_CLIENT_CERTIFICATE_PATH, a PEM file with the certificate and its key
+  workload-identity   AZURE_FEDERATED_TOKEN_FILE, another issuer's token that the application trusts
+  managed-identity    the Azure machine that this runs on
+  azure-cli           the user who is signed in: az login
+  device-code         a user who signs in with a browser, here or elsewhere
+  default             the first of these that is there, without device-code
 
 Ctrl-C brings what is in flight to its answer, and says what is known of every device; a second one ends at once.
 
@@ -260,6 +268,15 @@ pub(crate) struct Connection {
     /// The application [env: AZURE_CLIENT_ID].
     #[arg(long, value_name = "ID", help_heading = "Identity")]
     pub(crate) client_id: Option<String>,
+
+    /// How to get a token. See below.
+    #[arg(
+        long,
+        value_name = "METHOD",
+        conflicts_with = "token_file",
+        help_heading = "Identity"
+    )]
+    pub(crate) auth: Option<Method>,
 
     /// A file with the application's secret, instead of AZURE_CLIENT_SECRET.
     #[arg(long, value_name = "FILE", help_heading = "Identity")]

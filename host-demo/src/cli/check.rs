@@ -11,7 +11,7 @@ pub(crate) async fn run(args: args::Check, format: Output) -> anyhow::Result<Exi
     let (host, service) = connect::settled(&connection, &settings)?;
     let way = Way {
         ca_file: connection.ca_file.map(|path| path.display().to_string()),
-        proxy: None,
+        proxy: connection.proxy.clone(),
     };
     let facts = check::look(&host, &service, way).await;
     let report = facts.judge();
@@ -87,7 +87,7 @@ fn to_json(facts: &Facts, report: &Report) -> Value {
         "tenant": claims.and_then(|c| c.tenant.as_ref()),
         "application": claims.and_then(|c| c.application.as_ref()),
         "audience": claims.and_then(|c| c.audience.as_ref()),
-        "expires": claims.and_then(|c| c.expires),
+        "expires": claims.and_then(|c| c.expires).map(|end| end.as_second()),
         "permissions": report.rights.as_ref().map(|rights| &rights.held),
         "rights": Value::Object(rights.into_iter().collect()),
         "following": right(Topic::Following),

@@ -40,6 +40,8 @@ pub(crate) fn settle(args: &args::Connection) -> anyhow::Result<(args::Connectio
         client_id: text(Key::ClientId),
         client_secret_file: file(&args.client_secret_file, Key::ClientSecretFile),
         token_file: file(&args.token_file, Key::TokenFile),
+        proxy: text(Key::Proxy),
+        proxy_credentials_file: file(&args.proxy_credentials_file, Key::ProxyCredentialsFile),
         ..args.clone()
     };
     Ok((settled, settings))
@@ -72,6 +74,12 @@ fn flags(args: &args::Connection) -> Vec<(Key, String)> {
         (Key::ClientId, args.client_id.clone()),
         (Key::ClientSecretFile, path(&args.client_secret_file)),
         (Key::TokenFile, path(&args.token_file)),
+        (Key::Auth, args.auth.map(|method| method.to_string())),
+        (Key::Proxy, args.proxy.clone()),
+        (
+            Key::ProxyCredentialsFile,
+            path(&args.proxy_credentials_file),
+        ),
         (Key::Timeout, timeout),
         (Key::Plugin, path(&args.plugin.file)),
     ]

@@ -9,10 +9,12 @@ use host_demo::clock::{Clock, SystemClock};
 use host_demo::cloud::Service;
 use host_demo::config::{Key, Settings};
 use host_demo::host::{Host, Setup};
-use host_demo::identity::{ClientSecret, FixedToken, TokenSource};
+use host_demo::identity::{self, FixedToken, Identity, Method, Prompt, SignIn, TokenSource};
 use host_demo::network::{Network, Proxy};
 use host_demo::plugin::{self, Plugin};
+use host_demo::transport::Transport;
 
+use super::output::clean;
 use super::{args, config};
 
 /// A host for the service and the identity that the arguments and the environment name.
@@ -130,70 +132,119 @@ fn tokens(
     service: &Service,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<Arc<dyn TokenSource>> {
-    let auth = settings.text(Key::Auth);
-    match auth {
-        None | Some("client-secret" | "token-file") => {}
-        Some(other) => bail!(
-            "{} {other:?} is not known; there are: client-secret, token-file",
-            Key::Auth
-        ),
-    }
-    if settings.get(Key::CertificateFile).is_some() {
-        bail!(
-            "{} is set, and there is no way to sign in with it",
-            Key::CertificateFile
-        );
-    }
-    let token_file = args
-        .token_file
-        .as_ref()
-        .filter(|_| auth != Some("client-secret"));
-    if auth == Some("token-file") && token_file.is_none() {
-        bail!(
-            "{} is \"token-file\", and no token file is named",
-            Key::Auth
-        );
-    }
-    if let Some(path) = token_file {
-        let text = String::from_utf8(read(path, "the token file")?).unwrap_or_default();
-        let token = FixedToken::new(&text)
-            .with_context(|| format!("the token file {} is not usable", path.display()))?;
-        return Ok(Arc::new(token));
-    }
-    let tenant = args.tenant_id.clone();
-    let client_id = args.client_id.clone();
-    let secret = match &args.client_secret_file {
+    let token_file = args.token_file.as_deref();
+    let method =
+        match (settings.text(Key::Auth), token_file) {
+            (None, Some(path)) | (Some("token-file"), Some(path)) => return fixed(path),
+            (Some("token-file"), None) => {
+                bail!(
+                    "{} is \"token-file\", and no token file is named",
+                    Key::Auth
+                )
+            }
+            (Some(name), _) => Some(name.parse::<Method>().with_context(|| {
+                format!("{} is {name:?}; besides, there is token-file", Key::Auth)
+            })?),
+            (None, None) => None,
+        };
+    let read_file = |key: Key, what: &str| {
+        let path = settings.text(key).map(Path::new);
+        path.map(|path| read(path, what)).transpose()
+    };
+    let client_secret = match &args.client_secret_file {
         Some(path) => {
             let text = String::from_utf8(read(path, "the secret's file")?)
                 .ok()
                 .with_context(|| format!("the secret's file {} is not text", path.display()))?;
             Some(text.trim().to_owned()).filter(|secret| !secret.is_empty())
         }
-        None => environment("AZURE_CLIENT_SECRET"),
+        // Where a later source names another credential, the environment's is not meant.
+        None if settings.get(Key::ClientSecret).is_some() => environment("AZURE_CLIENT_SECRET"),
+        None => None,
     };
-    match (tenant, client_id, secret) {
-        (Some(tenant), Some(client_id), Some(secret)) => Ok(Arc::new(ClientSecret::new(
-            service, &tenant, &client_id, secret, clock,
-        )?)),
-        (tenant, client_id, secret) => {
-            let missing: Vec<&str> = [
-                ("AZURE_TENANT_ID", tenant.is_none()),
-                ("AZURE_CLIENT_ID", client_id.is_none()),
-                ("AZURE_CLIENT_SECRET", secret.is_none()),
-            ]
-            .into_iter()
-            .filter_map(|(name, missing)| missing.then_some(name))
-            .collect();
-            bail!(
-                "no credentials: {} not set. Set them for an application with the permission \
-                 Machine.RestrictExecution, or name a file with --client-secret-file or --token-file",
-                if missing.len() == 1 {
-                    format!("{} is", missing[0])
-                } else {
-                    format!("{} are", missing.join(", "))
-                }
-            )
-        }
+    let credentials = identity::Settings {
+        tenant_id: args.tenant_id.clone(),
+        client_id: args.client_id.clone(),
+        client_secret,
+        certificate: read_file(Key::CertificateFile, "the certificate's file")?,
+        federated_token_file: settings.text(Key::FederatedTokenFile).map(PathBuf::from),
+        // The machine's own endpoint is never behind a proxy.
+        machine_transport: match args.proxy {
+            Some(_) => Some(Transport::new(
+                &service.clone().with_network(Network::default()),
+            )?),
+            None => None,
+        },
+        // Azure CLI sees of it what the library lets through.
+        environment: std::env::vars_os().collect(),
+        prompt: Some(Arc::new(OnStandardError)),
+        ..identity::Settings::default()
+    };
+    let method = match method {
+        Some(method) => method,
+        None => usual(&credentials)?,
+    };
+    let transport = Transport::new(service)?;
+    let identity = Identity::new(method, credentials, service, transport, clock)?;
+    Ok(Arc::new(identity))
+}
+
+fn fixed(path: &Path) -> anyhow::Result<Arc<dyn TokenSource>> {
+    let text = String::from_utf8(read(path, "the token file")?).unwrap_or_default();
+    let token = FixedToken::new(&text)
+        .with_context(|| format!("the token file {} is not usable", path.display()))?;
+    Ok(Arc::new(token))
+}
+
+/// How to sign in where nobody says how: as an application, with what there is, and if there is
+/// nothing with what is missing said. Another way is asked for by its name.
+fn usual(credentials: &identity::Settings) -> anyhow::Result<Method> {
+    let missing: Vec<&str> = [
+        ("AZURE_TENANT_ID", credentials.tenant_id.is_none()),
+        ("AZURE_CLIENT_ID", credentials.client_id.is_none()),
+        (
+            "AZURE_CLIENT_SECRET",
+            credentials.client_secret.is_none()
+                && credentials.certificate.is_none()
+                && credentials.federated_token_file.is_none(),
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(name, missing)| missing.then_some(name))
+    .collect();
+    if !missing.is_empty() {
+        bail!(
+            "no credentials: {} not set. Set them for an application with the permission \
+             Machine.RestrictExecution, or name a file with --client-secret-file or --token-file, \
+             or another way with --auth",
+            if missing.len() == 1 {
+                format!("{} is", missing[0])
+            } else {
+                format!("{} are", missing.join(", "))
+            }
+        )
+    }
+    // Azure's own order.
+    Ok(if credentials.client_secret.is_some() {
+        Method::ClientSecret
+    } else if credentials.certificate.is_some() {
+        Method::ClientCertificate
+    } else {
+        Method::WorkloadIdentity
+    })
+}
+
+/// Shows how to sign in, beside what is printed for programs.
+struct OnStandardError;
+
+impl Prompt for OnStandardError {
+    fn show(&self, sign_in: &SignIn) {
+        eprintln!(
+            "To sign in, open {} and enter the code {} within {} minutes.",
+            clean(&sign_in.page),
+            clean(&sign_in.code),
+            sign_in.expires_in.as_secs() / 60
+        );
     }
 }
 

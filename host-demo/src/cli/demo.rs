@@ -9,10 +9,11 @@ use host_demo::clock::{Clock, SystemClock};
 use host_demo::cloud::Service;
 use host_demo::contract::MachineAction;
 use host_demo::host::{CallError, Host, Patience, Setup};
-use host_demo::identity::{ClientSecret, TokenSource as _};
+use host_demo::identity::{Identity, Method, Settings, TokenSource as _};
 use host_demo::limits::Quota;
 use host_demo::mock::{Api, Duplicate, Mock, Switches};
 use host_demo::release::{self, Outcome, Plan, Reporter, Verdict};
+use host_demo::transport::Transport;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 
@@ -72,11 +73,17 @@ pub(crate) async fn run() -> anyhow::Result<Exit> {
         "The host fetches a token from {}, and keeps it to itself:",
         mock.authority()
     ));
-    let tokens = Arc::new(ClientSecret::new(
+    let settings = Settings {
+        tenant_id: Some(mock.tenant_id().to_owned()),
+        client_id: Some(mock.client_id().to_owned()),
+        client_secret: Some(mock.client_secret().to_owned()),
+        ..Settings::default()
+    };
+    let tokens = Arc::new(Identity::new(
+        Method::ClientSecret,
+        settings,
         &service,
-        mock.tenant_id(),
-        mock.client_id(),
-        mock.client_secret().to_owned(),
+        Transport::new(&service)?,
         Arc::clone(&clock),
     )?);
     let token = tokens.token().await?;

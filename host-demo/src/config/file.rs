@@ -359,7 +359,8 @@ impl<'a> Reader<'a> {
     /// What can't stand together, and what can't stand alone.
     fn together(&mut self) {
         use Key::{
-            Authority, BaseUrl, CertificateFile, ClientSecretFile, Cloud, Region, Scope, TokenFile,
+            Authority, BaseUrl, CertificateFile, ClientSecretFile, Cloud, FederatedTokenFile,
+            Region, Scope, TokenFile,
         };
 
         let line = |file: &File, key| match file.values.get(&key)?.source {
@@ -372,6 +373,9 @@ impl<'a> Reader<'a> {
             (ClientSecretFile, TokenFile),
             (ClientSecretFile, CertificateFile),
             (TokenFile, CertificateFile),
+            (ClientSecretFile, FederatedTokenFile),
+            (TokenFile, FederatedTokenFile),
+            (CertificateFile, FederatedTokenFile),
         ] {
             if let (Some(a), Some(b)) = (line(&self.file, key), line(&self.file, other)) {
                 let problem = Problem::Conflict { key, other };

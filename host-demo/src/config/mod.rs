@@ -45,6 +45,12 @@ pub enum Key {
     TokenFile,
     /// A file with the application's certificate and its key.
     CertificateFile,
+    /// A file with another issuer's token, which the application trusts.
+    FederatedTokenFile,
+    /// The proxy to go through.
+    Proxy,
+    /// A file with what the proxy wants to know.
+    ProxyCredentialsFile,
     /// How long one call may take.
     Timeout,
     /// Which component is run.
@@ -111,7 +117,7 @@ const KEYS: &[Doc] = &[
         .flag("--authority"),
     doc(Key::Scope, "service", "scope", Form::Text).flag("--scope"),
     doc(Key::CaFile, "service", "ca-file", Form::Path).flag("--ca-file"),
-    doc(Key::Auth, "identity", "auth", Form::Text),
+    doc(Key::Auth, "identity", "auth", Form::Text).flag("--auth"),
     doc(Key::TenantId, "identity", "tenant-id", Form::Text)
         .or("AZURE_TENANT_ID")
         .flag("--tenant-id"),
@@ -132,7 +138,23 @@ const KEYS: &[Doc] = &[
         "identity",
         "certificate-file",
         Form::Path,
-    ),
+    )
+    .or("AZURE_CLIENT_CERTIFICATE_PATH"),
+    doc(
+        Key::FederatedTokenFile,
+        "identity",
+        "federated-token-file",
+        Form::Path,
+    )
+    .or("AZURE_FEDERATED_TOKEN_FILE"),
+    doc(Key::Proxy, "network", "proxy", Form::Text).flag("--proxy"),
+    doc(
+        Key::ProxyCredentialsFile,
+        "network",
+        "proxy-credentials-file",
+        Form::Path,
+    )
+    .flag("--proxy-credentials-file"),
     doc(Key::Timeout, "call", "timeout", Form::Duration).flag("--timeout"),
     doc(Key::Plugin, "plugin", "file", Form::Path).flag("--plugin"),
     doc(Key::Allow, "policy", "allow", Form::Routes),

@@ -134,9 +134,15 @@ impl Settings {
     }
 
     fn choose_credential(&mut self) {
-        use Key::{CertificateFile, ClientSecret, ClientSecretFile, TokenFile};
+        use Key::{CertificateFile, ClientSecret, ClientSecretFile, FederatedTokenFile, TokenFile};
 
-        const CREDENTIALS: [Key; 4] = [ClientSecret, ClientSecretFile, TokenFile, CertificateFile];
+        const CREDENTIALS: [Key; 5] = [
+            ClientSecret,
+            ClientSecretFile,
+            TokenFile,
+            CertificateFile,
+            FederatedTokenFile,
+        ];
         let highest = CREDENTIALS.map(|key| self.rank(key)).into_iter().max();
         let highest = highest.unwrap_or_default();
         // A way to sign in that a later one names keeps what it needs from earlier ones.

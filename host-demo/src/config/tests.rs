@@ -64,6 +64,8 @@ fn the_example_is_a_configuration_and_so_is_each_line_that_is_commented_out() {
         (vec!["# auth", "# file"], vec![]),
         (vec!["# token-file"], vec!["client-secret-file"]),
         (vec!["# certificate-file"], vec!["client-secret-file"]),
+        (vec!["# federated-token-file"], vec!["client-secret-file"]),
+        (vec!["# proxy", "# proxy-credentials-file"], vec![]),
     ] {
         let line = |line: &str| {
             let starts = |name: &&str| line.starts_with(&format!("{name} = "));
@@ -121,7 +123,7 @@ fn a_mistake_is_named_with_its_line_and_what_was_meant() {
         (
             "xyzzy = 1",
             1,
-            "unknown key xyzzy; there are: [service], [identity], [call], [plugin], \
+            "unknown key xyzzy; there are: [service], [identity], [network], [call], [plugin], \
              [policy], [[quota]]",
         ),
         (

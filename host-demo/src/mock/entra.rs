@@ -1,7 +1,8 @@
-//! Entra's token endpoint for the client-credentials grant, and the two documents around it.
+//! Entra's token endpoint, the device-code endpoint beside it, and the two documents around them.
 //!
-//! Shapes and codes are those of Microsoft, "OAuth 2.0 client credentials flow" and "Microsoft
-//! Entra authentication and authorization error codes"; the sentences are what the service says.
+//! Shapes and codes are those of Microsoft, "OAuth 2.0 client credentials flow", "OAuth 2.0 device
+//! authorization grant" and "Microsoft Entra authentication and authorization error codes"; the
+//! sentences are what the service says.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,6 +12,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::assertion::{Expected, Registered, Used};
+use super::device::SignIns;
 use super::switches::Switches;
 use super::token::{Claims, Grant, Tokens};
 use super::wire::{Reply, header_text, unescape};
@@ -23,6 +26,15 @@ const OTHER_RESOURCES: [&str; 3] = [
     "https://management.azure.com",
 ];
 
+/// Device code's grant type (RFC 8628, section 3.4).
+const DEVICE_CODE: &str = "urn:ietf:params:oauth:grant-type:device_code";
+
+/// RFC 7523, section 2.2.
+const ASSERTION: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+/// In place of a tenant, where users of any may sign in.
+const ANY_TENANT: &str = "organizations";
+
 const JSON: &str = "application/json; charset=utf-8";
 
 /// The one tenant that there is, with the one application in it.
@@ -31,6 +43,37 @@ pub(super) struct Directory {
     pub(super) tenant_id: String,
     pub(super) client_id: String,
     pub(super) client_secret: String,
+    /// What else the application may prove itself with.
+    pub(super) registered: Registered,
+}
+
+/// What gives out tokens, and what it remembers.
+pub(super) struct Issuer<'a> {
+    pub(super) tokens: &'a mut Tokens,
+    pub(super) sign_ins: &'a mut SignIns,
+    pub(super) used: &'a mut Used,
+    pub(super) switches: &'a Switches,
+}
+
+impl Issuer<'_> {
+    pub(super) fn issue(
+        &mut self,
+        directory: &Directory,
+        grant: Grant,
+        audience: &str,
+        now: Timestamp,
+    ) -> String {
+        let ids = (directory.tenant_id.as_str(), directory.client_id.as_str());
+        let claims = Claims::new(grant, ids, audience, self.switches, now);
+        self.tokens.issue(claims, now)
+    }
+}
+
+/// What a form earns.
+struct Earned {
+    grant: Grant,
+    audience: String,
+    refresh_token: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -39,6 +82,8 @@ struct TokenAnswer {
     expires_in: u64,
     ext_expires_in: u64,
     access_token: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_token: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -53,26 +98,50 @@ struct ErrorAnswer {
 }
 
 /// `error`, the number after `AADSTS`, and the sentence.
-struct Failure(StatusCode, &'static str, u32, String);
+pub(super) struct Failure(
+    pub(super) StatusCode,
+    pub(super) &'static str,
+    pub(super) u32,
+    pub(super) String,
+);
 
-/// Answers a request to `/{tenant}/oauth2/v2.0/token`.
+impl Failure {
+    /// The application has not proven itself.
+    pub(super) fn client(number: u32, text: String) -> Self {
+        Self(StatusCode::UNAUTHORIZED, "invalid_client", number, text)
+    }
+
+    fn bad(error: &'static str, number: u32, text: impl Into<String>) -> Self {
+        Self(StatusCode::BAD_REQUEST, error, number, text.into())
+    }
+
+    fn missing(field: &str) -> Self {
+        let text = format!("The request body must contain the following parameter: '{field}'.");
+        Self::bad("invalid_request", 900144, text)
+    }
+}
+
+/// Answers a request to `/{tenant}/oauth2/v2.0/token`. `authority` is this origin.
 pub(super) fn token(
     directory: &Directory,
-    tokens: &mut Tokens,
-    switches: &Switches,
+    issuer: &mut Issuer<'_>,
+    authority: &str,
     (tenant, headers, form): (&str, &HeaderMap, &[u8]),
     now: Timestamp,
 ) -> Reply {
-    let reply = match grant(directory, switches, tenant, headers, form) {
-        Ok(audience) => {
-            let ids = (directory.tenant_id.as_str(), directory.client_id.as_str());
-            let claims = Claims::new(Grant::new(), ids, &audience, switches, now);
-            let lifetime = switches.token_lifetime.as_secs();
+    let form = Form::read(form);
+    let endpoint = format!("{authority}/{tenant}/oauth2/v2.0/token");
+    let earned = application(directory, tenant, headers, &form)
+        .and_then(|id| grant(directory, issuer, (&id, &endpoint), headers, &form, now));
+    let reply = match earned {
+        Ok(earned) => {
+            let lifetime = issuer.switches.token_lifetime.as_secs();
             let answer = TokenAnswer {
                 token_type: "Bearer",
                 expires_in: lifetime,
                 ext_expires_in: lifetime,
-                access_token: tokens.issue(claims, now),
+                access_token: issuer.issue(directory, earned.grant, &earned.audience, now),
+                refresh_token: earned.refresh_token,
             };
             Reply::json(StatusCode::OK, JSON, &answer)
         }
@@ -84,33 +153,46 @@ pub(super) fn token(
     )
 }
 
-/// The audience of the token that this form earns.
-///
-/// In which order Entra looks is not documented; this one goes from the whole to the particular.
-fn grant(
+/// Answers a request to `/{tenant}/oauth2/v2.0/devicecode`.
+pub(super) fn device_code(
     directory: &Directory,
-    switches: &Switches,
+    issuer: &mut Issuer<'_>,
+    (tenant, headers, form): (&str, &HeaderMap, &[u8]),
+    now: Timestamp,
+) -> Reply {
+    let form = Form::read(form);
+    let asked = any_tenant(directory, tenant, headers, &form)
+        .and_then(|()| delegated(issuer.switches, tenant, &form));
+    match asked {
+        Ok((audience, offline)) => {
+            let switches = issuer.switches;
+            let answer = issuer.sign_ins.begin(audience, offline, switches, now);
+            Reply::json(StatusCode::OK, JSON, &answer)
+        }
+        Err(failure) => failed(failure, headers, now),
+    }
+}
+
+/// What every request has, in an order that goes from the whole to the particular: which one Entra
+/// has is not documented. The application's id.
+fn application(
+    directory: &Directory,
     tenant: &str,
     headers: &HeaderMap,
-    form: &[u8],
+    form: &Form,
 ) -> Result<String, Failure> {
-    let bad = |error, number, text| Err(Failure(StatusCode::BAD_REQUEST, error, number, text));
-    if !tenant.eq_ignore_ascii_case(&directory.tenant_id) {
-        return bad("invalid_request", 90002, tenant_not_found(tenant));
+    let users = form
+        .field("grant_type")
+        .is_some_and(|grant| grant == DEVICE_CODE || grant == "refresh_token");
+    let any = users && tenant == ANY_TENANT;
+    if !any && !tenant.eq_ignore_ascii_case(&directory.tenant_id) {
+        let text = tenant_not_found(tenant);
+        return Err(Failure::bad("invalid_request", 90002, text));
     }
-    let form = fields(form);
-    let field = |name: &str| {
-        form.iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, v)| v.as_str())
-    };
-    let Some(grant_type) = field("grant_type") else {
-        let text = "The request body must contain the following parameter: 'grant_type'.";
-        return bad("invalid_request", 900144, text.to_owned());
-    };
-    if grant_type != "client_credentials" {
+    let grant_type = form.need("grant_type")?;
+    if !["client_credentials", DEVICE_CODE, "refresh_token"].contains(&grant_type) {
         let text = format!("The app requested an unsupported grant type '{grant_type}'.");
-        return bad("unsupported_grant_type", 70003, text);
+        return Err(Failure::bad("unsupported_grant_type", 70003, text));
     }
     if let Some(origin) = headers.get(ORIGIN) {
         let text = format!(
@@ -118,18 +200,33 @@ fn grant(
              client-type. Request origin: '{}'.",
             String::from_utf8_lossy(origin.as_bytes())
         );
-        return bad("invalid_request", 9002326, text);
+        return Err(Failure::bad("invalid_request", 9002326, text));
     }
+    known_application(directory, tenant, headers, form)
+}
 
-    let basic = basic_credentials(headers);
-    let basic = basic
-        .as_ref()
-        .map(|(id, secret)| (id.as_str(), secret.as_str()));
-    let (id, secret) = (basic.map(|b| b.0), basic.map(|b| b.1));
-    let Some(id) = field("client_id").or(id) else {
-        let text = "The request body must contain the following parameter: 'client_id'.";
-        return bad("invalid_request", 900144, text.to_owned());
-    };
+fn any_tenant(
+    directory: &Directory,
+    tenant: &str,
+    headers: &HeaderMap,
+    form: &Form,
+) -> Result<(), Failure> {
+    if !tenant.eq_ignore_ascii_case(&directory.tenant_id) && tenant != ANY_TENANT {
+        let text = tenant_not_found(tenant);
+        return Err(Failure::bad("invalid_request", 90002, text));
+    }
+    known_application(directory, tenant, headers, form).map(|_| ())
+}
+
+fn known_application(
+    directory: &Directory,
+    tenant: &str,
+    headers: &HeaderMap,
+    form: &Form,
+) -> Result<String, Failure> {
+    let basic = basic_credentials(headers).map(|(id, _)| id);
+    let id = form.field("client_id").map(str::to_owned).or(basic);
+    let id = id.ok_or_else(|| Failure::missing("client_id"))?;
     if !id.eq_ignore_ascii_case(&directory.client_id) {
         let text = format!(
             "Application with identifier '{id}' was not found in the directory '{tenant}'. This can \
@@ -137,50 +234,122 @@ fn grant(
              consented to by any user in the tenant. You may have sent your authentication request \
              to the wrong tenant."
         );
-        return bad("unauthorized_client", 700016, text);
+        return Err(Failure::bad("unauthorized_client", 700016, text));
     }
-    let unauthorized = |number, text| {
-        Err(Failure(
-            StatusCode::UNAUTHORIZED,
-            "invalid_client",
-            number,
-            text,
-        ))
-    };
-    let Some(secret) = field("client_secret").or(secret) else {
+    Ok(id)
+}
+
+/// What the form earns.
+fn grant(
+    directory: &Directory,
+    issuer: &mut Issuer<'_>,
+    (id, endpoint): (&str, &str),
+    headers: &HeaderMap,
+    form: &Form,
+    now: Timestamp,
+) -> Result<Earned, Failure> {
+    let tenant = &directory.tenant_id;
+    let users = |switches: &Switches| Grant::new().delegated(switches.user_scopes.iter().cloned());
+    match form.need("grant_type")? {
+        DEVICE_CODE => {
+            let code = form.need("device_code")?;
+            let signed_in = issuer.sign_ins.poll(code, issuer.switches, now)?;
+            Ok(Earned {
+                grant: users(issuer.switches),
+                audience: signed_in.audience,
+                refresh_token: signed_in.refresh_token,
+            })
+        }
+        "refresh_token" => {
+            let token = form.need("refresh_token")?;
+            let refresh_token = Some(issuer.sign_ins.refresh(token, issuer.switches)?);
+            Ok(Earned {
+                grant: users(issuer.switches),
+                audience: delegated(issuer.switches, tenant, form)?.0,
+                refresh_token,
+            })
+        }
+        _ => {
+            prove(directory, issuer.used, (id, endpoint), headers, form, now)?;
+            Ok(Earned {
+                grant: Grant::new(),
+                audience: audience(issuer.switches, tenant, form.need("scope")?)?,
+                refresh_token: None,
+            })
+        }
+    }
+}
+
+/// Whether the application is the one that it says it is.
+fn prove(
+    directory: &Directory,
+    used: &mut Used,
+    (id, endpoint): (&str, &str),
+    headers: &HeaderMap,
+    form: &Form,
+    now: Timestamp,
+) -> Result<(), Failure> {
+    if let Some(assertion) = form.field("client_assertion") {
+        if form.field("client_assertion_type") != Some(ASSERTION) {
+            let text = format!("The client_assertion_type must be '{ASSERTION}'.");
+            return Err(Failure::bad("invalid_request", 50027, text));
+        }
+        let expected = Expected {
+            client_id: id,
+            endpoint,
+            now,
+        };
+        return directory.registered.check(assertion, &expected, used);
+    }
+    let basic = basic_credentials(headers).map(|(_, secret)| secret);
+    let Some(secret) = form.field("client_secret").or(basic.as_deref()) else {
         let text = "'client_assertion', 'client_secret' or 'request' is required for the \
                     'client_credentials' grant type.";
-        return unauthorized(7000216, text.to_owned());
+        return Err(Failure::client(7000216, text.to_owned()));
     };
     if secret != directory.client_secret {
         let text = format!(
             "Invalid client secret provided. Ensure the secret being sent in the request is the \
              client secret value, not the client secret ID, for a secret added to app '{id}'."
         );
-        return unauthorized(7000215, text);
+        return Err(Failure::client(7000215, text));
     }
+    Ok(())
+}
 
-    let Some(scope) = field("scope") else {
-        let text = "The request body must contain the following parameter: 'scope'.";
-        return bad("invalid_request", 900144, text.to_owned());
-    };
+/// The audience that a user's scopes name, and whether a refresh token is asked for.
+fn delegated(switches: &Switches, tenant: &str, form: &Form) -> Result<(String, bool), Failure> {
+    let mut scopes: Vec<&str> = form.need("scope")?.split(' ').collect();
+    let before = scopes.len();
+    scopes.retain(|scope| *scope != "offline_access");
+    let audience = audience(switches, tenant, &scopes.join(" "))?;
+    Ok((audience, scopes.len() < before))
+}
+
+/// The audience of a scope.
+fn audience(switches: &Switches, tenant: &str, scope: &str) -> Result<String, Failure> {
     let Some(resource) = scope.strip_suffix("/.default") else {
         let text = format!(
             "The provided request must include a 'scope' input parameter. The provided value for \
              the input parameter 'scope' is not valid. The scope {scope} is not valid."
         );
-        return bad("invalid_scope", 70011, text);
+        return Err(Failure::bad("invalid_scope", 70011, text));
     };
-    if !switches.audiences.iter().any(|a| a == resource) && !OTHER_RESOURCES.contains(&resource) {
+    if !knows(switches, resource) {
         let text = format!(
             "The resource principal named {resource} was not found in the tenant named {tenant}. \
              This can happen if the application has not been installed by the administrator of the \
              tenant or consented to by any user in the tenant. You might have sent your \
              authentication request to the wrong tenant."
         );
-        return bad("invalid_resource", 500011, text);
+        return Err(Failure::bad("invalid_resource", 500011, text));
     }
     Ok(resource.to_owned())
+}
+
+/// Whether the tenant has this resource.
+pub(super) fn knows(switches: &Switches, resource: &str) -> bool {
+    switches.audiences.iter().any(|a| a == resource) || OTHER_RESOURCES.contains(&resource)
 }
 
 fn tenant_not_found(tenant: &str) -> String {
@@ -222,18 +391,39 @@ fn failed(
 }
 
 /// The fields of a form, in their order.
-fn fields(form: &[u8]) -> Vec<(String, String)> {
-    let form = String::from_utf8_lossy(form);
-    let pairs = form.split('&').filter(|pair| !pair.is_empty());
-    pairs
-        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-        .map(|(name, value)| (unescape(name, true), unescape(value, true)))
-        .collect()
+struct Form(Vec<(String, String)>);
+
+impl Form {
+    fn read(form: &[u8]) -> Self {
+        let form = String::from_utf8_lossy(form);
+        let pairs = form.split('&').filter(|pair| !pair.is_empty());
+        Self(
+            pairs
+                .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+                .map(|(name, value)| (unescape(name, true), unescape(value, true)))
+                .collect(),
+        )
+    }
+
+    fn field(&self, name: &str) -> Option<&str> {
+        let field = self.0.iter().find(|(n, _)| n == name);
+        field.map(|(_, value)| value.as_str())
+    }
+
+    fn need(&self, name: &str) -> Result<&str, Failure> {
+        self.field(name).ok_or_else(|| Failure::missing(name))
+    }
 }
 
 /// A form without its secrets.
 pub(super) fn masked(form: &[u8]) -> String {
-    const SECRETS: [&str; 3] = ["client_secret", "client_assertion", "password"];
+    const SECRETS: [&str; 5] = [
+        "client_secret",
+        "client_assertion",
+        "password",
+        "device_code",
+        "refresh_token",
+    ];
     let form = String::from_utf8_lossy(form);
     let masked = form.split('&').map(|pair| match pair.split_once('=') {
         Some((name, _)) if SECRETS.contains(&unescape(name, true).as_str()) => {
@@ -256,7 +446,8 @@ fn basic_credentials(headers: &HeaderMap) -> Option<(String, String)> {
 #[derive(Serialize)]
 struct OpenIdConfiguration {
     token_endpoint: String,
-    token_endpoint_auth_methods_supported: [&'static str; 2],
+    device_authorization_endpoint: String,
+    token_endpoint_auth_methods_supported: [&'static str; 3],
     issuer: String,
     authorization_endpoint: String,
     response_types_supported: [&'static str; 1],
@@ -282,7 +473,12 @@ pub(super) fn openid_configuration(
     }
     let body = OpenIdConfiguration {
         token_endpoint: format!("{authority}/{tenant}/oauth2/v2.0/token"),
-        token_endpoint_auth_methods_supported: ["client_secret_post", "client_secret_basic"],
+        device_authorization_endpoint: format!("{authority}/{tenant}/oauth2/v2.0/devicecode"),
+        token_endpoint_auth_methods_supported: [
+            "client_secret_post",
+            "private_key_jwt",
+            "client_secret_basic",
+        ],
         issuer: format!("{authority}/{tenant}/v2.0"),
         authorization_endpoint: format!("{authority}/{tenant}/oauth2/v2.0/authorize"),
         response_types_supported: ["token"],
@@ -325,16 +521,17 @@ mod tests {
             tenant_id: "contoso".to_owned(),
             client_id: "app".to_owned(),
             client_secret: "s+e cret".to_owned(),
+            registered: Registered::default(),
+        };
+        let mut issuer = Issuer {
+            tokens: &mut Tokens::default(),
+            sign_ins: &mut SignIns::default(),
+            used: &mut Used::default(),
+            switches: &Switches::default(),
         };
         let now = Timestamp::constant(1_769_807_482, 0);
         let request = (tenant, headers, form.as_bytes());
-        let reply = token(
-            &directory,
-            &mut Tokens::default(),
-            &Switches::default(),
-            request,
-            now,
-        );
+        let reply = token(&directory, &mut issuer, "https://localhost", request, now);
         (
             reply.status.as_u16(),
             serde_json::from_slice(&reply.body).unwrap(),

@@ -69,8 +69,8 @@ impl Fault {
         Self::new(Kind::ServerError(status))
     }
 
-    /// A wait by the stand-in's clock, and then all goes on as it would have. A client that hangs up
-    /// meanwhile mostly takes its request along: have the service act first where it should not.
+    /// A wait by the stand-in's clock, and then all goes on as it would have. A client that hangs
+    /// up meanwhile mostly takes its request along: have the service act first where it should not.
     pub fn delay(time: Duration) -> Self {
         Self::new(Kind::Delay(time))
     }

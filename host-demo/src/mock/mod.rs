@@ -4,8 +4,8 @@
 //! It remembers actions and runs their life cycle, checks the bearer, counts arrivals, and answers
 //! with the documents and headers that were recorded. What it knows comes from Microsoft's pages
 //! ("Remove app restriction API", "Machine action resource type", "Common REST API error codes"),
-//! from issues against them, and from records published by others; nothing was taken from the
-//! code that is tested with it. Nothing was verified against a real tenant.
+//! from issues against them, and from records published by others; nothing was taken from the code
+//! that is tested with it. Nothing was verified against a real tenant.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -27,7 +27,9 @@
 //! | `POST /api/machines/{id}/unrestrictCodeExecution`, `…/restrictCodeExecution` | 201 and the action |
 //! | `GET /api/machineactions/{id}` | 200 and the action as it stands |
 //! | `GET /api/machines/{id}` (id or name) | 200 and the machine |
-//! | `POST /{tenant}/oauth2/v2.0/token` | a token, for client credentials with a secret |
+//! | `POST /{tenant}/oauth2/v2.0/token` | a token, for client credentials (a secret, an assertion), a device code or a refresh token |
+//! | `POST /{tenant}/oauth2/v2.0/devicecode` | a code for a user to type, who comes or does not |
+//! | `GET /metadata/identity/oauth2/token` | a token, as a virtual machine's metadata service has it |
 //! | `GET /{tenant}/v2.0/.well-known/openid-configuration`, `/common/discovery/instance` | a minimum |
 //!
 //! `/api/v1.0/…` is the same as `/api/…`. A known path with another method gets 405, any other path
@@ -52,16 +54,19 @@
 //!
 //! # What it costs
 //!
-//! Each call leaves eight bytes behind, for [`Mock::most_in_any_window`]. The newest 10,000 requests
-//! are kept in full ([`Builder::keep_requests`]), and the newest 100,000 actions.
+//! Each call leaves eight bytes behind, for [`Mock::most_in_any_window`]. The newest 10,000
+//! requests are kept in full ([`Builder::keep_requests`]), and the newest 100,000 actions.
 
 mod action;
+mod assertion;
 mod body;
+mod device;
 mod entra;
 mod fault;
 mod front;
 mod line;
 mod machine;
+mod metadata;
 mod quota;
 mod record;
 mod refusal;
@@ -86,6 +91,7 @@ use tokio_rustls::TlsAcceptor;
 use uuid::Uuid;
 
 pub use self::action::{ActionStatus, ActionType, DeviceBehaviour, Ending};
+pub use self::assertion::Federation;
 pub use self::fault::Fault;
 pub use self::machine::Machine;
 pub use self::record::Arrival;
@@ -93,11 +99,14 @@ pub use self::route::Api;
 pub use self::switches::{
     Case, CheckOrder, ContentType, Doubtful, Duplicate, ForbiddenWording, Header, Lock,
     MachineName, MissingComment, QuotaCode, QuotaWording, ReadRole, Requestor, RetryAfter,
-    ReturnedStatus, ServerErrorBody, SwitchDoc, SwitchError, Switches, Target, Unneeded, Window,
+    ReturnedStatus, ServerErrorBody, SwitchDoc, SwitchError, Switches, Target, Unneeded,
+    UserSignIn, Window,
 };
 pub use self::token::Grant;
 pub use self::wire::MachineAction;
 
+use self::assertion::{Registered, Used};
+use self::device::SignIns;
 use self::entra::Directory;
 use self::fault::Faults;
 use self::quota::Quotas;
@@ -136,6 +145,7 @@ pub struct Builder {
     clock: Arc<dyn Clock>,
     machines: Vec<Machine>,
     switches: Switches,
+    registered: Registered,
     port: u16,
     plain_http: bool,
     keep_requests: usize,
@@ -164,6 +174,18 @@ impl Builder {
     /// The answers to open questions.
     pub fn switches(self, switches: Switches) -> Self {
         Self { switches, ..self }
+    }
+
+    /// A certificate (DER) that the application may prove itself with.
+    pub fn certificate(mut self, der: Vec<u8>) -> Self {
+        self.registered.certificates.push(der);
+        self
+    }
+
+    /// An issuer whose tokens stand for the application.
+    pub fn federation(mut self, federation: Federation) -> Self {
+        self.registered.federations.push(federation);
+        self
     }
 
     /// The port; 0, the default, has the system choose one.
@@ -215,12 +237,15 @@ impl Builder {
                     Uuid::new_v4().simple(),
                     Uuid::new_v4().simple()
                 ),
+                registered: self.registered,
             },
             base_url: format!("{scheme}://localhost:{port}"),
             state: Mutex::new(State {
                 service: Service::new(self.switches.clone(), machines),
                 quotas: Quotas::new(&self.switches),
                 tokens: Tokens::default(),
+                sign_ins: SignIns::default(),
+                used: Used::default(),
                 record: Record::new(self.keep_requests),
                 faults: Faults::default(),
             }),
@@ -249,6 +274,7 @@ impl Mock {
             clock: Arc::new(SystemClock::new()),
             machines: Vec::new(),
             switches: Switches::default(),
+            registered: Registered::default(),
             port: 0,
             plain_http: false,
             keep_requests: REQUESTS_KEPT,
@@ -320,6 +346,12 @@ impl Mock {
             .audiences
             .first()
             .map_or("", String::as_str)
+    }
+
+    /// From now on, none of the tokens that were given out is accepted, as if they had been
+    /// revoked.
+    pub fn revoke_tokens(&self) {
+        self.shared.lock().tokens.revoke();
     }
 
     /// The ids of the machines, in the order in which they were given.

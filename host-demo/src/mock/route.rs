@@ -6,7 +6,7 @@ use super::action::ActionType;
 use super::switches::{Case, Header, Switches};
 use super::wire::unescape;
 
-/// The endpoints. Each has its own quota, but the token endpoint, which has none.
+/// The endpoints. Each has its own quota, but those that give out tokens, which have none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Api {
     /// `POST /api/machines/{id}/unrestrictCodeExecution`
@@ -19,6 +19,17 @@ pub enum Api {
     GetMachine,
     /// `POST /{tenant}/oauth2/v2.0/token`
     Token,
+    /// `POST /{tenant}/oauth2/v2.0/devicecode`
+    DeviceCode,
+    /// `GET /metadata/identity/oauth2/token`
+    Metadata,
+}
+
+impl Api {
+    /// Whether it is part of Defender, and so has a quota.
+    pub(super) const fn is_defenders(self) -> bool {
+        !matches!(self, Self::Token | Self::DeviceCode | Self::Metadata)
+    }
 }
 
 /// What the API is asked to do.
@@ -36,6 +47,10 @@ pub(super) enum Route {
     Api(Call, String),
     /// The tenant.
     Token(String),
+    /// The tenant.
+    DeviceCode(String),
+    /// The virtual machine's own endpoint.
+    Metadata,
     OpenIdConfiguration(String),
     Discovery,
     /// A browser's question before the call.
@@ -58,6 +73,8 @@ impl Route {
             Self::Api(Call::ReadAction, _) => Some(Api::GetMachineAction),
             Self::Api(Call::ReadMachine, _) => Some(Api::GetMachine),
             Self::Token(_) => Some(Api::Token),
+            Self::DeviceCode(_) => Some(Api::DeviceCode),
+            Self::Metadata => Some(Api::Metadata),
             _ => None,
         }
     }
@@ -94,6 +111,10 @@ pub(super) fn route(method: &Method, path: &str, switches: &Switches) -> Route {
             ("GET", Route::Api(Call::ReadMachine, unescape(id, false)))
         }
         (_, [tenant, "oauth2", "v2.0", "token"]) => ("POST", Route::Token(unescape(tenant, false))),
+        (_, [tenant, "oauth2", "v2.0", "devicecode"]) => {
+            ("POST", Route::DeviceCode(unescape(tenant, false)))
+        }
+        (_, ["metadata", "identity", "oauth2", "token"]) => ("GET", Route::Metadata),
         (_, [tenant, "v2.0", ".well-known", "openid-configuration"]) => {
             ("GET", Route::OpenIdConfiguration(unescape(tenant, false)))
         }
@@ -189,6 +210,12 @@ mod tests {
                 "/contoso/oauth2/v2.0/token",
                 Route::WrongMethod("POST"),
             ),
+            (
+                "POST",
+                "/contoso/oauth2/v2.0/devicecode",
+                Route::DeviceCode(tenant.clone()),
+            ),
+            ("GET", "/metadata/identity/oauth2/token", Route::Metadata),
             (
                 "GET",
                 "/contoso/v2.0/.well-known/openid-configuration",

@@ -19,15 +19,18 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::action::Now;
+use super::assertion::Used;
 use super::body::Sent;
-use super::entra::{self, Directory};
+use super::device::SignIns;
+use super::entra::{self, Directory, Issuer};
 use super::fault::{Fault, Faults, Kind};
 use super::front::{self, Front};
 use super::line::{Line, Socket, Stream};
+use super::metadata;
 use super::quota::{Exceeded, Quotas};
 use super::record::{Arrival, Key, Record};
 use super::refusal::Refusal;
-use super::route::{Api, Route, route};
+use super::route::{Route, route};
 use super::service::Service;
 use super::switches::{ServerErrorBody, Switches};
 use super::token::Tokens;
@@ -45,6 +48,8 @@ pub(super) struct State {
     pub(super) service: Service,
     pub(super) quotas: Quotas,
     pub(super) tokens: Tokens,
+    pub(super) sign_ins: SignIns,
+    pub(super) used: Used,
     pub(super) record: Record,
     pub(super) faults: Faults,
 }
@@ -109,7 +114,7 @@ impl Shared {
             app: token.map(|token| token.claims.appid.clone()),
         });
         let quota = match &key {
-            Some(key) if key.api != Api::Token => state.quotas.arrive(key, at),
+            Some(key) if key.api.is_defenders() => state.quotas.arrive(key, at),
             _ => Ok(()),
         };
         let number = state.record.add(arrival, key.as_ref());
@@ -127,15 +132,36 @@ impl Shared {
         }
     }
 
+    fn issuer<'a>(&'a self, state: &'a mut State) -> Issuer<'a> {
+        Issuer {
+            tokens: &mut state.tokens,
+            sign_ins: &mut state.sign_ins,
+            used: &mut state.used,
+            switches: &self.switches,
+        }
+    }
+
     /// What the service does and answers, if nothing goes wrong.
     fn act(&self, arrived: &Arrived, head: &Parts, body: &[u8]) -> Reply {
         let now = self.now();
         let headers = &head.headers;
         match &arrived.route {
             Route::Token(tenant) => {
-                let tokens = &mut self.lock().tokens;
+                let state = &mut *self.lock();
                 let request = (tenant.as_str(), headers, body);
-                entra::token(&self.directory, tokens, &self.switches, request, now.wall)
+                let (mut issuer, authority) = (self.issuer(state), &self.base_url);
+                entra::token(&self.directory, &mut issuer, authority, request, now.wall)
+            }
+            Route::DeviceCode(tenant) => {
+                let state = &mut *self.lock();
+                let request = (tenant.as_str(), headers, body);
+                entra::device_code(&self.directory, &mut self.issuer(state), request, now.wall)
+            }
+            Route::Metadata => {
+                let state = &mut *self.lock();
+                let query = head.uri.query().unwrap_or_default();
+                let issuer = &mut self.issuer(state);
+                metadata::token(&self.directory, issuer, query, headers, now.wall)
             }
             Route::Api(call, name) => {
                 let reply = match arrived.quota {
@@ -219,7 +245,7 @@ impl Shared {
         };
         self.note(&arrived, |arrival| {
             arrival.body = match arrived.route {
-                Route::Token(_) => entra::masked(&body).into(),
+                Route::Token(_) | Route::DeviceCode(_) => entra::masked(&body).into(),
                 _ => body.clone(),
             };
         });

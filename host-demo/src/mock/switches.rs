@@ -262,6 +262,15 @@ choices! {
         /// A page.
         Html = "html"
     }
+    /// What a user does who is shown a device code.
+    UserSignIn {
+        /// They sign in and agree.
+        Approve = "approve",
+        /// They sign in and decline.
+        Decline = "decline",
+        /// Nothing.
+        Nothing = "nothing"
+    }
     /// Whether a response header is there.
     Header {
         /// It is.
@@ -380,6 +389,14 @@ switches! {
     /// Which application roles does the client have? By default what releasing and following a
     /// device needs, and no more. An empty value: none, which Entra allows.
     roles: Vec<String> = vec!["Machine.RestrictExecution".to_owned(), "Machine.Read.All".to_owned()];
+    /// Which delegated permissions has a user's token? By default those of the same two rights.
+    user_scopes: Vec<String> = vec!["Machine.RestrictExecution".to_owned(), "Machine.Read".to_owned()];
+    /// What does the user do who is shown a device code? They come after the first poll.
+    user_sign_in: UserSignIn = UserSignIn::Approve;
+    /// For how long is a device code good? Documented: 900 seconds.
+    device_code_lifetime: Duration = Duration::from_secs(900);
+    /// Does a refresh token hold? At Entra it does for 90 days of use, unless it is revoked.
+    refresh_tokens: bool = true;
 }
 
 #[cfg(test)]

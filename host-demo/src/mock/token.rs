@@ -156,6 +156,7 @@ pub(super) struct Issued {
     pub(super) claims: Claims,
     /// Counted from 1.
     pub(super) number: u64,
+    revoked: bool,
 }
 
 #[derive(Default)]
@@ -181,9 +182,17 @@ impl Tokens {
             Issued {
                 claims,
                 number: self.count,
+                revoked: false,
             },
         );
         token
+    }
+
+    /// Of those that were issued until now, none holds any more.
+    pub(super) fn revoke(&mut self) {
+        for token in self.issued.values_mut() {
+            token.revoked = true;
+        }
     }
 
     /// The token of a request, if it is one that was issued; whether it holds is another question.
@@ -207,7 +216,7 @@ impl Tokens {
     ) -> Result<&Claims, Refusal> {
         let unauthorized =
             |message| Refusal::new(StatusCode::UNAUTHORIZED, "Unauthorized", message);
-        let Some(Issued { claims, .. }) = self.of(headers) else {
+        let Some(Issued { claims, .. }) = self.of(headers).filter(|token| !token.revoked) else {
             return Err(unauthorized(
                 "Invalid or expired authorization header".to_owned(),
             ));

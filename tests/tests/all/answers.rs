@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use host_demo::clock::SystemClock;
 use host_demo::contract::{Effect, MachineAction};
 use host_demo::host::{CallError, Host};
-use host_demo::mock::Fault;
+use host_demo::mock::{Api, Fault};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tests::world::{World, release};
@@ -43,9 +43,13 @@ impl Stage {
         for (name, value) in &answer.headers {
             fault = fault.header(name, value);
         }
+        // Always: after a 401 the call is made again with a new token.
+        let fault = fault.on(Api::UnrestrictCodeExecution).always();
         self.world.inject(fault);
         let machine = self.world.machine(0);
-        release(&self.host, &machine, "cleaned").await
+        let result = release(&self.host, &machine, "cleaned").await;
+        self.world.mock.clear_faults();
+        result
     }
 }
 

@@ -801,7 +801,9 @@ fn the_readmes_commands_run_as_written() {
         } else {
             0
         };
-        let connects = ["unrestrict", "status", "check"].iter().any(|c| command.contains(c));
+        let connects = ["unrestrict", "status", "check"]
+            .iter()
+            .any(|c| command.contains(c));
         let more = r#" --base-url "$BASE" --authority "$BASE" --scope "$SCOPE" --ca-file ca.pem --time-scale "$SCALE""#;
         shell(&stage, command, if connects { more } else { "" }).exits(expected);
     }

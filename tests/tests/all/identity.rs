@@ -149,7 +149,7 @@ async fn an_authority_that_can_not_be_reached_is_told_from_one_that_refuses() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let nobody = format!("https://{}", socket.local_addr().unwrap());
-    let service = world.service().clone().with_authority(&nobody).unwrap();
+    let service = Service::custom(world.mock.base_url(), &nobody, &world.mock.scope()).unwrap();
     let tokens = world.client_secret(&service, world.application());
     let host = world.another_host(|setup| setup.tokens = Arc::new(tokens));
     let error = release(&host, &world.machine(0), "cleaned")

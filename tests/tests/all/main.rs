@@ -7,6 +7,7 @@
 
 mod answers;
 mod arguments;
+mod auth;
 mod call;
 mod check;
 mod cli;
@@ -20,8 +21,10 @@ mod load;
 mod logs;
 mod memory;
 mod no_answer;
+mod oidc;
 mod quota;
 mod reasons;
 mod release;
+mod renewal;
 mod transport;
 mod transport_guard;

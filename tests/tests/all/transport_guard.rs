@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use host_demo::contract::Effect;
 use host_demo::host::{CallError, Host};
-use host_demo::identity::{ClientSecret, IdentityError};
+use host_demo::identity::IdentityError;
 use host_demo::mock::{Duplicate, Fault, Grant, Mock};
 use host_demo::network::{Network, Proxy as Settings};
 use host_demo::transport::TransportErrorKind as Kind;
@@ -102,12 +102,9 @@ async fn tunnel(mut client: TcpStream, status: u16, read: Arc<Mutex<Read>>) {
 /// The world's host, with another way to the service, for its identity too.
 fn host_through(world: &World, network: Network) -> Host {
     world.another_host(|setup| {
-        let mock = &world.mock;
         setup.service = setup.service.clone().with_network(network);
-        let [tenant, id, secret] = [mock.tenant_id(), mock.client_id(), mock.client_secret()];
-        let clock = world.clock_of_host();
-        let tokens = ClientSecret::new(&setup.service, tenant, id, secret.to_owned(), clock);
-        setup.tokens = Arc::new(tokens.unwrap());
+        let tokens = world.client_secret(&setup.service, world.application());
+        setup.tokens = Arc::new(tokens);
     })
 }
 

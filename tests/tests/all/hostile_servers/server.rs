@@ -108,7 +108,8 @@ impl Stage {
         }
     }
 
-    /// A server without TLS that reads a request, answers each with these bytes, and then does this.
+    /// A server without TLS that reads a request, answers each with these bytes, and then does
+    /// this.
     pub(super) async fn answering(bytes: impl Into<Vec<u8>>, then: Then) -> Self {
         let bytes: Arc<[u8]> = bytes.into().into();
         Self::new("http://127.0.0.1:PORT", move |mut tcp, met, clock| {

@@ -1,4 +1,5 @@
-//! A host that hands its token to the guest and sends whatever the guest wants: the least that runs the plugin.
+//! A host that hands its token to the guest and sends whatever the guest wants: the least that runs
+//! the plugin.
 
 use host_demo::plugin::BUNDLED;
 use http_body_util::BodyExt as _;

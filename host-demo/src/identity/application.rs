@@ -1,0 +1,143 @@
+//! An application that proves itself: OAuth's client credentials grant (RFC 6749, section 4.4).
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use azure_core::credentials::{AccessToken, Secret, TokenCredential};
+use azure_core::http::ClientMethodOptions;
+use azure_identity::{
+    ClientAssertion, ClientAssertionCredential, ClientAssertionCredentialOptions,
+    ClientSecretCredential, ClientSecretCredentialOptions,
+};
+
+use super::assertion::Certificate;
+use super::cache::{Fetch, Fetched};
+use super::endpoint::{Endpoint, Whom};
+use super::{BearerToken, IdentityError, Principal};
+use crate::clock::Clock;
+use crate::cloud::Service;
+use crate::transport::Transport;
+
+/// What an application proves itself with.
+pub(super) enum Proof {
+    Secret(Secret),
+    /// A key that the authority knows the certificate of: a signed assertion (RFC 7523).
+    Certificate(Certificate),
+    /// A token of another issuer that the application trusts, in a file that somebody else renews.
+    Federated(PathBuf),
+}
+
+pub(super) struct Application {
+    pub(super) tenant: String,
+    pub(super) client_id: String,
+    pub(super) proof: Proof,
+    pub(super) service: Service,
+    pub(super) transport: Transport,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+#[async_trait]
+impl Fetch for Application {
+    async fn fetch(&self) -> Result<Fetched, IdentityError> {
+        let authority = self.service.authority();
+        let endpoint = Endpoint::new(&self.transport, Whom::Authority(authority.clone()));
+        // A new credential for each token: the library's own cache can't be told that a token is no
+        // longer wanted.
+        let credential = self.credential(&endpoint).await?;
+        let asked = self.clock.now();
+        let token = credential
+            .get_token(&[self.service.scope()], None)
+            .await
+            .map_err(|error| endpoint.failure(&error).into_error(&authority.to_string()))?;
+        // The answer says how long it holds, and the library adds it to the machine's calendar.
+        let lifetime = token.expires_on - azure_core::time::OffsetDateTime::now_utc();
+        Ok(Fetched {
+            token: bearer(&token)?,
+            expires: asked + lifetime.try_into().unwrap_or_default(),
+        })
+    }
+
+    fn principal(&self) -> Option<Principal> {
+        Some(Principal {
+            tenant: self.tenant.clone(),
+            application: self.client_id.clone(),
+        })
+    }
+}
+
+impl Application {
+    async fn credential(
+        &self,
+        endpoint: &Arc<Endpoint>,
+    ) -> Result<Arc<dyn TokenCredential>, IdentityError> {
+        let assertion = match &self.proof {
+            Proof::Secret(secret) => {
+                let options = ClientSecretCredentialOptions {
+                    client_options: endpoint.options(),
+                };
+                let (id, secret) = (self.client_id.clone(), secret.clone());
+                let made = ClientSecretCredential::new(&self.tenant, id, secret, Some(options));
+                return Ok(made.map_err(|e| IdentityError::Unusable(e.to_string()))?);
+            }
+            Proof::Certificate(certificate) => {
+                let audience = format!(
+                    "{}/{}/oauth2/v2.0/token",
+                    self.service.authority(),
+                    self.tenant
+                );
+                certificate.assertion(&self.client_id, &audience, self.clock.wall())?
+            }
+            Proof::Federated(file) => federated(file).await?,
+        };
+        let options = ClientAssertionCredentialOptions {
+            client_options: endpoint.options(),
+        };
+        let made = ClientAssertionCredential::new(
+            self.tenant.clone(),
+            self.client_id.clone(),
+            Given(assertion),
+            Some(options),
+        );
+        Ok(made.map_err(|e| IdentityError::Unusable(e.to_string()))?)
+    }
+}
+
+pub(super) fn bearer(token: &AccessToken) -> Result<BearerToken, IdentityError> {
+    BearerToken::new(token.token.secret())
+}
+
+/// The token in the file, as it is now: such tokens live for an hour or less.
+async fn federated(file: &PathBuf) -> Result<String, IdentityError> {
+    let unusable = |problem: &str| {
+        IdentityError::Unusable(format!(
+            "the federated token's file {} {problem}",
+            file.display()
+        ))
+    };
+    let text = tokio::fs::read_to_string(file)
+        .await
+        .map_err(|error| unusable(&format!("can't be read: {}", error.kind())))?;
+    let token = text.trim();
+    if token.is_empty() {
+        return Err(unusable("is empty"));
+    }
+    Ok(token.to_owned())
+}
+
+/// An assertion that was made beforehand.
+struct Given(String);
+
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Given(****)")
+    }
+}
+
+#[async_trait]
+impl ClientAssertion for Given {
+    async fn secret(&self, _: Option<ClientMethodOptions<'_>>) -> azure_core::Result<String> {
+        Ok(self.0.clone())
+    }
+}

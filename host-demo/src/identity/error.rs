@@ -1,0 +1,264 @@
+//! Why there is no token, and what to do about it.
+
+use std::fmt::Write as _;
+
+use super::Method;
+use crate::transport::{SetupError, TransportError};
+
+/// Why there is no token. Nothing was sent to the service.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// The authority refused, and said why.
+    #[error("{authority} gave no token: {error}{}", .advice.map(|a| format!(" - {a}")).unwrap_or_default())]
+    Refused {
+        /// Who refused.
+        authority: String,
+        /// OAuth's error name, and the first sentence of the description, which starts with the
+        /// AADSTS code.
+        error: String,
+        /// What to do about it, for the codes that we know.
+        advice: Option<&'static str>,
+    },
+    /// No answer came from the authority.
+    #[error("no token: {0}")]
+    NoAnswer(TransportError),
+    /// The authority answered, but not as one does.
+    #[error("no token could be had from {authority}: {detail}")]
+    NotAnAnswer {
+        /// Who was asked.
+        authority: String,
+        /// What happened.
+        detail: String,
+    },
+    /// What should be a bearer token is none.
+    #[error(
+        "the token is not one that can be sent (RFC 6750: letters, digits and -._~+/ only, in one line)"
+    )]
+    Malformed,
+    /// The token is for another service than the one that it would go to.
+    #[error("the token is for {audience} and is not sent to {origin}")]
+    NotForThisService {
+        /// Whom it is for.
+        audience: String,
+        /// Where it would have gone.
+        origin: String,
+    },
+    /// The credential can't be used as it is.
+    #[error("the credential is not usable: {0}")]
+    Unusable(String),
+    /// There is no credential of this kind here. Another kind may do.
+    #[error("{method} can't be used here: {why}")]
+    NotAvailable {
+        /// What was to be used.
+        method: Method,
+        /// What is missing.
+        why: String,
+    },
+    /// None of the usual ways led to a credential.
+    #[error("no credential is available here{}", listed(.0))]
+    NoneAvailable(Vec<(Method, String)>),
+}
+
+impl From<SetupError> for IdentityError {
+    fn from(error: SetupError) -> Self {
+        Self::Unusable(error.to_string())
+    }
+}
+
+fn listed(tried: &[(Method, String)]) -> String {
+    tried.iter().fold(String::new(), |mut list, (method, why)| {
+        let separator = if list.is_empty() { ": " } else { "; " };
+        let _ = write!(list, "{separator}{method}: {why}");
+        list
+    })
+}
+
+/// The authority's error document (Microsoft identity platform, "Authentication and authorization
+/// error codes"; RFC 6749, section 5.2, has its first two members).
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+pub(super) struct Refusal {
+    pub(super) error: String,
+    #[serde(default)]
+    pub(super) error_description: String,
+    #[serde(default)]
+    error_codes: Vec<u32>,
+}
+
+impl Refusal {
+    pub(super) fn into_error(self, authority: &str) -> IdentityError {
+        let advice = self
+            .error_codes
+            .iter()
+            .find_map(|code| advice(*code))
+            .or_else(|| advice_for_name(&self.error));
+        let sentence = first_sentence(&self.error_description);
+        let error = if sentence.is_empty() {
+            first_sentence(&self.error)
+        } else {
+            format!("{sentence} ({})", first_sentence(&self.error))
+        };
+        IdentityError::Refused {
+            authority: authority.to_owned(),
+            error,
+            advice,
+        }
+    }
+}
+
+const SENTENCE_MAX: usize = 300;
+
+/// What a tool printed that passes the authority's error on, if it is one.
+pub(super) fn refusal_in(text: &str) -> Option<Refusal> {
+    let (_, from_code) = text.split_once("AADSTS")?;
+    let digits: String = from_code.chars().take_while(char::is_ascii_digit).collect();
+    Some(Refusal {
+        error: "refused".to_owned(),
+        error_description: format!("AADSTS{from_code}"),
+        error_codes: vec![digits.parse().ok()?],
+    })
+}
+
+/// Behind the first line come trace ids and times. Control characters would reach a terminal.
+pub(super) fn first_sentence(text: &str) -> String {
+    let line = text.trim_start().lines().next().unwrap_or_default();
+    let line = line.split(" Trace ID:").next().unwrap_or_default();
+    line.chars()
+        .filter(|c| !c.is_control())
+        .take(SENTENCE_MAX)
+        .collect::<String>()
+        .trim_end()
+        .to_owned()
+}
+
+/// What to do about an AADSTS code (Microsoft, "Microsoft Entra authentication and authorization
+/// error codes", and the troubleshooting pages of the flows).
+pub(super) const fn advice(code: u32) -> Option<&'static str> {
+    Some(match code {
+        7_000_215 => {
+            "the client secret is wrong: use the secret's value, not its id, of this application"
+        }
+        7_000_222 => "the client secret has expired: create a new one for this application",
+        7_000_216 => {
+            "the application has to prove itself: give a secret, a certificate or a federated token"
+        }
+        7_000_218 => {
+            "the application is not a public client: allow public client flows in its \
+             registration, or use a secret or a certificate"
+        }
+        7_000_112 => "the application is disabled in this tenant: have an administrator enable it",
+        700_016 => {
+            "there is no such application in this tenant: check the client id and the tenant id"
+        }
+        90_002 | 900_023 => "there is no such tenant: check the tenant id",
+        500_011 => {
+            "the tenant does not know the Defender API: check that Defender for Endpoint is set up in it, \
+             and that cloud and scope belong together"
+        }
+        70_011 => "the scope is not valid: it is the resource followed by /.default",
+        700_027 => {
+            "the certificate is not one of this application's, or its key is another: upload the \
+             certificate to the application, and check that the file holds the same one"
+        }
+        700_030 => "the certificate's subject is not one that this application accepts",
+        700_021 | 700_023 => {
+            "the assertion is for another application or authority: check the client id, the \
+             tenant id and the cloud"
+        }
+        700_024 => {
+            "the assertion is not valid at this time: check this machine's clock, and that the \
+             federated token is being renewed"
+        }
+        700_211 | 700_212 | 700_213 | 7_002_137 | 7_002_138 | 70_021 => {
+            "no federated credential of this application fits the token: compare its issuer, \
+             subject and audience with those of the token, to the letter"
+        }
+        70_025 => "the application has no federated credential: add one, or check the client id",
+        50_034 => "there is no such user in this tenant: check the account and the tenant id",
+        50_020 => {
+            "the user is of another tenant: sign in with an account of this tenant, or be invited"
+        }
+        50_126 => "the user name or password is wrong",
+        50_055 | 50_144 => {
+            "the user's password has expired: sign in once in a browser to change it"
+        }
+        50_057 => "the account is disabled",
+        50_053 => "the account is locked after too many attempts: wait, or have it unlocked",
+        50_173 | 70_008 | 700_082 | 700_084 | 54_005 => "the sign-in has expired: sign in again",
+        50_076 | 50_079 | 50_074 => {
+            "a second factor is asked for: sign in again where you can give it (device-code, or \
+             az login)"
+        }
+        53_000 | 53_001 | 53_003 => {
+            "a policy of the tenant (Conditional Access) does not allow this sign-in: ask its \
+             administrator"
+        }
+        50_105 => "the user is not assigned to this application: have an administrator assign it",
+        65_001 => {
+            "consent is missing: have an administrator grant the application its permissions for \
+             the Defender API"
+        }
+        65_004 => "consent was declined: sign in again and accept, or ask an administrator",
+        70_018..=70_020 => "the sign-in code is no longer valid: begin again",
+        _ => return None,
+    })
+}
+
+/// What to do about an error that names no code we know: OAuth's names (RFC 8628, section 3.5, and
+/// Microsoft's own for the same things).
+fn advice_for_name(error: &str) -> Option<&'static str> {
+    Some(match error {
+        "expired_token" | "code_expired" | "bad_verification_code" => {
+            "the sign-in code is no longer valid: begin again"
+        }
+        "authorization_declined" | "access_denied" => "the sign-in was declined",
+        "temporarily_unavailable" => "the authority is busy: try again later",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entras_refusal_becomes_its_code_its_first_sentence_and_what_to_do() {
+        // Microsoft identity platform, "Authentication and authorization error codes", with another
+        // code.
+        let body = r#"{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret provided.\r\nTrace ID: 1\r\nTimestamp: 2016","error_codes":[7000215],"trace_id":"1"}"#;
+        let refusal: Refusal = serde_json::from_str(body).unwrap();
+        let error = refusal.into_error("https://login.test");
+        assert_eq!(
+            error.to_string(),
+            "https://login.test gave no token: AADSTS7000215: Invalid client secret provided. (invalid_client) - \
+             the client secret is wrong: use the secret's value, not its id, of this application"
+        );
+    }
+
+    #[test]
+    fn an_error_without_a_known_code_is_read_by_its_name() {
+        let body =
+            r#"{"error":"authorization_declined","error_description":"AADSTS999: \u001b[2Jno"}"#;
+        let refusal: Refusal = serde_json::from_str(body).unwrap();
+        assert_eq!(
+            refusal.into_error("x").to_string(),
+            "x gave no token: AADSTS999: [2Jno (authorization_declined) - the sign-in was declined"
+        );
+    }
+
+    #[test]
+    fn a_refusal_is_found_in_what_a_tool_prints() {
+        let text = "ERROR: AADSTS50076: Due to a configuration change, you must use multi-factor \
+                    authentication. Trace ID: 1 Correlation ID: 2\nInteractive login is needed";
+        let error = refusal_in(text).unwrap().into_error("Azure CLI");
+        let IdentityError::Refused { error, advice, .. } = error else {
+            panic!("{error:?}")
+        };
+        assert_eq!(
+            error,
+            "AADSTS50076: Due to a configuration change, you must use multi-factor authentication. \
+             (refused)"
+        );
+        assert!(advice.unwrap().contains("second factor"));
+        assert_eq!(refusal_in("ERROR: Please run 'az login'"), None);
+    }
+}

@@ -1,0 +1,71 @@
+//! Who we are to the service: bearer tokens, and where they come from.
+//!
+//! A [`TokenSource`] keeps its token and renews it in time, so nobody else should hold on to one.
+//! Tokens and secrets have no `Display`, and a `Debug` that hides them.
+//!
+//! [`Identity`] is the one source that fetches: a [`Method`] says how, [`Settings`] with what.
+//! Nothing here repeats a request: a fetch that fails is an error, while an earlier token that
+//! still holds is handed out.
+
+mod application;
+mod assertion;
+mod azure_cli;
+mod cache;
+mod chain;
+mod device;
+mod endpoint;
+mod error;
+mod managed;
+mod method;
+#[cfg(test)]
+mod tests;
+mod token;
+
+use async_trait::async_trait;
+
+pub use self::cache::Identity;
+pub use self::device::{Prompt, SignIn};
+pub use self::error::IdentityError;
+pub use self::method::{Method, Settings, UnknownMethod};
+pub use self::token::{BearerToken, Claims, FixedToken};
+
+/// Supplies tokens for one service.
+#[async_trait]
+pub trait TokenSource: Send + Sync {
+    /// A token that holds for at least one call more.
+    ///
+    /// However many ask at once, the authority is asked once.
+    async fn token(&self) -> Result<BearerToken, IdentityError>;
+
+    /// The service refused this token with 401. Whether [`token`](Self::token) has another one from
+    /// now on: one that was fetched for this, or one that somebody else has put in its place.
+    async fn renew(&self, _rejected: &BearerToken) -> Result<bool, IdentityError> {
+        Ok(false)
+    }
+
+    /// Whose tokens they are. Unless it is known otherwise, a token is asked for and read.
+    async fn principal(&self) -> Result<Principal, IdentityError> {
+        Ok(Principal::of(&self.token().await?))
+    }
+}
+
+/// Who a token is for, which is who a quota is counted for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// The tenant.
+    pub tenant: String,
+    /// The application.
+    pub application: String,
+}
+
+impl Principal {
+    /// What the token says. What it does not say is empty: such tokens share a quota, which errs on
+    /// the safe side.
+    fn of(token: &BearerToken) -> Self {
+        let claims = token.claims();
+        Self {
+            tenant: claims.tenant.clone().unwrap_or_default(),
+            application: claims.application.clone().unwrap_or_default(),
+        }
+    }
+}

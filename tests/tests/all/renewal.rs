@@ -1,0 +1,110 @@
+//! What follows a 401: one forced renewal and one repeat, as a call of its own.
+
+use host_demo::contract::Reason;
+use host_demo::host::CallError;
+use host_demo::mock::{Api, Fault, Grant};
+use tests::world::World;
+
+fn is_unauthorized(error: &CallError) -> bool {
+    matches!(error.reason(), Some(Reason::Unauthorized))
+}
+
+#[tokio::test]
+async fn after_a_401_the_call_is_made_once_more_with_a_new_token_and_a_permit_of_its_own() {
+    let world = World::new().await;
+    world
+        .release_of(&world.machine(1), "cleaned")
+        .await
+        .unwrap();
+    assert_eq!((world.releases(), world.mock.arrivals(Api::Token)), (1, 1));
+
+    world.mock.revoke_tokens();
+    let action = world.release("cleaned").await.unwrap();
+    assert_eq!(action.machine_id, Some(world.machine(0)));
+    assert_eq!(world.mock.arrivals(Api::Token), 2, "one renewal");
+    let statuses: Vec<_> = world
+        .requests(Api::UnrestrictCodeExecution)
+        .iter()
+        .map(|release| (release.token, release.status))
+        .collect();
+    assert_eq!(
+        statuses,
+        [
+            (Some(1), Some(201)),
+            (Some(1), Some(401)),
+            (Some(2), Some(201))
+        ]
+    );
+    assert_eq!(world.used().await, 3, "each arrival had a permit");
+}
+
+#[tokio::test]
+async fn a_401_that_a_new_token_does_not_cure_is_repeated_once_and_not_by_the_next_call() {
+    let world = World::new().await;
+    // As for a licence that has ended.
+    let body = r#"{"error":{"code":"Unauthorized","message":"No Tvm license"}}"#;
+    let licence = Fault::answer(401, body)
+        .on(Api::UnrestrictCodeExecution)
+        .always();
+    world.mock.inject(licence);
+    let error = world.release("cleaned").await.unwrap_err();
+    assert!(is_unauthorized(&error), "{error:?}");
+    assert_eq!((world.releases(), world.mock.arrivals(Api::Token)), (2, 2));
+    assert_eq!(world.used().await, 2);
+
+    let error = world.release("cleaned").await.unwrap_err();
+    assert!(is_unauthorized(&error), "{error:?}");
+    assert_eq!((world.releases(), world.mock.arrivals(Api::Token)), (3, 2));
+    assert_eq!(world.used().await, 3);
+}
+
+#[tokio::test]
+async fn calls_that_are_refused_together_share_one_renewal() {
+    let world = World::new().await;
+    world
+        .release_of(&world.machine(0), "cleaned")
+        .await
+        .unwrap();
+    world.mock.revoke_tokens();
+    let (one, other) = (world.machine(1), world.machine(2));
+    let (one, other) = tokio::join!(
+        world.release_of(&one, "cleaned"),
+        world.release_of(&other, "cleaned")
+    );
+    one.unwrap();
+    other.unwrap();
+    assert_eq!(world.mock.arrivals(Api::Token), 2);
+    assert_eq!(world.used().await, world.releases());
+}
+
+#[tokio::test]
+async fn a_token_that_was_given_is_not_renewed_and_its_call_not_repeated() {
+    let world = World::with(|scene| scene.token = Some(Grant::default())).await;
+    world.mock.revoke_tokens();
+    let error = world.release("cleaned").await.unwrap_err();
+    assert!(is_unauthorized(&error), "{error:?}");
+    assert_eq!((world.releases(), world.mock.arrivals(Api::Token)), (1, 0));
+}
+
+#[tokio::test]
+async fn where_no_other_token_can_be_had_the_authoritys_reason_is_the_answer() {
+    let world = World::new().await;
+    world
+        .release_of(&world.machine(1), "cleaned")
+        .await
+        .unwrap();
+    world.mock.revoke_tokens();
+    let expired = r#"{"error":"invalid_client","error_codes":[7000222],
+        "error_description":"AADSTS7000222: The provided client secret keys are expired.\r\nTrace ID: 1"}"#;
+    world
+        .mock
+        .inject(Fault::answer(401, expired).on(Api::Token));
+    let error = world.release("cleaned").await.unwrap_err();
+    assert!(matches!(error, CallError::Identity(_)), "{error:?}");
+    let text = error.to_string();
+    assert!(
+        text.contains("the client secret has expired: create a new one"),
+        "{text}"
+    );
+    assert_eq!(world.releases(), 2);
+}

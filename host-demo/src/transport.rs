@@ -351,7 +351,7 @@ fn find<'e, E: std::error::Error + 'static>(
 fn is_about_the_name(error: &dyn std::error::Error) -> bool {
     let mut next = error.source();
     while let Some(cause) = next {
-        if cause.to_string() == "dns error" {
+        if ["dns error", "invalid dns name"].contains(&cause.to_string().as_str()) {
             return true;
         }
         next = cause.source();

@@ -4,8 +4,9 @@
 //!
 //! 1. *policy and grant*: what the guest asks for is what this call may do;
 //! 2. *permit*: the quota has room for it, and this is the one request that it has room for;
-//! 3. *identity*: asked for last, because waiting for a quota can outlive a token;
-//! 4. *transport*: once.
+//! 3. *audit*: what is about to be sent is on record, or it is not sent;
+//! 4. *identity*: asked for last, because waiting for a quota or a disk can outlive a token;
+//! 5. *transport*: once.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,12 +15,14 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Scheme;
 use http_body_util::{BodyExt as _, Limited};
+use tracing::Instrument as _;
 use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, Error as WasiError, ForbiddenHeaderFilter, RequestOptions, WasiBody,
     WasiHttpHooks,
 };
 
 use crate::answer::{Answer as AnswerBody, Needle};
+use crate::audit::{AuditError, Trail};
 use crate::clock::{Clock, Moment};
 use crate::cloud;
 use crate::contract::connection;
@@ -45,6 +48,13 @@ const REQUEST_HEADERS: [HeaderName; 6] = [
 
 /// What a guest gets to see of an answer.
 const RESPONSE_HEADERS: [HeaderName; 2] = [header::CONTENT_TYPE, header::RETRY_AFTER];
+
+/// Denials of one call that are kept and logged. A guest can ask for what it may not do as often as
+/// it can compute; more are counted.
+const DENIALS_KEPT: usize = 4;
+
+/// What an answer is known by at the service.
+const CORRELATION_ID: HeaderName = HeaderName::from_static("mise-correlation-id");
 
 /// What all calls share.
 pub(crate) struct Egress {
@@ -77,6 +87,9 @@ pub(crate) struct Call {
     egress: Arc<Egress>,
     grant: Grant,
     deadline: Moment,
+    trail: Option<Trail>,
+    /// A request is sent in a task of its own, which belongs to the call all the same.
+    span: tracing::Span,
     state: Mutex<State>,
 }
 
@@ -95,11 +108,26 @@ pub(crate) struct Seen {
     pub(crate) may_have_arrived: bool,
     /// The status of the answer.
     pub(crate) status: Option<u16>,
+    /// What was denied, the first few of it.
+    pub(crate) denied: Vec<Denial>,
+    pub(crate) denials: u32,
+    /// The policy, the grant and the permit let a request pass.
+    pub(crate) is_allowed: bool,
+    /// The guest was told that the quota has no call left.
+    pub(crate) is_held_back: bool,
+    pub(crate) audit: Option<AuditError>,
     /// The token that the service refused with 401.
     pub(crate) rejected: Option<BearerToken>,
-    pub(crate) denial: Option<Denial>,
     pub(crate) identity: Option<IdentityError>,
     pub(crate) transport: Option<TransportError>,
+    pub(crate) request_bytes: Option<u64>,
+    /// When the request was handed to the transport.
+    pub(crate) sent_at: Option<Moment>,
+    /// When the answer's head came.
+    pub(crate) answered_at: Option<Moment>,
+    pub(crate) correlation_id: Option<String>,
+    /// As much of the answer's body as the guest has read.
+    pub(crate) answer: Vec<u8>,
     /// The answer repeats the token.
     pub(crate) echoed: bool,
 }
@@ -110,6 +138,8 @@ impl Call {
         grant: Grant,
         permit: Option<Permit>,
         deadline: Moment,
+        trail: Option<Trail>,
+        span: tracing::Span,
     ) -> Self {
         let state = Mutex::new(State {
             permit,
@@ -120,8 +150,20 @@ impl Call {
             egress,
             grant,
             deadline,
+            trail,
+            span,
             state,
         }
+    }
+
+    /// Where the call's records go, if they are kept.
+    pub(crate) const fn trail(&self) -> Option<&Trail> {
+        self.trail.as_ref()
+    }
+
+    /// What everything that is logged of the call belongs to.
+    pub(crate) fn span(&self) -> tracing::Span {
+        self.span.clone()
     }
 
     /// Ends the call, and says what was seen.
@@ -150,7 +192,9 @@ impl Call {
             return Err(connection::Refusal::Denied(self.deny(denial).to_string()));
         }
         let now = self.egress.clock.now();
-        if let Some(wait) = self.state().permit.as_ref().and_then(|p| p.closed_for(now)) {
+        let closed = self.state().permit.as_ref().and_then(|p| p.closed_for(now));
+        if let Some(wait) = closed {
+            self.state().seen.is_held_back = true;
             return Err(connection::Refusal::RateLimited(whole_seconds(wait)));
         }
         Ok(connection::Access {
@@ -180,6 +224,12 @@ impl Call {
         let body = whole(body).await.map_err(|denial| self.refuse(denial))?;
         self.redeem().map_err(|denial| self.refuse(denial))?;
 
+        if let Err(error) = self.intend().await {
+            tracing::error!(%error, "not recorded, so not sent");
+            self.not_sent(|seen| seen.audit = Some(error));
+            return Err(WasiError::ConfigurationError);
+        }
+
         let token = match self.egress.token().await {
             Ok(token) => token,
             Err(error) => {
@@ -191,7 +241,7 @@ impl Call {
         head.headers
             .insert(header::AUTHORIZATION, token.header().clone());
 
-        self.depart()?;
+        self.depart(body.len())?;
         let clock = Arc::clone(&self.egress.clock);
         match self
             .egress
@@ -234,19 +284,34 @@ impl Call {
     }
 
     fn redeem(&self) -> Result<(), Denial> {
-        let redeemed = self.state().permit.as_mut().is_some_and(Permit::redeem);
+        let mut state = self.state();
+        let redeemed = state.permit.as_mut().is_some_and(Permit::redeem);
+        state.seen.is_allowed |= redeemed;
         if redeemed { Ok(()) } else { Err(Denial::Spent) }
     }
 
     /// From here on the request may arrive.
-    fn depart(&self) -> Result<(), WasiError> {
+    fn depart(&self, bytes: usize) -> Result<(), WasiError> {
         let mut state = self.state();
         if state.is_over {
             // Nobody is there to hear it.
             return Err(WasiError::ConnectionTerminated);
         }
         state.seen.may_have_arrived = true;
+        state.seen.request_bytes = Some(bytes as u64);
+        state.seen.sent_at = Some(self.egress.clock.now());
         Ok(())
+    }
+
+    async fn intend(&self) -> Result<(), AuditError> {
+        match &self.trail {
+            Some(trail) => {
+                trail
+                    .intend(&self.grant.operation().route().to_string())
+                    .await
+            }
+            None => Ok(()),
+        }
     }
 
     /// The answer's head is here: from now on the call counts from now, and the guest sees what it
@@ -264,6 +329,12 @@ impl Call {
                 permit.settle(now);
             }
             state.seen.status = Some(head.status.as_u16());
+            state.seen.answered_at = Some(now);
+            state.seen.correlation_id = head
+                .headers
+                .get(CORRELATION_ID)
+                .and_then(|id| id.to_str().ok())
+                .map(str::to_owned);
         }
         tracing::debug!(status = head.status.as_u16(), "answer");
         let size = section_size(&head.headers);
@@ -285,6 +356,13 @@ impl Call {
             Arc::clone(&self.egress.clock),
             self.deadline,
         );
+        let call = Arc::clone(self);
+        let body = body.map_frame(move |frame| {
+            if let Some(data) = frame.data_ref() {
+                call.state().seen.answer.extend_from_slice(data);
+            }
+            frame
+        });
         Ok(http::Response::from_parts(head, body.boxed_unsync()))
     }
 
@@ -304,12 +382,18 @@ impl Call {
     }
 
     fn deny(&self, denial: Denial) -> Denial {
-        match denial.rule() {
-            // Quoted, as it stands in the configuration's list.
-            Some(rule) => tracing::warn!(%denial, rule = rule.to_string(), "denied"),
-            None => tracing::warn!(%denial, "denied"),
+        let mut state = self.state();
+        let seen = &mut state.seen;
+        seen.denials = seen.denials.saturating_add(1);
+        if seen.denied.len() < DENIALS_KEPT {
+            match denial.rule() {
+                // Quoted, as it stands in the configuration's list.
+                Some(rule) => tracing::warn!(%denial, rule = rule.to_string(), "denied"),
+                None => tracing::warn!(%denial, "denied"),
+            }
+            seen.denied.push(denial.clone());
         }
-        self.state().seen.denial = Some(denial.clone());
+        drop(state);
         denial
     }
 
@@ -409,11 +493,19 @@ impl WasiHttpHooks for Hooks {
         _: Box<dyn Future<Output = Result<(), WasiError>> + Send>,
     ) -> Box<dyn Future<Output = Result<Answer, WasiError>> + Send> {
         let call = Arc::clone(&self.0);
-        Box::new(async move {
+        let span = call.span();
+        let sending = async move {
             let response = call.send(request).await?;
             let nothing_left_to_do: Connection = Box::new(std::future::ready(Ok(())));
             Ok((response, nothing_left_to_do))
-        })
+        };
+        Box::new(sending.instrument(span))
+    }
+
+    /// What the host holds of each body that a guest has begun. There can be as many as there are
+    /// resources.
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        REQUEST_BODY_MAX
     }
 }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
+use crate::audit::{Audit, AuditError, Claimed, Ending, Observed, Outcome, SaidAction, Trail};
 use crate::clock::{Clock, Moment, SystemClock};
 use crate::cloud::Service;
 use crate::contract::{self, Effect, MachineAction, Reason};
@@ -37,6 +39,8 @@ pub struct Setup {
     pub call_timeout: Duration,
     /// What time it is: the machine's clock.
     pub clock: Arc<dyn Clock>,
+    /// Where every call is recorded: nowhere, unless it is said.
+    pub audit: Option<Arc<Audit>>,
 }
 
 impl Setup {
@@ -50,6 +54,7 @@ impl Setup {
             quotas: Quota::DOCUMENTED.to_vec(),
             call_timeout: CALL_TIMEOUT,
             clock: Arc::new(SystemClock::new()),
+            audit: None,
         }
     }
 
@@ -74,6 +79,7 @@ impl Setup {
             limiter: Limiter::new(Arc::clone(&self.clock), &self.quotas),
             call_timeout: self.call_timeout,
             clock: self.clock,
+            audit: self.audit,
         })
     }
 }
@@ -86,6 +92,7 @@ pub struct Host {
     limiter: Limiter,
     call_timeout: Duration,
     clock: Arc<dyn Clock>,
+    audit: Option<Arc<Audit>>,
 }
 
 /// How long a caller is ready to wait for the quota, before anything is sent.
@@ -139,6 +146,9 @@ pub enum CallError {
         /// Whether something can have happened.
         effect: Effect,
     },
+    /// The call could not be recorded. Nothing was sent.
+    #[error("nothing was sent, because it could not be recorded: {0}")]
+    Audit(#[from] AuditError),
     /// The call's time was up.
     #[error("no answer within {} s; {}", .after.as_secs_f64(), meaning(*.effect))]
     TimedOut {
@@ -171,7 +181,7 @@ impl CallError {
     pub const fn effect(&self) -> Effect {
         match self {
             Self::Answered { error, .. } => error.effect,
-            Self::Identity(_) | Self::Quota(_) | Self::Stopped => Effect::None,
+            Self::Identity(_) | Self::Quota(_) | Self::Stopped | Self::Audit(_) => Effect::None,
             Self::TimedOut { effect, .. }
             | Self::Fault { effect, .. }
             | Self::TokenEchoed { effect } => *effect,
@@ -237,6 +247,11 @@ impl Host {
         &self.egress
     }
 
+    /// Where every call is recorded.
+    pub fn audit(&self) -> Option<&Arc<Audit>> {
+        self.audit.as_ref()
+    }
+
     /// The clock that everything here goes by.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
@@ -269,7 +284,7 @@ impl Host {
         F: Future<Output = Result<Result<MachineAction, contract::Error>, Fault>>,
     {
         let first = self.begin(grant.clone(), patience.clone()).await?;
-        let result = self.finish(&first, run(first.way_out())).await;
+        let result = self.run(&first, &run).await;
         let rejected = match &result {
             Err(CallError::Answered { .. }) => first.call.end().rejected,
             _ => None,
@@ -283,7 +298,22 @@ impl Host {
         }
         tracing::warn!("the service refused the token; the call is made again with another one");
         let second = self.begin(grant, patience).await?;
-        self.finish(&second, run(second.way_out())).await
+        self.run(&second, &run).await
+    }
+
+    /// One call, in a span of its own.
+    async fn run<F>(
+        &self,
+        begun: &Begun,
+        run: &impl Fn(Arc<Call>) -> F,
+    ) -> Result<MachineAction, CallError>
+    where
+        F: Future<Output = Result<Result<MachineAction, contract::Error>, Fault>>,
+    {
+        let span = begun.call.span();
+        self.finish(begun, run(begun.way_out()))
+            .instrument(span)
+            .await
     }
 
     /// Everything that comes before the call's time begins to run.
@@ -304,11 +334,22 @@ impl Host {
         let deadline = permit
             .as_ref()
             .map_or(self.clock.now() + self.call_timeout, Permit::deadline);
+        let id = uuid::Uuid::new_v4().to_string();
+        // At a level at which it is there for every event that is shown. Without the comment, in
+        // which people name people.
+        let span = tracing::error_span!(
+            "call",
+            %id,
+            operation = %grant.operation(),
+            target = grant.target().map(Target::as_str),
+        );
         let call = Arc::new(Call::new(
             Arc::clone(&self.egress),
             grant.clone(),
             permit,
             deadline,
+            self.trail(id, &grant, key.as_ref()),
+            span,
         ));
         Ok(Begun {
             grant,
@@ -318,8 +359,18 @@ impl Host {
         })
     }
 
-    /// Runs the call to its end or its deadline, and compares what the plugin says with what the
-    /// boundary saw.
+    fn trail(&self, call: String, grant: &Grant, key: Option<&Key>) -> Option<Trail> {
+        Some(Trail::new(
+            Arc::clone(self.audit.as_ref()?),
+            Arc::clone(&self.clock),
+            call,
+            self.plugin.about().digest.clone(),
+            grant,
+            key.map_or_else(Vec::new, |key| self.limiter.used(key)),
+        ))
+    }
+
+    /// Runs the call to its end or its deadline, judges it, and records it.
     async fn finish(
         &self,
         begun: &Begun,
@@ -331,10 +382,39 @@ impl Host {
             () = self.clock.sleep_until(begun.deadline) => None,
         };
         let seen = begun.call.end();
+        let claimed = result
+            .as_ref()
+            .and_then(|result| result.as_ref().ok().map(claim));
+        let judged = self.judge(begun, result, &seen);
+        if let Err(CallError::Fault { fault, .. }) = &judged {
+            let backtrace = fault.backtrace().unwrap_or_default();
+            tracing::error!(%fault, "a fault of the plugin's\n{backtrace}");
+        }
+        // What could not be recorded was not sent, and has no outcome.
+        if let Some(trail) = begun.call.trail()
+            && seen.audit.is_none()
+        {
+            let outcome = seen.outcome(ending(&judged), &begun.grant, claimed, &judged);
+            trail.conclude(&outcome).await;
+        }
+        judged
+    }
+
+    /// Compares what the plugin says with what the boundary saw.
+    #[expect(
+        clippy::result_large_err,
+        reason = "once a call, as it is everywhere else"
+    )]
+    fn judge(
+        &self,
+        begun: &Begun,
+        result: Option<Result<Result<MachineAction, contract::Error>, Fault>>,
+        seen: &Seen,
+    ) -> Result<MachineAction, CallError> {
         let effect = seen.effect(begun.grant.operation());
         if seen.echoed {
             if let Some(Ok(Err(error))) = &result {
-                self.heed(begun, error, &seen);
+                self.heed(begun, error, seen);
             }
             return Err(CallError::TokenEchoed { effect });
         }
@@ -352,17 +432,26 @@ impl Host {
                 None => Ok(action),
             },
             Some(Ok(Err(mut error))) => {
-                self.heed(begun, &error, &seen);
+                self.heed(begun, &error, seen);
                 // The plugin knows only that nothing was sent; the boundary knows why.
-                if let Some(identity) = seen.identity {
+                if let Some(identity) = seen.identity.clone() {
                     return Err(CallError::Identity(identity));
+                }
+                if let Some(audit) = seen.audit.clone() {
+                    return Err(CallError::Audit(audit));
+                }
+                if let Some(what) = seen.contradicts_error(&error) {
+                    return Err(CallError::Fault {
+                        fault: Fault::UnfoundedError(what),
+                        effect,
+                    });
                 }
                 // What crossed the boundary is known here for certain. The plugin's word adds
                 // nothing to it.
                 error.effect = effect;
                 Err(CallError::Answered {
                     error,
-                    detail: seen.transport,
+                    detail: seen.transport.clone(),
                 })
             }
         }
@@ -398,6 +487,18 @@ struct Begun {
     key: Option<Key>,
     deadline: Moment,
     call: Arc<Call>,
+}
+
+/// Whoever made the call may not have waited for its end.
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let seen = self.call.end();
+        if let Some(trail) = self.call.trail()
+            && seen.audit.is_none()
+        {
+            trail.abandon(&seen.outcome(Ending::Abandoned, &self.grant, None, &Ok(())));
+        }
+    }
 }
 
 impl Begun {
@@ -436,12 +537,129 @@ impl Seen {
                 .is_some_and(|named| !named.eq_ignore_ascii_case(id.as_str()))
         };
         match target {
-            Some(Target::Machine(id)) if other_machine(id) => Some("of another device"),
+            Some(Target::Machine(id)) if other_machine(id) => return Some("of another device"),
             Some(Target::Action(id)) if !action.id.eq_ignore_ascii_case(id.as_str()) => {
-                Some("of another action")
+                return Some("of another action");
+            }
+            _ => {}
+        }
+        match SaidAction::in_answer(&self.answer) {
+            None => Some("it did not read one in the service's answer"),
+            Some(said) if said != said_of(action) => {
+                Some("the action is not the one in the service's answer")
+            }
+            Some(_) => None,
+        }
+    }
+
+    /// What is wrong with an error that the plugin reports, if something is: a caller waits, or
+    /// asks for another token, because of it.
+    fn contradicts_error(&self, error: &contract::Error) -> Option<&'static str> {
+        let status = self.status.unwrap_or_default();
+        let is_founded = match &error.reason {
+            Reason::AlreadyInProgress => status == 400,
+            Reason::Unauthorized => status == 401,
+            Reason::Forbidden(_) => status == 403,
+            Reason::NotFound => status == 404,
+            Reason::Rejected => (400..500).contains(&status),
+            Reason::ServiceFailure(_) => status >= 500,
+            Reason::RateLimited(limit) => match limit.by {
+                contract::Limiter::Service => status == 429,
+                contract::Limiter::Host => self.is_held_back,
+            },
+            Reason::InvalidArgument(_)
+            | Reason::Denied
+            | Reason::Unavailable
+            | Reason::Transport
+            | Reason::UnexpectedResponse => true,
+        };
+        if !is_founded {
+            return Some("nobody gave that answer");
+        }
+        match &error.service {
+            Some(service) if Some(service.status) != self.status => {
+                Some("the service answered with another status")
             }
             _ => None,
         }
+    }
+
+    /// For the record.
+    fn outcome<T>(
+        &self,
+        ended: Ending,
+        grant: &Grant,
+        claimed: Option<Claimed>,
+        judged: &Result<T, CallError>,
+    ) -> Outcome {
+        let failure = match (&self.audit, &self.identity, &self.transport) {
+            (Some(error), ..) => Some(error.to_string()),
+            (_, Some(error), _) => Some(error.to_string()),
+            (_, _, Some(error)) => Some(error.to_string()),
+            _ => None,
+        };
+        let milliseconds = self
+            .sent_at
+            .zip(self.answered_at)
+            .map(|(from, to)| u64::try_from(to.since(from).as_millis()).unwrap_or(u64::MAX));
+        Outcome {
+            ended,
+            allowed_by: self
+                .is_allowed
+                .then(|| grant.operation().route().to_string()),
+            denied: self.denied.iter().map(ToString::to_string).collect(),
+            denials: self.denials,
+            observed: Observed {
+                sent: match (self.status, self.may_have_arrived) {
+                    (Some(_), _) => "answered",
+                    (None, true) => "unanswered",
+                    (None, false) => "no",
+                },
+                status: self.status,
+                milliseconds,
+                request_bytes: self.request_bytes,
+                response_bytes: self.status.map(|_| self.answer.len() as u64),
+                correlation_id: self.correlation_id.clone(),
+                action: SaidAction::in_answer(&self.answer),
+                failure,
+            },
+            claimed,
+            fault: match judged {
+                Err(CallError::Fault { fault, .. }) => Some(fault.to_string()),
+                _ => None,
+            },
+        }
+    }
+}
+
+const fn ending(judged: &Result<MachineAction, CallError>) -> Ending {
+    match judged {
+        Ok(_) => Ending::Succeeded,
+        Err(CallError::Fault { .. }) => Ending::Fault,
+        Err(CallError::TimedOut { .. }) => Ending::TimedOut,
+        Err(_) => Ending::Failed,
+    }
+}
+
+fn claim(said: &Result<MachineAction, contract::Error>) -> Claimed {
+    match said {
+        Ok(action) => Claimed::Ok {
+            action: said_of(action),
+        },
+        Err(error) => Claimed::Err {
+            reason: error.reason.name(),
+            effect: error.effect.name(),
+            status: error.service.as_ref().map(|service| service.status),
+        },
+    }
+}
+
+fn said_of(action: &MachineAction) -> SaidAction {
+    SaidAction {
+        id: action.id.clone(),
+        type_: action.type_.as_str().to_owned(),
+        status: action.status.as_str().to_owned(),
+        machine: action.machine_id.clone(),
     }
 }
 
@@ -450,5 +668,175 @@ impl fmt::Debug for Host {
         f.debug_struct("Host")
             .field("policy", &self.egress.policy)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::{
+        ActionStatus, ActionType, Failure, MissingRoles, RateLimit, ServiceError,
+    };
+
+    const MACHINE: &str = "1e5bc9d7e413ddd7902c2932e418702b84d0cc07";
+    const ACTION: &str = "8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a";
+
+    fn answered(status: u16, body: &str) -> Seen {
+        Seen {
+            may_have_arrived: true,
+            status: Some(status),
+            answer: body.as_bytes().to_vec(),
+            ..Seen::default()
+        }
+    }
+
+    fn body(id: &str, type_: &str, status: &str, machine: &str) -> String {
+        serde_json::json!({ "id": id, "type": type_, "status": status, "machineId": machine })
+            .to_string()
+    }
+
+    fn claimed() -> MachineAction {
+        MachineAction {
+            id: ACTION.to_owned(),
+            type_: ActionType::UnrestrictCodeExecution,
+            title: None,
+            requestor: None,
+            requestor_comment: None,
+            status: ActionStatus::Pending,
+            machine_id: Some(MACHINE.to_owned()),
+            computer_dns_name: None,
+            creation_date_time_utc: None,
+            last_update_date_time_utc: None,
+            cancellation_requestor: None,
+            cancellation_comment: None,
+            cancellation_date_time_utc: None,
+            error_h_result: None,
+            scope: None,
+            external_id: None,
+            request_source: None,
+            related_file_info: None,
+            commands: None,
+            troubleshoot_info: None,
+            additional_properties: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_success_is_one_only_if_it_is_word_for_word_what_the_service_answered() {
+        let release = Target::Machine(MACHINE.parse().unwrap());
+        let read = Target::Action(ACTION.parse().unwrap());
+        let other = &MACHINE.replace('1', "2");
+        let (kind, pending) = ("UnrestrictCodeExecution", "Pending");
+        let good = body(ACTION, kind, pending, MACHINE);
+        for (seen, is_founded) in [
+            (answered(201, &good), true),
+            (answered(200, &good), true),
+            (Seen::default(), false),
+            (answered(199, &good), false),
+            (answered(302, &good), false),
+            (answered(400, &good), false),
+            (answered(500, &good), false),
+            (answered(200, ""), false),
+            (answered(200, &good[..good.len() - 1]), false),
+            (
+                answered(
+                    200,
+                    &body(&ACTION.replace('8', "9"), kind, pending, MACHINE),
+                ),
+                false,
+            ),
+            (
+                answered(200, &body(ACTION, "Offboard", pending, MACHINE)),
+                false,
+            ),
+            (answered(200, &body(ACTION, kind, "Failed", MACHINE)), false),
+            (answered(200, &body(ACTION, kind, pending, other)), false),
+        ] {
+            for target in [&release, &read] {
+                let contradiction = seen.contradicts(&claimed(), Some(target));
+                assert_eq!(
+                    contradiction.is_none(),
+                    is_founded,
+                    "{seen:?}: {contradiction:?}"
+                );
+            }
+        }
+        // Of another device, or another action, however well it is borne out.
+        let seen = answered(200, &body(ACTION, kind, pending, other));
+        let of_another = MachineAction {
+            machine_id: Some(other.clone()),
+            ..claimed()
+        };
+        assert_eq!(
+            seen.contradicts(&of_another, Some(&release)),
+            Some("of another device")
+        );
+        let another = Target::Action("9a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a".parse().unwrap());
+        let found = answered(200, &good).contradicts(&claimed(), Some(&another));
+        assert_eq!(found, Some("of another action"));
+    }
+
+    #[test]
+    fn an_error_is_one_only_if_somebody_gave_it() {
+        let limit = |by| {
+            Reason::RateLimited(RateLimit {
+                by,
+                retry_after_seconds: Some(1),
+                window_seconds: None,
+            })
+        };
+        let failure = || {
+            Reason::ServiceFailure(Failure {
+                retry_after_seconds: None,
+            })
+        };
+        let forbidden = || {
+            Reason::Forbidden(MissingRoles {
+                required_roles: Vec::new(),
+                held_roles: Vec::new(),
+            })
+        };
+        let held_back = Seen {
+            is_held_back: true,
+            ..Seen::default()
+        };
+        let error = |reason, status: Option<u16>| contract::Error {
+            effect: Effect::None,
+            reason,
+            message: String::new(),
+            service: status.map(|status| ServiceError {
+                status,
+                code: None,
+                message: None,
+                correlation_id: None,
+            }),
+        };
+        for (seen, reason, is_founded) in [
+            (answered(400, ""), Reason::AlreadyInProgress, true),
+            (answered(200, ""), Reason::AlreadyInProgress, false),
+            (answered(401, ""), Reason::Unauthorized, true),
+            (answered(500, ""), Reason::Unauthorized, false),
+            (answered(403, ""), forbidden(), true),
+            (Seen::default(), forbidden(), false),
+            (answered(404, ""), Reason::NotFound, true),
+            (answered(200, ""), Reason::NotFound, false),
+            (answered(409, ""), Reason::Rejected, true),
+            (answered(503, ""), Reason::Rejected, false),
+            (answered(503, ""), failure(), true),
+            (answered(200, ""), failure(), false),
+            (answered(429, ""), limit(contract::Limiter::Service), true),
+            (answered(200, ""), limit(contract::Limiter::Service), false),
+            (Seen::default(), limit(contract::Limiter::Service), false),
+            (held_back, limit(contract::Limiter::Host), true),
+            (answered(429, ""), limit(contract::Limiter::Host), false),
+            (Seen::default(), Reason::Transport, true),
+            (answered(200, ""), Reason::UnexpectedResponse, true),
+        ] {
+            let status = seen.status;
+            let contradiction = seen.contradicts_error(&error(reason.clone(), status));
+            assert_eq!(contradiction.is_none(), is_founded, "{reason:?} {status:?}");
+        }
+        let other_status = error(Reason::Rejected, Some(402));
+        assert!(answered(409, "").contradicts_error(&other_status).is_some());
     }
 }

@@ -5,7 +5,7 @@
 //! exceed the API's quotas nor hang its caller. The contract between the two is in `wit/`.
 //!
 //! ```text
-//! release → host → plugin ──(guest)──► egress: policy and grant → permit → identity → transport ──► service
+//! release → host → plugin ──(guest)──► egress: policy and grant → permit → audit → identity → transport ──► service
 //! ```
 //!
 //! - [`host`]: everything together. Start here.
@@ -16,6 +16,7 @@
 //! - [`network`], [`guard`]: how a service is reached, and which addresses may be dialled for it.
 //! - [`config`]: what can be configured, as text in and values out. [`check`]: whether it would
 //!   work.
+//! - [`audit`]: what is kept of every call.
 //! - [`release`]: devices, released and followed to the end.
 //! - [`mock`]: a stand-in for the service, for tests and for trying things out.
 //!
@@ -28,6 +29,7 @@
 )]
 
 mod answer;
+pub mod audit;
 pub mod check;
 pub mod clock;
 pub mod cloud;

@@ -1,6 +1,9 @@
 //! Loading a component, and running it: one fresh store for each call.
 
+use std::fmt::Write as _;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
@@ -9,7 +12,8 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, HasData, HasSelf, Linker, ResourceTable};
 use wasmtime::{
     Cache, CacheConfig, Config, Enabled, Engine, InstanceAllocationStrategy,
-    PoolingAllocationConfig, Store, StoreLimits, StoreLimitsBuilder, Trap,
+    PoolingAllocationConfig, Store, StoreLimits, StoreLimitsBuilder, Trap, WasmBacktrace,
+    WasmBacktraceDetails,
 };
 use wasmtime_wasi::p2::bindings::io;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
@@ -27,7 +31,15 @@ const TABLE_MAX: usize = 10_000;
 /// Host resources (requests, streams, headers) of one call at a time.
 const RESOURCES_MAX: usize = 256;
 
-/// Bytes that one call may make the host copy out of the guest.
+/// Linear memories, tables and core instances of one component. One that is made of a core module
+/// has a memory, two tables and three instances; one that was composed has them several times, but
+/// for the memory.
+const MEMORIES: u32 = 1;
+const TABLES: u32 = 4;
+const CORE_INSTANCES: u32 = 8;
+
+/// Bytes that the host copies out of the guest at once: in one call of the guest's, or as the
+/// result of one. What is kept of them is bounded by [`RESOURCES_MAX`].
 const HOSTCALL_FUEL: usize = 4 << 20;
 
 /// Memory for the headers of one request or answer, the host's own structures included.
@@ -40,6 +52,15 @@ const FUEL: u64 = 1_000_000_000;
 /// After so many of them a call lets others run, so that its deadline can end it. About a
 /// millisecond.
 const FUEL_SLICE: u64 = 1_000_000;
+
+/// Stack of the guest's code. The component's own stack lies in its memory; this one is for calls.
+const STACK_MAX: usize = 512 << 10;
+
+/// Frames of a trap's backtrace.
+const FRAMES_MAX: NonZeroUsize = NonZeroUsize::new(32).unwrap();
+
+/// Characters of a function's name in it.
+const FUNCTION_NAME_MAX: usize = 200;
 
 /// Instances at one time. Each reserves address space for [`MEMORY_MAX`], and uses what it touches.
 const INSTANCES: u32 = 128;
@@ -95,6 +116,22 @@ pub enum LoadError {
     /// An interface has the right name and another shape.
     #[error("the component does not fit the contract: {0}")]
     OtherShape(String),
+    /// It is another component than the one that was asked for.
+    #[error(
+        "this component is another one than was asked for: its SHA-256 is {found}, not {expected}"
+    )]
+    OtherDigest {
+        /// What was asked for.
+        expected: Digest,
+        /// What is there.
+        found: Digest,
+    },
+    /// The engine does not meter fuel.
+    #[error(
+        "the WebAssembly engine does not meter fuel, so nothing would stop a plugin that computes \
+         without end: set Config::consume_fuel"
+    )]
+    Unmetered,
     /// The engine can't be set up.
     #[error("the WebAssembly engine can't be set up: {0}")]
     Engine(String),
@@ -109,6 +146,10 @@ pub fn engine(cache: Option<&Path>) -> Result<Engine, LoadError> {
     let mut config = Config::new();
     config.consume_fuel(true);
     config
+        .max_wasm_stack(STACK_MAX)
+        .wasm_backtrace_max_frames(Some(FRAMES_MAX))
+        // By default a variable of the environment has it read what a component says of its source.
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .memory_reservation(MEMORY_MAX as u64)
         .memory_guard_size(64 << 10);
     if let Some(directory) = cache {
@@ -118,9 +159,13 @@ pub fn engine(cache: Option<&Path>) -> Result<Engine, LoadError> {
     }
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(INSTANCES)
-        .total_core_instances(4 * INSTANCES)
-        .total_memories(INSTANCES)
-        .total_tables(2 * INSTANCES)
+        .total_core_instances(CORE_INSTANCES * INSTANCES)
+        .total_memories(MEMORIES * INSTANCES)
+        .total_tables(TABLES * INSTANCES)
+        // What has more is refused as it is loaded, and not when it is called.
+        .max_core_instances_per_component(CORE_INSTANCES)
+        .max_memories_per_component(MEMORIES)
+        .max_tables_per_component(TABLES)
         .total_stacks(INSTANCES)
         .max_memory_size(MEMORY_MAX)
         .table_elements(TABLE_MAX)
@@ -164,25 +209,48 @@ impl Plugin {
         Self::from_bytes(engine, BUNDLED)
     }
 
+    /// A component as bytes, if it is the one with this digest. Of any other nothing is looked at.
+    pub fn from_bytes_pinned(
+        engine: &Engine,
+        bytes: &[u8],
+        expected: &Digest,
+    ) -> Result<Self, LoadError> {
+        let found = Digest::of(bytes);
+        if found != *expected {
+            let expected = *expected;
+            return Err(LoadError::OtherDigest { expected, found });
+        }
+        Self::from_bytes(engine, bytes)
+    }
+
     /// A component in a file.
     pub fn from_file(engine: &Engine, path: &Path) -> Result<Self, LoadError> {
-        let bytes = std::fs::read(path).map_err(|source| LoadError::Unreadable {
-            path: path.to_owned(),
-            source,
-        })?;
-        Self::from_bytes(engine, &bytes)
+        Self::from_bytes(engine, &read(path)?)
+    }
+
+    /// A component in a file, if it is the one with this digest.
+    pub fn from_file_pinned(
+        engine: &Engine,
+        path: &Path,
+        expected: &Digest,
+    ) -> Result<Self, LoadError> {
+        Self::from_bytes_pinned(engine, &read(path)?, expected)
     }
 
     /// A component as bytes: binary, not text.
     ///
     /// The engine can be the caller's own. It must meter fuel ([`Config::consume_fuel`]); without a
-    /// bound on its work a guest could hold a thread for ever.
+    /// bound on its work a guest could hold a thread for ever. Where it counts epochs as well, a
+    /// call lets others run at each of them.
     pub fn from_bytes(engine: &Engine, bytes: &[u8]) -> Result<Self, LoadError> {
         // The preamble: magic, then the version and the layer (component-model, "Binary Format").
         match bytes.get(..8) {
             Some([0, b'a', b's', b'm', _, _, 0, 0]) => return Err(LoadError::CoreModule),
             Some([0, b'a', b's', b'm', ..]) => {}
             _ => return Err(LoadError::NotWasm),
+        }
+        if Store::new(engine, ()).get_fuel().is_err() {
+            return Err(LoadError::Unmetered);
         }
         let component = Component::from_binary(engine, bytes)
             .map_err(|e| LoadError::Invalid(format!("{e:#}")))?;
@@ -216,10 +284,7 @@ impl Plugin {
             .map_err(shape)?;
         let about = About {
             size: bytes.len(),
-            digest: Sha256::digest(bytes)
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect(),
+            digest: Digest::of(bytes).to_string(),
             imports,
             exports,
         };
@@ -286,6 +351,9 @@ impl Plugin {
         store.set_hostcall_fuel(HOSTCALL_FUEL);
         store.set_fuel(FUEL)?;
         store.fuel_async_yield_interval(Some(FUEL_SLICE))?;
+        // For an engine of the caller's own that counts epochs: at the first it would trap.
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
         let plugin = self.pre.instantiate_async(&mut store).await?;
         Ok((place, store, plugin))
     }
@@ -298,24 +366,120 @@ pub enum Fault {
     #[error("the plugin computed without end and was stopped")]
     OutOfFuel,
     /// It stopped itself, or did what WebAssembly does not allow.
-    #[error("the plugin trapped: {0}")]
-    Trap(String),
+    #[error("the plugin trapped: {message}")]
+    Trap {
+        /// What it did.
+        message: String,
+        /// Where: a line for each frame, the innermost first. Functions have names where the build
+        /// kept them. The names are the component's own words, with control characters escaped.
+        backtrace: String,
+    },
     /// The engine refused it something, memory or resources.
     #[error("the plugin was stopped by the engine: {0}")]
     Engine(String),
     /// It reported a success that the boundary did not see.
     #[error("the plugin reported a success, but {0}")]
     UnfoundedSuccess(&'static str),
+    /// It reported an error that the boundary did not see.
+    #[error("the plugin reported an error of the service's or the host's, but {0}")]
+    UnfoundedError(&'static str),
+}
+
+impl Fault {
+    /// Where the plugin was, if it trapped.
+    pub fn backtrace(&self) -> Option<&str> {
+        match self {
+            Self::Trap { backtrace, .. } => Some(backtrace),
+            _ => None,
+        }
+    }
+}
+
+/// SHA-256 of a component.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// Of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+}
+
+impl std::fmt::Display for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A text that is not a [`Digest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a SHA-256 has 64 hexadecimal digits, as `host-demo inspect` and `sha256sum` print them")]
+pub struct DigestError;
+
+impl FromStr for Digest {
+    type Err = DigestError;
+
+    fn from_str(text: &str) -> Result<Self, DigestError> {
+        if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(DigestError);
+        }
+        let mut bytes = [0; 32];
+        for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+            let digits = std::str::from_utf8(digits).map_err(|_| DigestError)?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| DigestError)?;
+        }
+        Ok(Self(bytes))
+    }
 }
 
 impl From<wasmtime::Error> for Fault {
     fn from(error: wasmtime::Error) -> Self {
         match error.downcast_ref::<Trap>() {
             Some(Trap::OutOfFuel) => Self::OutOfFuel,
-            Some(trap) => Self::Trap(trap.to_string()),
+            Some(trap) => Self::Trap {
+                message: trap.to_string(),
+                backtrace: error
+                    .downcast_ref::<WasmBacktrace>()
+                    .map_or_else(String::new, frames),
+            },
             None => Self::Engine(format!("{error:#}")),
         }
     }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
+    std::fs::read(path).map_err(|source| LoadError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// A line for each frame. The names come from the component, so they are made harmless, and there
+/// is an end to them.
+fn frames(backtrace: &WasmBacktrace) -> String {
+    let mut text = String::new();
+    for (at, frame) in backtrace.frames().iter().enumerate() {
+        let _ = write!(text, "{at:>4}: ");
+        match frame.func_name() {
+            Some(name) => {
+                for c in name.chars().take(FUNCTION_NAME_MAX) {
+                    match c.is_ascii_graphic() || c == ' ' {
+                        true => text.push(c),
+                        false => text.extend(c.escape_default()),
+                    }
+                }
+            }
+            None => {
+                let _ = write!(text, "function {}", frame.func_index());
+            }
+        }
+        if let Some(offset) = frame.module_offset() {
+            let _ = write!(text, " at {offset:#x}");
+        }
+        text.push('\n');
+    }
+    text
 }
 
 fn is_allowed(import: &str) -> bool {
@@ -363,9 +527,9 @@ impl State {
         let limits = StoreLimitsBuilder::new()
             .memory_size(MEMORY_MAX)
             .table_elements(TABLE_MAX)
-            .memories(1)
-            .tables(4)
-            .instances(8)
+            .memories(MEMORIES as usize)
+            .tables(TABLES as usize)
+            .instances(CORE_INSTANCES as usize)
             .build();
         Self {
             table,
@@ -422,5 +586,114 @@ mod tests {
         ] {
             assert!(!is_allowed(forbidden), "{forbidden}");
         }
+    }
+
+    #[cfg(feature = "bundled-plugin")]
+    #[test]
+    fn a_component_is_loaded_only_by_its_own_digest() {
+        let engine = engine(None).unwrap();
+        let right = Digest::of(BUNDLED);
+        let plugin = Plugin::from_bytes_pinned(&engine, BUNDLED, &right).unwrap();
+        assert_eq!(plugin.about().digest.parse(), Ok(right));
+        let upper = right.to_string().to_uppercase();
+        assert_eq!(upper.parse(), Ok(right));
+        let wrong = Digest::of(b"another");
+        // Not even whether it is WebAssembly is looked at.
+        for bytes in [BUNDLED, b"#!/bin/sh"] {
+            let error = Plugin::from_bytes_pinned(&engine, bytes, &wrong).err();
+            let Some(LoadError::OtherDigest { expected, found }) = error else {
+                panic!("{error:?}")
+            };
+            assert_eq!((expected, found), (wrong, Digest::of(bytes)));
+        }
+        for text in [
+            "",
+            "abc",
+            &upper[1..],
+            &format!("{upper}0"),
+            &upper.replace('A', "é"),
+        ] {
+            assert_eq!(text.parse::<Digest>(), Err(DigestError), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_engine_that_does_not_meter_fuel_is_refused() {
+        let empty = wat::parse_str("(component)").unwrap();
+        let error = Plugin::from_bytes(&Engine::default(), &empty).err();
+        assert!(matches!(error, Some(LoadError::Unmetered)), "{error:?}");
+    }
+
+    #[test]
+    fn a_component_with_more_parts_than_a_plugin_has_is_not_loaded() {
+        let engine = engine(None).unwrap();
+        let memories = "(core module $m (memory 1))".to_owned()
+            + &"(core instance (instantiate $m))".repeat(MEMORIES as usize + 1);
+        let tables = "(core module $t (table 1 funcref))".to_owned()
+            + &"(core instance (instantiate $t))".repeat(TABLES as usize + 1);
+        let instances = "(core module $i)".to_owned()
+            + &"(core instance (instantiate $i))".repeat(CORE_INSTANCES as usize + 1);
+        let memory = format!(
+            "(core module $m (memory {})) (core instance (instantiate $m))",
+            (MEMORY_MAX >> 16) + 1
+        );
+        let table = format!(
+            "(core module $t (table {} funcref)) (core instance (instantiate $t))",
+            TABLE_MAX + 1
+        );
+        for parts in [memories, tables, instances, memory, table] {
+            let bytes = wat::parse_str(format!("(component {parts})")).unwrap();
+            let error = Plugin::from_bytes(&engine, &bytes).err();
+            assert!(
+                matches!(error, Some(LoadError::Invalid(_))),
+                "{error:?}: {parts}"
+            );
+        }
+    }
+
+    /// What becomes of a call of a component whose one function has this name and body.
+    async fn run(name: &str, body: &str) -> Fault {
+        let engine = engine(None).unwrap();
+        let text = format!(
+            r#"(component
+                (core module $m (func ${name} (export "f") {body}))
+                (core instance $i (instantiate $m))
+                (func (export "f") (canon lift (core func $i "f"))))"#
+        );
+        let component = Component::from_binary(&engine, &wat::parse_str(text).unwrap()).unwrap();
+        let mut store = Store::new(&engine, ());
+        store.set_fuel(FUEL_SLICE).unwrap();
+        let linker = Linker::<()>::new(&engine);
+        let instance = linker
+            .instantiate_async(&mut store, &component)
+            .await
+            .unwrap();
+        let f = instance.get_typed_func::<(), ()>(&mut store, "f").unwrap();
+        f.call_async(&mut store, ()).await.unwrap_err().into()
+    }
+
+    #[tokio::test]
+    async fn a_trap_says_where_the_guest_was_by_the_names_that_the_build_kept() {
+        let fault = run("the_function", "unreachable").await;
+        let backtrace = fault.backtrace().unwrap();
+        assert!(backtrace.contains("0: the_function at 0x"), "{backtrace}");
+        assert_eq!(fault.to_string().lines().count(), 1, "{fault}");
+        assert!(!fault.to_string().contains("the_function"), "{fault}");
+    }
+
+    #[tokio::test]
+    async fn a_trace_without_end_is_cut_and_a_name_cannot_drive_the_terminal() {
+        let fault = run("f", "call $f").await;
+        let Fault::Trap { message, backtrace } = &fault else {
+            panic!("{fault:?}")
+        };
+        assert!(message.contains("stack"), "{message}");
+        assert_eq!(backtrace.lines().count(), FRAMES_MAX.get());
+        assert_eq!(run("f", "(loop br 0)").await, Fault::OutOfFuel);
+
+        let fault = run(r#""\1b[2J\0a\u{202e}""#, "unreachable").await;
+        let backtrace = fault.backtrace().unwrap();
+        assert!(backtrace.contains(r"\u{1b}[2J\n\u{202e}"), "{backtrace:?}");
+        assert!(!backtrace.contains('\u{1b}'), "{backtrace:?}");
     }
 }

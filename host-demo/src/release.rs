@@ -306,6 +306,7 @@ fn concerns_all(error: &CallError) -> bool {
         CallError::Identity(_)
         | CallError::Quota(_)
         | CallError::Stopped
+        | CallError::Audit(_)
         | CallError::TokenEchoed { .. } => true,
         CallError::Fault { .. } | CallError::TimedOut { .. } => false,
         CallError::Answered { error, .. } => match &error.reason {
@@ -322,6 +323,7 @@ fn can_be_read_later(error: &CallError) -> bool {
         CallError::Quota(_)
         | CallError::Stopped
         | CallError::TokenEchoed { .. }
+        | CallError::Audit(_)
         | CallError::Fault { .. } => false,
         CallError::Answered { error, .. } => matches!(
             error.reason,

@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use host_demo::cloud::{Cloud, Region};
 use host_demo::config::duration;
 use host_demo::identity::Method;
+use host_demo::plugin::Digest;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -93,6 +94,12 @@ pub(crate) enum Command {
 
     /// Show what the plugin is and what it may do, without running it.
     Inspect(Inspect),
+
+    /// Look after the record of what was done.
+    Audit {
+        #[command(subcommand)]
+        command: Audit,
+    },
 
     /// Run a stand-in for Defender and Entra on this machine, to try things out.
     #[command(after_help = super::mock::SWITCHES_HELP.as_str())]
@@ -184,6 +191,34 @@ pub(crate) struct Plugin {
     /// directory.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+
+    /// Run it only if this is its SHA-256, as `inspect` prints it.
+    #[arg(long = "plugin-sha256", value_name = "HEX")]
+    pub(crate) sha256: Option<Digest>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// Check that the record is as it was written, and name the first line that is not.
+    ///
+    /// The exit code is 0 if all of it is intact, 1 if it is damaged, and 2 if that can't be told.
+    /// Keep the hash it prints in another place: with --head it shows later that nothing was cut
+    /// off.
+    Verify(Verify),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// The record. By default host-demo/audit.jsonl in the user's state directory.
+    pub(crate) file: Option<PathBuf>,
+
+    /// The key that it was made with. By default host-demo/audit.key in the user's state directory.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+
+    /// A hash that was noted earlier, which must be in it.
+    #[arg(long, value_name = "HASH", value_parser = hash)]
+    pub(crate) head: Option<String>,
 }
 
 /// Which service, who we are there, and how long a call may take.
@@ -291,6 +326,15 @@ pub(crate) struct Connection {
     )]
     pub(crate) token_file: Option<PathBuf>,
 
+    /// Record every call in this file, instead of host-demo/audit.jsonl in the user's state
+    /// directory.
+    #[arg(long, value_name = "FILE", help_heading = "Audit")]
+    pub(crate) audit: Option<PathBuf>,
+
+    /// What it is done for, for the record: a ticket's number, say.
+    #[arg(long, value_name = "REF", help_heading = "Audit")]
+    pub(crate) ticket: Option<String>,
+
     /// Let time run so many times as fast. On loopback only, together with a stand-in at the same
     /// scale.
     #[arg(long, value_name = "N", hide = true, default_value_t = 1)]
@@ -342,4 +386,13 @@ where
         + 'static,
 {
     PossibleValuesParser::new(names).try_map(|name| name.parse())
+}
+
+/// A record's hash.
+fn hash(text: &str) -> Result<String, String> {
+    if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("expected the 64 hexadecimal digits that `audit verify` printed".to_owned())
+    }
 }

@@ -11,11 +11,11 @@ use host_demo::config::{Key, Settings};
 use host_demo::host::{Host, Setup};
 use host_demo::identity::{self, FixedToken, Identity, Method, Prompt, SignIn, TokenSource};
 use host_demo::network::{Network, Proxy};
-use host_demo::plugin::{self, Plugin};
+use host_demo::plugin::{self, Digest, Plugin};
 use host_demo::transport::Transport;
 
 use super::output::clean;
-use super::{args, config};
+use super::{args, audit, config};
 
 /// A host for the service and the identity that the arguments and the environment name.
 pub(crate) fn host(args: &args::Connection) -> anyhow::Result<Host> {
@@ -36,6 +36,7 @@ pub(crate) fn settled(
         quotas: settings.quotas().to_vec(),
         policy: settings.policy(service.origin().clone()),
         clock,
+        audit: Some(audit::open(args)?),
         ..Setup::new(load(&args.plugin)?, service.clone(), tokens)
     };
     Ok((setup.build()?, service))
@@ -44,20 +45,28 @@ pub(crate) fn settled(
 /// The plugin in the file that was named, or the one that is built in.
 pub(crate) fn load(args: &args::Plugin) -> anyhow::Result<Plugin> {
     let engine = plugin::engine(cache().as_deref())?;
+    let pin = args.sha256.as_ref();
     match &args.file {
-        Some(path) => Plugin::from_file(&engine, path)
-            .with_context(|| format!("the plugin {} is not loaded", path.display())),
-        None => bundled(&engine),
+        Some(path) => match pin {
+            Some(pin) => Plugin::from_file_pinned(&engine, path, pin),
+            None => Plugin::from_file(&engine, path),
+        }
+        .with_context(|| format!("the plugin {} is not loaded", path.display())),
+        None => bundled(&engine, pin),
     }
 }
 
 #[cfg(feature = "bundled-plugin")]
-fn bundled(engine: &wasmtime::Engine) -> anyhow::Result<Plugin> {
-    Ok(Plugin::bundled(engine)?)
+fn bundled(engine: &wasmtime::Engine, pin: Option<&Digest>) -> anyhow::Result<Plugin> {
+    match pin {
+        Some(pin) => Plugin::from_bytes_pinned(engine, plugin::BUNDLED, pin),
+        None => Plugin::bundled(engine),
+    }
+    .context("the plugin that is built in is not loaded")
 }
 
 #[cfg(not(feature = "bundled-plugin"))]
-fn bundled(_: &wasmtime::Engine) -> anyhow::Result<Plugin> {
+fn bundled(_: &wasmtime::Engine, _: Option<&Digest>) -> anyhow::Result<Plugin> {
     bail!("this host-demo was built without a plugin: name one with --plugin FILE")
 }
 
@@ -76,7 +85,7 @@ fn cache() -> Option<PathBuf> {
     Some(directory)
 }
 
-fn make_private(directory: &Path) -> std::io::Result<()> {
+pub(super) fn make_private(directory: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 
     std::fs::DirBuilder::new()

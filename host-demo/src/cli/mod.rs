@@ -1,6 +1,7 @@
 //! The command `host-demo`: what people and scripts see of the library.
 
 mod args;
+mod audit;
 mod check;
 mod config;
 mod connect;
@@ -64,6 +65,9 @@ async fn dispatch(command: Command, format: args::Output) -> anyhow::Result<Exit
         Command::Check(args) => check::run(args, format).await,
         Command::Config(args) => config::run(&args, format),
         Command::Inspect(args) => inspect::run(&args, format),
+        Command::Audit {
+            command: args::Audit::Verify(args),
+        } => audit::verify(&args, format),
         Command::Mock(args) => mock::run(args, format).await,
         Command::Demo => demo::run().await,
         Command::Completion { shell } => completion(shell),

@@ -5,14 +5,15 @@ use host_demo::host::{CallError, Patience};
 use serde_json::json;
 
 use super::args::{Output, Status};
-use super::{Exit, connect, output};
+use super::{Exit, audit, connect, output};
 
 pub(crate) async fn run(args: Status, format: Output) -> anyhow::Result<Exit> {
     let host = connect::host(&args.connection)?;
-    match host
+    let read = host
         .get_machine_action(&args.action_id, Patience::default())
-        .await
-    {
+        .await;
+    audit::warn(&host);
+    match read {
         Ok(action) => {
             match format {
                 Output::Json => {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::args::{Output, Unrestrict};
-use super::{Exit, connect, output};
+use super::{Exit, audit, connect, output};
 
 pub(crate) async fn run(args: Unrestrict, format: Output) -> anyhow::Result<Exit> {
     let ids = checked(&args.machine_ids)?;
@@ -33,6 +33,7 @@ pub(crate) async fn run(args: Unrestrict, format: Output) -> anyhow::Result<Exit
     reporter.bar.finish_and_clear();
 
     summarise(&ids, &outcomes, format);
+    audit::warn(&host);
     if *stop.borrow() {
         return Ok(Exit::Interrupted);
     }

@@ -101,7 +101,12 @@ fn misbehave(machine: &str, way: &str, argument: &str) -> Result<MachineAction, 
         .map_err(|refusal| met(format!("{refusal:?}")))?;
     let mut request = Request::release(&access.base_url, machine);
     match way {
-        "behave" | "claim-other-machine" | "claim-429-at-the-end" | "read-headers" => {}
+        "behave"
+        | "claim-other-machine"
+        | "claim-other-action"
+        | "claim-unread"
+        | "claim-429-at-the-end"
+        | "read-headers" => {}
         "request-twice" => {
             let first = request.send().map_err(met)?.status;
             let second = request.send();
@@ -146,7 +151,12 @@ fn misbehave(machine: &str, way: &str, argument: &str) -> Result<MachineAction, 
     }
     let answer = request.send().map_err(met)?;
     match way {
-        "behave" => Ok(action_of(machine)),
+        "behave" => Ok(answer.read(action_of(machine))),
+        "claim-other-action" => {
+            let _ = answer.read(action_of(machine));
+            Ok(action_of(machine))
+        }
+        "claim-unread" => Ok(action_of(machine)),
         "claim-other-machine" => Ok(action_of(argument)),
         "claim-429-at-the-end" => Err(claimed_429(argument)),
         "read-headers" => Err(met(answer.headers.join(", "))),

@@ -2,8 +2,10 @@
 
 use wasi::http::outgoing_handler;
 use wasi::http::types::{
-    Fields, FutureIncomingResponse, Method, OutgoingBody, OutgoingRequest, Scheme,
+    Fields, FutureIncomingResponse, IncomingResponse, Method, OutgoingBody, OutgoingRequest, Scheme,
 };
+
+use crate::bindings::defender::endpoint::types::{ActionStatus, MachineAction};
 
 pub(crate) struct Request {
     pub(crate) method: Method,
@@ -28,6 +30,34 @@ pub(crate) enum Body {
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: Vec<String>,
+    response: IncomingResponse,
+}
+
+impl Answer {
+    /// The action, with the id and the status that the service says it has.
+    pub(crate) fn read(&self, action: MachineAction) -> MachineAction {
+        let mut body = Vec::new();
+        if let Ok(incoming) = self.response.consume()
+            && let Ok(stream) = incoming.stream()
+        {
+            while let Ok(bytes) = stream.blocking_read(64 * 1024) {
+                body.extend(bytes);
+            }
+        }
+        let body = String::from_utf8_lossy(&body);
+        let text = |name: &str| {
+            let (_, after) = body.split_once(&format!("\"{name}\":\""))?;
+            after.split('"').next().map(str::to_owned)
+        };
+        MachineAction {
+            id: text("id").unwrap_or_default(),
+            status: match text("status").as_deref() {
+                Some("Pending") => ActionStatus::Pending,
+                _ => ActionStatus::Succeeded,
+            },
+            ..action
+        }
+    }
 }
 
 /// A request that was handed over.
@@ -141,6 +171,7 @@ impl Started {
                     .into_iter()
                     .map(|(name, _)| name)
                     .collect(),
+                response,
             }),
             Some(Ok(Err(code))) => Err(format!("{code:?}")),
             other => Err(format!("no answer: {}", other.is_some())),

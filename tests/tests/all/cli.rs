@@ -706,6 +706,7 @@ fn what_the_stand_in_prints_can_be_pasted() {
         .args(["-e", "-c", &printed])
         .env("PATH", path_with_the_command())
         .env("XDG_CACHE_HOME", cache())
+        .env("XDG_STATE_HOME", stage.folder.path())
         .current_dir("/");
     let output = shell.output().unwrap();
     let interrupted = Command::new("kill")
@@ -786,6 +787,9 @@ fn the_readmes_commands_run_as_written() {
         "1e5bc9d7e413ddd7902c2932e418702b84d0cc07",
         "49e96a8dd67ac4f1ce9952ccedcde711f0ce28e9",
     ];
+    // What is recorded by one of them is verified by another.
+    let state = tempfile::tempdir().unwrap();
+    let state = state.path().to_str().unwrap();
     for command in commands {
         let stage = Stage::with(Switches::default(), &ids);
         if command.starts_with("host-demo mock") {
@@ -805,7 +809,9 @@ fn the_readmes_commands_run_as_written() {
             .iter()
             .any(|c| command.contains(c));
         let more = r#" --base-url "$BASE" --authority "$BASE" --scope "$SCOPE" --ca-file ca.pem --time-scale "$SCALE""#;
-        shell(&stage, command, if connects { more } else { "" }).exits(expected);
+        shell(&stage, command, if connects { more } else { "" })
+            .env("XDG_STATE_HOME", state)
+            .exits(expected);
     }
 }
 

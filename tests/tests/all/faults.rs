@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use host_demo::contract::{Effect, Reason};
+use host_demo::contract::Effect;
 use host_demo::host::CallError;
 use host_demo::mock::{Api, Fault};
 use host_demo::plugin::Fault as PluginFault;
@@ -58,15 +58,10 @@ async fn an_action_that_was_not_asked_for_is_a_fault() {
 #[tokio::test]
 async fn a_guests_word_that_the_quota_is_used_up_holds_nobody_back() {
     let world = World::evil().await;
-    let error = world.release("claim-429 3600").await.unwrap_err();
-    assert!(
-        matches!(error.reason(), Some(Reason::RateLimited(_))),
-        "{error:?}"
-    );
-    world
-        .release("claim-429-at-the-end 3600")
-        .await
-        .unwrap_err();
+    for way in ["claim-429 3600", "claim-429-at-the-end 3600"] {
+        let (found, _) = fault(world.release(way).await.unwrap_err());
+        assert!(matches!(found, PluginFault::UnfoundedError(_)), "{found:?}");
+    }
     assert_the_host_goes_on(&world).await;
 }
 
@@ -113,7 +108,7 @@ async fn a_guest_that_takes_more_than_it_may_have_is_stopped() {
         let (found, effect) = fault(world.release(way).await.unwrap_err());
         let stopped = match way {
             // Memory that it does not get stops it by its own hand.
-            "allocate" | "trap" => matches!(found, PluginFault::Trap(_)),
+            "allocate" | "trap" => matches!(found, PluginFault::Trap { .. }),
             _ => matches!(found, PluginFault::Engine(_)),
         };
         assert!(stopped, "{way}: {found:?}");

@@ -7,6 +7,7 @@
 
 mod answers;
 mod arguments;
+mod audit;
 mod auth;
 mod call;
 mod check;

@@ -1,0 +1,207 @@
+//! The file that the records are in: appended to by several processes, and never rewritten.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+use super::chain::{self, Head, Torn};
+use super::key::Key;
+use super::{AuditError, Doing};
+
+/// How far back the last whole record is looked for: it, and what a killed process may have left.
+const TAIL_MAX: usize = chain::LINE_MAX;
+
+/// Opened anew for each batch: where somebody moved the file away, the next record does not go into
+/// a file without a name.
+pub(super) struct LogFile {
+    path: PathBuf,
+    key: Key,
+    /// How long the file was when this process was done with it.
+    left_at: u64,
+}
+
+/// The end of a file, as it was found.
+struct Tail {
+    head: Head,
+    /// The last line has no end yet.
+    is_open: bool,
+    torn: Option<Torn>,
+}
+
+impl LogFile {
+    /// Finds out at once whether records can be written, and follow from those that are there.
+    pub(super) fn open(path: &Path, key_path: &Path) -> Result<Self, AuditError> {
+        let mut file = open(path)?;
+        let key = if length(&file, path)? == 0 {
+            Key::load_or_make(key_path)?
+        } else {
+            // A new key would not fit what is there.
+            Key::load(key_path)?
+        };
+        lock(&file, path)?;
+        let left_at = length(&file, path)?;
+        tail(&mut file, left_at, &key, path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            key,
+            left_at,
+        })
+    }
+
+    /// Appends records, all or none, in one write. Where it is `durable`, they are on the disk when
+    /// this returns.
+    pub(super) fn append(
+        &mut self,
+        records: &[&str],
+        closing: impl FnOnce(&Torn) -> String,
+        durable: bool,
+    ) -> Result<(), AuditError> {
+        let path = &self.path;
+        let mut file = open(path)?;
+        // Unlocked when it is closed, also where this process is killed.
+        lock(&file, path)?;
+        let length = length(&file, path)?;
+        if length < self.left_at {
+            return Err(AuditError::Shorter { path: path.clone() });
+        }
+        let Tail {
+            mut head,
+            is_open,
+            torn,
+        } = tail(&mut file, length, &self.key, path)?;
+        let mut text = String::new();
+        if is_open {
+            text.push('\n');
+        }
+        let closing = torn.as_ref().map(closing);
+        for record in closing
+            .as_deref()
+            .into_iter()
+            .chain(records.iter().copied())
+        {
+            let (line, next) = chain::link(&self.key, &head, record);
+            text.push_str(&line);
+            text.push('\n');
+            head = next;
+        }
+        let written = file
+            .write_all(text.as_bytes())
+            .and_then(|()| match durable {
+                true => file.sync_data(),
+                false => Ok(()),
+            });
+        if let Err(error) = written {
+            // What is half written was never promised to anybody. If it can't be taken back, it is
+            // closed off like what a killed process leaves.
+            let _ = file.set_len(length);
+            return Err(AuditError::io(Doing::Write, path, &error));
+        }
+        if length == 0 {
+            sync_folder_of(path).map_err(|e| AuditError::io(Doing::Write, path, &e))?;
+        }
+        self.left_at = length + text.len() as u64;
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> Result<File, AuditError> {
+    let file = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|e| AuditError::io(Doing::Open, path, &e))?;
+    Ok(file)
+}
+
+fn lock(file: &File, path: &Path) -> Result<(), AuditError> {
+    file.lock()
+        .map_err(|e| AuditError::io(Doing::Lock, path, &e))
+}
+
+fn length(file: &File, path: &Path) -> Result<u64, AuditError> {
+    let about = file
+        .metadata()
+        .map_err(|e| AuditError::io(Doing::Open, path, &e))?;
+    if !about.is_file() {
+        return Err(AuditError::NotAFile {
+            path: path.to_owned(),
+        });
+    }
+    Ok(about.len())
+}
+
+/// Without it a new file's name may not outlive a power cut, though its content does.
+pub(super) fn sync_folder_of(path: &Path) -> std::io::Result<()> {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
+    }
+}
+
+/// Finds the last whole record. What stands behind it, and does not end a line, is what a killed
+/// process left; whole lines that are no records of this chain are damage.
+fn tail(file: &mut File, length: u64, key: &Key, path: &Path) -> Result<Tail, AuditError> {
+    let unreadable = |e| AuditError::io(Doing::Open, path, &e);
+    let from = length.saturating_sub(TAIL_MAX as u64);
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(from)).map_err(unreadable)?;
+    (&mut *file)
+        .take(TAIL_MAX as u64)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
+
+    let is_ended = bytes.last().is_none_or(|last| *last == b'\n');
+    let mut end = bytes.len() - usize::from(is_ended && !bytes.is_empty());
+    let mut is_last = true;
+    loop {
+        let start = bytes[..end]
+            .iter()
+            .rposition(|b| *b == b'\n')
+            .map_or(0, |at| at + 1);
+        if start == 0 && from > 0 {
+            // It begins before what was read, which no record does.
+            return Err(damaged(path, None));
+        }
+        match chain::check(key, &bytes[start..end]) {
+            Ok((_, head)) => {
+                return Ok(Tail {
+                    head,
+                    is_open: !is_ended,
+                    torn: torn(bytes.get(end + 1..).unwrap_or_default(), length),
+                });
+            }
+            Err(_) if is_last && !is_ended || bytes.is_empty() => {}
+            // The process that was to close off what another had left was killed over it.
+            Err(_) if !is_ended && !chain::is_whole(&bytes[start..end]) => {}
+            Err(problem) => return Err(damaged(path, Some(problem))),
+        }
+        if start == 0 {
+            return Ok(Tail {
+                head: Head::start(),
+                is_open: !is_ended,
+                torn: torn(&bytes, length),
+            });
+        }
+        (end, is_last) = (start - 1, false);
+    }
+}
+
+fn torn(left: &[u8], length: u64) -> Option<Torn> {
+    (!left.is_empty()).then(|| Torn {
+        offset: length - left.len() as u64,
+        bytes: left.len() as u64,
+        sha256: chain::hex(&Sha256::digest(left)),
+    })
+}
+
+fn damaged(path: &Path, problem: Option<chain::Problem>) -> AuditError {
+    AuditError::Damaged {
+        path: path.to_owned(),
+        problem: problem.unwrap_or(chain::Problem::NotARecord),
+    }
+}

@@ -1,0 +1,319 @@
+//! The audit trail: who had what done to which device, what the boundary saw of it, and what the
+//! plugin says of it.
+//!
+//! # What is written
+//!
+//! JSON Lines, chained by HMAC ([`verify`]). A call has up to two records:
+//!
+//! - its *intent*, before anything of it leaves: decided, admitted by the quota, not yet sent. For
+//!   an operation that changes something it is on the disk before a token is asked for. Where it
+//!   can't be written, nothing is sent;
+//! - its *outcome*: the decision, whatever was denied, `observed` by the boundary, and apart from
+//!   it what the plugin `claimed`. A call that is denied, or asks for nothing, has only this one.
+//!
+//! An intent without an outcome is a call that was cut short, by a crash or a power cut: it may
+//! have arrived. Reading is recorded too, but nobody waits for the disk then: the last reads before
+//! a power cut can be missing. Calls that never began (no quota left, no token to learn the quota's
+//! key from) have no record. No record holds a token, a secret, or the comment's text.
+//!
+//! # Where
+//!
+//! In one file for all processes of a user, which lock it for each batch of records. Nothing in it
+//! is rewritten: what a process left behind when it was killed in the middle of a line stays, and
+//! the next record accounts for it. To put a file away, rename it between two runs; the next one
+//! begins a new chain.
+
+mod chain;
+mod file;
+mod key;
+mod record;
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::JoinHandle;
+
+use tokio::sync::oneshot;
+
+pub use chain::{Problem, Verified, VerifyError};
+pub use key::Key;
+pub use record::Who;
+pub(crate) use record::{Claimed, Ending, Observed, Outcome, SaidAction, Trail};
+
+use file::LogFile;
+
+/// Records that are written and brought to the disk together, at most.
+const BATCH: usize = 64;
+
+/// Outcomes that are kept until they can be written, at most.
+const OWED_MAX: usize = 10_000;
+
+/// Why a record can't be written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuditError {
+    /// The system refuses it.
+    #[error("{doing} {}: {problem}", .path.display())]
+    Io {
+        /// What was tried.
+        doing: Doing,
+        /// On which file.
+        path: PathBuf,
+        /// Of what kind the refusal is.
+        kind: std::io::ErrorKind,
+        /// What the system says.
+        problem: String,
+    },
+    /// Not a file that can be appended to, and read.
+    #[error("the audit file {} is not a regular file", .path.display())]
+    NotAFile {
+        /// Which.
+        path: PathBuf,
+    },
+    /// What is there was changed, or belongs to another chain.
+    #[error(
+        "the end of the audit file {} is damaged: {problem}. Put it away for whoever looks into \
+         that (`host-demo audit verify` names the line); a new one is begun then", .path.display()
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with its last line.
+        problem: Problem,
+    },
+    /// Records that this process wrote are gone.
+    #[error(
+        "the audit file {} is shorter than this process left it: somebody cut it or put it away",
+        .path.display()
+    )]
+    Shorter {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// There are records, but not the key that they were made with.
+    #[error("the audit key {} is not there", .path.display())]
+    NoKey {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// Others can read the key, so anybody could have made the records.
+    #[error("the audit key {} can be read by others (chmod 600 closes it)", .path.display())]
+    KeyIsOpen {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// What should be a key is none.
+    #[error("{} holds no audit key (64 hexadecimal digits)", .path.display())]
+    NotAKey {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The system gives no random bytes for a key.
+    #[error("no audit key can be made: {0}")]
+    NoRandomness(String),
+    /// The disk, or whoever holds the file's lock, takes too long.
+    #[error("the audit record was not written in time")]
+    TooSlow,
+}
+
+/// What was tried with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doing {
+    /// To open the records, or read their end.
+    Open,
+    /// To lock them.
+    Lock,
+    /// To write.
+    Write,
+    /// To read the key.
+    ReadTheKey,
+    /// To make a key.
+    MakeTheKey,
+}
+
+impl std::fmt::Display for Doing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Open => "can't open the audit file",
+            Self::Lock => "can't lock the audit file",
+            Self::Write => "can't write to the audit file",
+            Self::ReadTheKey => "can't read the audit key",
+            Self::MakeTheKey => "can't make the audit key",
+        })
+    }
+}
+
+impl AuditError {
+    fn io(doing: Doing, path: &Path, error: &std::io::Error) -> Self {
+        Self::Io {
+            doing,
+            path: path.to_owned(),
+            kind: error.kind(),
+            problem: error.to_string(),
+        }
+    }
+}
+
+/// Takes records, one after the other, from any number of calls.
+///
+/// They are written by a thread of its own, so that a slow disk holds up the calls that wait for it
+/// and no others; records that come at the same time share one trip to the disk. Dropping it waits
+/// for what was handed over.
+pub struct Audit {
+    who: Who,
+    queue: Option<mpsc::Sender<Entry>>,
+    writer: Option<JoinHandle<()>>,
+    /// The last outcome that could not be written.
+    unwritten: Arc<Mutex<Option<AuditError>>>,
+    kept: Arc<Mutex<Vec<String>>>,
+}
+
+struct Entry {
+    record: String,
+    /// Whether it has to be on the disk.
+    durable: bool,
+    /// Whether it is to be written later if it can't be written now: it has happened.
+    has_happened: bool,
+    done: oneshot::Sender<Result<(), AuditError>>,
+}
+
+impl Audit {
+    /// Appends to a file, which is made if it is not there, with the key in another, which is made
+    /// if there are no records yet. The folders are the caller's: closed to others, and not the
+    /// same one where the records are handed on.
+    ///
+    /// Whatever would keep a record from being written is found out now.
+    pub fn open(path: &Path, key: &Path, who: Who) -> Result<Self, AuditError> {
+        let mut file = LogFile::open(path, key)?;
+        Ok(Self::start(who, move |records, durable| {
+            file.append(records, record::closing, durable)
+        }))
+    }
+
+    /// Keeps the records in memory: for tests, and for hosts that take them elsewhere.
+    pub fn memory(who: Who) -> Result<Self, AuditError> {
+        let key = Key::fleeting()?;
+        let mut head = chain::Head::start();
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let lines = Arc::clone(&kept);
+        let mut audit = Self::start(who, move |records, _| {
+            for record in records {
+                let (line, next) = chain::link(&key, &head, record);
+                lock(&lines).push(line);
+                head = next;
+            }
+            Ok(())
+        });
+        audit.kept = kept;
+        Ok(audit)
+    }
+
+    fn start(
+        who: Who,
+        mut append: impl FnMut(&[&str], bool) -> Result<(), AuditError> + Send + 'static,
+    ) -> Self {
+        let (queue, entries) = mpsc::channel::<Entry>();
+        let unwritten = Arc::new(Mutex::new(None));
+        let last = Arc::clone(&unwritten);
+        let writer = std::thread::spawn(move || {
+            // What has happened and is not written yet. It goes first; until it is written nothing
+            // that comes later is, so that nothing more is sent.
+            let mut owed: Vec<String> = Vec::new();
+            while let Ok(first) = entries.recv() {
+                let mut batch = vec![first];
+                batch.extend(entries.try_iter().take(BATCH - 1));
+                let records: Vec<&str> = owed
+                    .iter()
+                    .map(String::as_str)
+                    .chain(batch.iter().map(|entry| entry.record.as_str()))
+                    .collect();
+                let durable = !owed.is_empty() || batch.iter().any(|entry| entry.durable);
+                let result = append(&records, durable);
+                if result.is_ok() {
+                    owed.clear();
+                }
+                for entry in batch {
+                    if let (Err(error), true) = (&result, entry.has_happened) {
+                        tracing::error!(%error, "a call's outcome is not recorded");
+                        *lock(&last) = Some(error.clone());
+                        if owed.len() < OWED_MAX {
+                            owed.push(entry.record);
+                        }
+                    }
+                    let _ = entry.done.send(result.clone());
+                }
+            }
+        });
+        Self {
+            who,
+            queue: Some(queue),
+            writer: Some(writer),
+            unwritten,
+            kept: Arc::default(),
+        }
+    }
+
+    /// Why the outcome of a call was not recorded, if that happened. The call's own result is not
+    /// affected, but no further one is sent before the record is written.
+    pub fn unwritten(&self) -> Option<AuditError> {
+        lock(&self.unwritten).clone()
+    }
+
+    /// The records, where they are kept in memory.
+    pub fn kept(&self) -> Vec<String> {
+        lock(&self.kept).clone()
+    }
+
+    /// Hands a record over. The receiver tells when it is written; nobody has to listen.
+    fn hand_over(
+        &self,
+        record: String,
+        durable: bool,
+        has_happened: bool,
+    ) -> oneshot::Receiver<Result<(), AuditError>> {
+        let (done, written) = oneshot::channel();
+        if let Some(queue) = &self.queue {
+            let _ = queue.send(Entry {
+                record,
+                durable,
+                has_happened,
+                done,
+            });
+        }
+        written
+    }
+
+    fn note_unwritten(&self, error: AuditError) {
+        *lock(&self.unwritten) = Some(error);
+    }
+}
+
+impl Drop for Audit {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Walks a file of records, and finds the first line that is not as it was written.
+///
+/// `noted` is the hash of a record that was there earlier: with it, it can be told that nothing was
+/// cut off since.
+pub fn verify(path: &Path, key: &Key, noted: Option<&str>) -> Result<Verified, VerifyError> {
+    let file = File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is not a regular file").into());
+    }
+    // Nobody is in the middle of a line then.
+    file.lock_shared()?;
+    chain::verify(BufReader::new(file), key, noted)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,385 @@
+//! What a record says.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer as _, Serialize, Serializer};
+use serde_json::json;
+
+use super::chain::Torn;
+use super::{Audit, AuditError};
+use crate::clock::Clock;
+use crate::grant::{Grant, Operation, Target};
+use crate::limits::Quota;
+
+/// How long a caller waits for the record of a call that has ended.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Characters of a text from outside. What is longer is cut.
+const TEXT_MAX: usize = 500;
+
+/// Who has calls made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Who {
+    /// The user's name.
+    pub user: String,
+    /// The user's number, as the system has it.
+    pub uid: u32,
+    /// The machine's name.
+    pub host: String,
+    /// The process.
+    pub process: u32,
+    /// What it is done for, as the user says: a ticket's number, say.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "cut")]
+    pub ticket: Option<String>,
+}
+
+/// How a call ended, for whoever made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Ending {
+    /// The plugin's success, which the boundary bears out.
+    Succeeded,
+    /// The plugin's error, or the host's.
+    Failed,
+    /// The plugin is broken, or worse.
+    Fault,
+    /// Its time was up.
+    TimedOut,
+    /// Whoever made it did not wait for its end.
+    Abandoned,
+}
+
+/// What the boundary saw.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Observed {
+    /// `no`, `answered`, or `unanswered`: it may have arrived.
+    pub(crate) sent: &'static str,
+    pub(crate) status: Option<u16>,
+    /// From the moment it was handed to the transport until the answer's head came.
+    pub(crate) milliseconds: Option<u64>,
+    pub(crate) request_bytes: Option<u64>,
+    pub(crate) response_bytes: Option<u64>,
+    /// The answer's `mise-correlation-id`: what Microsoft's support asks for.
+    #[serde(serialize_with = "cut")]
+    pub(crate) correlation_id: Option<String>,
+    pub(crate) action: Option<SaidAction>,
+    /// Why nothing was sent, or no answer came.
+    #[serde(serialize_with = "cut")]
+    pub(crate) failure: Option<String>,
+}
+
+/// What a machine action is, in a few words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct SaidAction {
+    #[serde(serialize_with = "cut_text")]
+    pub(crate) id: String,
+    #[serde(rename = "type", serialize_with = "cut_text")]
+    pub(crate) type_: String,
+    #[serde(serialize_with = "cut_text")]
+    pub(crate) status: String,
+    #[serde(serialize_with = "cut")]
+    pub(crate) machine: Option<String>,
+}
+
+impl SaidAction {
+    /// The machine action in an answer's body, if there is one. Beside the plugin's own reading,
+    /// and on purpose: by this its word is checked. It goes by the contract's definition: texts
+    /// that are not empty; of several members of one name the last one.
+    pub(crate) fn in_answer(body: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Value {
+            Text(String),
+            Other(IgnoredAny),
+        }
+
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = [Option<String>; 4];
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a machine action")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut found = [const { None }; 4];
+                while let Some(name) = map.next_key::<String>()? {
+                    let names = ["id", "type", "status", "machineId"];
+                    match names.iter().position(|known| *known == name) {
+                        Some(at) => {
+                            found[at] = match map.next_value()? {
+                                Value::Text(text) => Some(text),
+                                Value::Other(IgnoredAny) => None,
+                            }
+                        }
+                        None => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(found)
+            }
+        }
+
+        // RFC 8259, section 8.1: a byte order mark may be ignored.
+        let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+        let mut json = serde_json::Deserializer::from_slice(body);
+        let [id, type_, status, machine] = json.deserialize_map(Members).ok()?;
+        json.end().ok()?;
+        let required = |text: Option<String>| text.filter(|text| !text.is_empty());
+        Some(Self {
+            id: required(id)?,
+            type_: required(type_)?,
+            status: required(status)?,
+            machine,
+        })
+    }
+}
+
+/// What the plugin said.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Claimed {
+    Ok {
+        action: SaidAction,
+    },
+    Err {
+        reason: &'static str,
+        effect: &'static str,
+        /// The status that it says the service answered with.
+        status: Option<u16>,
+    },
+}
+
+/// How a call ended.
+pub(crate) struct Outcome {
+    pub(crate) ended: Ending,
+    /// The rule that let the request pass, if one did.
+    pub(crate) allowed_by: Option<String>,
+    /// What was denied, the first few of it.
+    pub(crate) denied: Vec<String>,
+    /// How much was denied.
+    pub(crate) denials: u32,
+    pub(crate) observed: Observed,
+    pub(crate) claimed: Option<Claimed>,
+    /// What was wrong with the plugin.
+    pub(crate) fault: Option<String>,
+}
+
+/// Writes one call's records.
+pub(crate) struct Trail {
+    audit: Arc<Audit>,
+    clock: Arc<dyn Clock>,
+    call: String,
+    component: String,
+    operation: Operation,
+    target: Option<Target>,
+    quota: Vec<(Quota, usize)>,
+    is_concluded: AtomicBool,
+}
+
+#[derive(Serialize)]
+struct Record<'a> {
+    kind: &'static str,
+    time: String,
+    call: &'a str,
+    component: &'a str,
+    who: &'a Who,
+    operation: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    machine: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    action: Option<&'a str>,
+    decision: Decision<'a>,
+    quota: Vec<serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended: Option<Ending>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    observed: Option<&'a Observed>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    claimed: Option<&'a Claimed>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "cut")]
+    fault: Option<String>,
+}
+
+/// The boundary's decision about the call's request.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Decision<'a> {
+    Allowed {
+        rule: &'a str,
+        /// Besides, of the same call.
+        #[serde(skip_serializing_if = "is_zero")]
+        denials: u32,
+        #[serde(skip_serializing_if = "<[_]>::is_empty")]
+        denied: &'a [Cut<'a>],
+    },
+    Denied {
+        denials: u32,
+        denied: &'a [Cut<'a>],
+    },
+    /// The plugin did not ask for anything.
+    NotAsked,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the form that serde asks for"
+)]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+impl Trail {
+    pub(crate) fn new(
+        audit: Arc<Audit>,
+        clock: Arc<dyn Clock>,
+        call: String,
+        component: String,
+        grant: &Grant,
+        quota: Vec<(Quota, usize)>,
+    ) -> Self {
+        Self {
+            audit,
+            clock,
+            call,
+            component,
+            operation: grant.operation(),
+            target: grant.target().cloned(),
+            quota,
+            is_concluded: AtomicBool::new(false),
+        }
+    }
+
+    /// Records what is about to be sent. Where this fails, it must not be.
+    pub(crate) async fn intend(&self, rule: &str) -> Result<(), AuditError> {
+        let decision = Decision::Allowed {
+            rule,
+            denials: 0,
+            denied: &[],
+        };
+        let record = text(&self.record("intent", decision));
+        let written = self.audit.hand_over(record, self.is_durable(), false);
+        // The writer answers as long as it lives.
+        written.await.unwrap_or(Err(AuditError::TooSlow))
+    }
+
+    /// Records how it ended, and waits for it, though not for ever. Only the first time counts.
+    pub(crate) async fn conclude(&self, outcome: &Outcome) {
+        let Some(written) = self.hand_over(outcome) else {
+            return;
+        };
+        let give_up = self.clock.sleep_until(self.clock.now() + PATIENCE);
+        tokio::select! {
+            biased;
+            _ = written => {}
+            () = give_up => self.audit.note_unwritten(AuditError::TooSlow),
+        }
+    }
+
+    /// Records how it ended, where nobody waits any more.
+    pub(crate) fn abandon(&self, outcome: &Outcome) {
+        let _ = self.hand_over(outcome);
+    }
+
+    fn hand_over(
+        &self,
+        outcome: &Outcome,
+    ) -> Option<tokio::sync::oneshot::Receiver<Result<(), AuditError>>> {
+        if self.is_concluded.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        let denied: Vec<Cut<'_>> = outcome.denied.iter().map(|text| Cut(text)).collect();
+        let decision = match &outcome.allowed_by {
+            Some(rule) => Decision::Allowed {
+                rule,
+                denials: outcome.denials,
+                denied: &denied,
+            },
+            None if outcome.denials > 0 => Decision::Denied {
+                denials: outcome.denials,
+                denied: &denied,
+            },
+            None => Decision::NotAsked,
+        };
+        let record = text(&Record {
+            ended: Some(outcome.ended),
+            observed: Some(&outcome.observed),
+            claimed: outcome.claimed.as_ref(),
+            fault: outcome.fault.clone(),
+            ..self.record("outcome", decision)
+        });
+        Some(self.audit.hand_over(record, self.is_durable(), true))
+    }
+
+    fn record<'a>(&'a self, kind: &'static str, decision: Decision<'a>) -> Record<'a> {
+        let (machine, action) = match &self.target {
+            Some(Target::Machine(id)) => (Some(id.as_str()), None),
+            Some(Target::Action(id)) => (None, Some(id.as_str())),
+            None => (None, None),
+        };
+        Record {
+            kind,
+            time: self.clock.wall().to_string(),
+            call: &self.call,
+            component: &self.component,
+            who: &self.audit.who,
+            operation: self.operation.to_string(),
+            machine,
+            action,
+            decision,
+            quota: self
+                .quota
+                .iter()
+                .map(|(quota, used)| {
+                    json!({ "seconds": quota.per.as_secs(), "calls": quota.calls, "used": used })
+                })
+                .collect(),
+            ended: None,
+            observed: None,
+            claimed: None,
+            fault: None,
+        }
+    }
+
+    const fn is_durable(&self) -> bool {
+        self.operation.changes_something()
+    }
+}
+
+/// The record that accounts for what a killed process left. Its time is the machine's: it belongs
+/// to no call.
+pub(super) fn closing(torn: &Torn) -> String {
+    json!({ "kind": "closed-off", "time": jiff::Timestamp::now().to_string(), "torn": torn })
+        .to_string()
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "texts and numbers can always be written"
+)]
+fn text(record: &Record<'_>) -> String {
+    serde_json::to_string(record).expect("a record can be written")
+}
+
+/// A text, or as much of it as a record has room for.
+struct Cut<'a>(&'a str);
+
+impl Serialize for Cut<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self.0.char_indices().nth(TEXT_MAX) {
+            Some((end, _)) => to.collect_str(&format_args!("{}…", &self.0[..end])),
+            None => to.serialize_str(self.0),
+        }
+    }
+}
+
+fn cut_text<S: Serializer>(text: &str, to: S) -> Result<S::Ok, S::Error> {
+    Cut(text).serialize(to)
+}
+
+#[expect(clippy::ref_option, reason = "the form that serde asks for")]
+fn cut<S: Serializer>(text: &Option<String>, to: S) -> Result<S::Ok, S::Error> {
+    text.as_deref().map(Cut).serialize(to)
+}

@@ -1,0 +1,503 @@
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::chain::{self, Head, Torn};
+use super::file::LogFile;
+use super::*;
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn log(&self) -> PathBuf {
+        self.0.path().join("audit.jsonl")
+    }
+
+    fn key(&self) -> PathBuf {
+        self.0.path().join("audit.key")
+    }
+
+    fn file(&self) -> Result<LogFile, AuditError> {
+        LogFile::open(&self.log(), &self.key())
+    }
+
+    /// A file of so many records.
+    fn with(records: usize) -> Self {
+        let folder = Self::new();
+        let mut file = folder.file().unwrap();
+        for n in 0..records {
+            append(&mut file, &format!("record {n}")).unwrap();
+        }
+        folder
+    }
+
+    fn verify(&self) -> Result<Verified, VerifyError> {
+        verify(&self.log(), &Key::load(&self.key()).unwrap(), None)
+    }
+
+    #[track_caller]
+    fn assert_damaged(&self, expected: u64) -> Problem {
+        match self.verify() {
+            Err(VerifyError::Damaged { line, problem }) if line == expected => problem,
+            other => panic!(
+                "line {expected} is damaged, but {other:?}:\n{}",
+                String::from_utf8_lossy(&fs::read(self.log()).unwrap())
+            ),
+        }
+    }
+
+    fn lines(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.log()).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap_or(Value::Null))
+            .collect()
+    }
+
+    /// What a process leaves that is killed as it writes.
+    fn leave(&self, bytes: &[u8]) {
+        let mut file = File::options().append(true).open(self.log()).unwrap();
+        file.write_all(bytes).unwrap();
+    }
+}
+
+fn record(text: &str) -> String {
+    json!({ "time": "2026-01-30T21:11:22Z", "text": text }).to_string()
+}
+
+fn append(file: &mut LogFile, text: &str) -> Result<(), AuditError> {
+    file.append(&[&record(text)], record::closing, false)
+}
+
+#[test]
+fn records_follow_one_another_and_the_head_is_the_last_ones_hash() {
+    let folder = Folder::with(3);
+    let lines = folder.lines();
+    let numbers: Vec<_> = lines.iter().map(|line| line["seq"].as_u64()).collect();
+    assert_eq!(numbers, [Some(1), Some(2), Some(3)]);
+    assert_eq!(lines[1]["previous"], lines[0]["hash"]);
+    let found = folder.verify().unwrap();
+    assert_eq!((found.records, found.torn), (3, 0));
+    assert_eq!(found.head, lines[2]["hash"]);
+    assert_eq!(found.first.as_deref(), Some("2026-01-30T21:11:22Z"));
+}
+
+#[test]
+fn a_file_without_records_is_intact() {
+    let folder = Folder::with(0);
+    let found = folder.verify().unwrap();
+    assert_eq!((found.records, found.first), (0, None));
+    assert_eq!(found.head, Head::start().hash);
+}
+
+#[test]
+fn the_file_and_its_key_are_closed_to_others() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = Folder::with(1);
+    for path in [folder.log(), folder.key()] {
+        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{}", path.display());
+    }
+    fs::set_permissions(folder.key(), fs::Permissions::from_mode(0o640)).unwrap();
+    let refused = folder.file().err();
+    assert!(
+        matches!(refused, Some(AuditError::KeyIsOpen { .. })),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_cut_off_end_is_seen_by_a_hash_that_was_noted_and_only_by_it() {
+    let folder = Folder::with(4);
+    let key = Key::load(&folder.key()).unwrap();
+    let hashes: Vec<String> = folder
+        .lines()
+        .iter()
+        .map(|line| line["hash"].as_str().unwrap().to_owned())
+        .collect();
+    let after = |noted: &str| {
+        verify(&folder.log(), &key, Some(noted))
+            .unwrap()
+            .after_noted
+    };
+    assert_eq!(after(&hashes[3]), Some(0));
+    assert_eq!(after(&hashes[1]), Some(2));
+    assert_eq!(after(&Head::start().hash), Some(4));
+    assert_eq!(after(&"ab".repeat(32)), None);
+
+    let text = fs::read_to_string(folder.log()).unwrap();
+    let cut: String = text.split_inclusive('\n').take(3).collect();
+    fs::write(folder.log(), cut).unwrap();
+    assert_eq!(folder.verify().unwrap().records, 3);
+    assert_eq!(after(&hashes[3]), None);
+}
+
+#[test]
+fn another_key_is_told_from_a_change() {
+    let folder = Folder::with(2);
+    fs::remove_file(folder.key()).unwrap();
+    let refused = folder.file().err();
+    assert!(
+        matches!(refused, Some(AuditError::NoKey { .. })),
+        "a new key would not fit: {refused:?}"
+    );
+    let other = Folder::with(1);
+    fs::copy(other.key(), folder.key()).unwrap();
+    let problem = folder.assert_damaged(1);
+    assert!(matches!(problem, Problem::OtherKey { .. }), "{problem:?}");
+    let refused = folder.file().err();
+    assert!(
+        matches!(refused, Some(AuditError::Damaged { .. })),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn what_a_killed_process_left_stays_and_is_accounted_for() {
+    for left in [&br#"{"seq":3,"previous":"00"#[..], b"{", &[0; 300]] {
+        let folder = Folder::with(2);
+        folder.leave(left);
+        let problem = folder.assert_damaged(3);
+        assert_eq!(problem, Problem::CutOff);
+        let mut file = folder.file().unwrap();
+        append(&mut file, "after it").unwrap();
+        let found = folder.verify().unwrap();
+        assert_eq!((found.records, found.torn), (4, 1));
+        let bytes = fs::read(folder.log()).unwrap();
+        let still_there = bytes.windows(left.len()).any(|window| window == left);
+        assert!(still_there, "it is not rewritten");
+        let lines = folder.lines();
+        assert_eq!(
+            (&lines[3]["kind"], &lines[3]["seq"]),
+            (&json!("closed-off"), &json!(3))
+        );
+        assert_eq!(lines[3]["torn"]["bytes"], left.len());
+
+        // Nobody can change it any more, either.
+        let mut changed = bytes.clone();
+        let at = lines[3]["torn"]["offset"].as_u64().unwrap() as usize;
+        changed[at] ^= 1;
+        fs::write(folder.log(), changed).unwrap();
+        folder.assert_damaged(3);
+    }
+}
+
+#[test]
+fn a_process_that_is_killed_as_it_closes_off_what_another_left_is_closed_off_too() {
+    let folder = Folder::with(1);
+    folder.leave(br#"{"seq":2,"previous""#);
+    folder.leave(b"\n{\"seq\":2,\"prev");
+    append(&mut folder.file().unwrap(), "after both").unwrap();
+    let found = folder.verify().unwrap();
+    assert_eq!((found.records, found.torn), (3, 1));
+}
+
+#[test]
+fn a_record_that_lacks_only_its_lines_end_is_a_record() {
+    let folder = Folder::with(2);
+    let text = fs::read(folder.log()).unwrap();
+    fs::write(folder.log(), &text[..text.len() - 1]).unwrap();
+    assert_eq!(folder.assert_damaged(2), Problem::CutOff);
+    append(&mut folder.file().unwrap(), "after it").unwrap();
+    let found = folder.verify().unwrap();
+    assert_eq!((found.records, found.torn), (3, 0));
+}
+
+#[test]
+fn nothing_is_appended_to_a_damaged_end_or_to_a_file_that_was_cut() {
+    let folder = Folder::with(3);
+    let mut file = folder.file().unwrap();
+    let whole = fs::read_to_string(folder.log()).unwrap();
+    fs::write(folder.log(), whole.replace("record 2", "record 7")).unwrap();
+    for refused in [append(&mut file, "x").err(), folder.file().err()] {
+        assert!(
+            matches!(refused, Some(AuditError::Damaged { .. })),
+            "{refused:?}"
+        );
+    }
+    let cut: String = whole.split_inclusive('\n').take(2).collect();
+    fs::write(folder.log(), cut).unwrap();
+    let refused = append(&mut file, "x").err();
+    assert!(
+        matches!(refused, Some(AuditError::Shorter { .. })),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn what_is_no_file_of_records_is_refused_at_once() {
+    let folder = Folder::new();
+    for (path, expected) in [
+        (PathBuf::from("/dev/full"), "it is a device"),
+        (folder.0.path().to_owned(), "it is a folder"),
+        (folder.0.path().join("no/such/folder/x"), "it has no folder"),
+    ] {
+        let refused = LogFile::open(&path, &folder.key()).err();
+        assert!(refused.is_some(), "{expected}");
+    }
+    fs::write(folder.log(), "something else\n").unwrap();
+    drop(Key::load(&folder.key()));
+    assert!(folder.file().is_err());
+    assert_eq!(
+        fs::read_to_string(folder.log()).unwrap(),
+        "something else\n"
+    );
+}
+
+#[test]
+fn threads_append_without_losing_or_mixing_a_record() {
+    let folder = Folder::new();
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            let mut file = folder.file().unwrap();
+            scope.spawn(move || {
+                for n in 0..50 {
+                    append(&mut file, &format!("{writer} {n}")).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(folder.verify().unwrap().records, 200);
+}
+
+/// Not a test of its own: what the processes of the next one do.
+#[test]
+fn a_process_appends_where_it_is_told_to() {
+    let Some(folder) = std::env::var_os("AUDIT_TEST_FOLDER").map(PathBuf::from) else {
+        return;
+    };
+    let mut file = LogFile::open(&folder.join("audit.jsonl"), &folder.join("audit.key")).unwrap();
+    for n in 0..50 {
+        append(&mut file, &format!("{} {n}", std::process::id())).unwrap();
+    }
+}
+
+#[test]
+fn processes_append_in_turn_and_make_one_key() {
+    let folder = Folder::new();
+    let mut processes: Vec<_> = (0..3)
+        .map(|_| {
+            Command::new(std::env::current_exe().unwrap())
+                .args([
+                    "--exact",
+                    "audit::tests::a_process_appends_where_it_is_told_to",
+                ])
+                .env("AUDIT_TEST_FOLDER", folder.0.path())
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for process in &mut processes {
+        assert!(process.wait().unwrap().success());
+    }
+    assert_eq!(folder.verify().unwrap().records, 150);
+    let left: Vec<_> = fs::read_dir(folder.0.path()).unwrap().collect();
+    assert_eq!(left.len(), 2, "the file and its key: {left:?}");
+}
+
+/// A trail over a writer that fails as it is told to.
+fn failing(works: Arc<Mutex<bool>>, written: Arc<Mutex<Vec<String>>>) -> Audit {
+    Audit::start(Who::default(), move |records, _| {
+        if *lock(&works) {
+            lock(&written).extend(records.iter().map(|record| (*record).to_owned()));
+            Ok(())
+        } else {
+            Err(AuditError::TooSlow)
+        }
+    })
+}
+
+#[tokio::test]
+async fn an_outcome_that_could_not_be_written_goes_before_everything_that_comes_later() {
+    let (works, written) = (Arc::new(Mutex::new(true)), Arc::default());
+    let audit = failing(Arc::clone(&works), Arc::clone(&written));
+    let write = |text: &str, has_happened| audit.hand_over(text.to_owned(), true, has_happened);
+    assert_eq!(write("intent 1", false).await, Ok(Ok(())));
+    *lock(&works) = false;
+    assert!(write("outcome 1", true).await.unwrap().is_err());
+    assert_eq!(audit.unwritten(), Some(AuditError::TooSlow));
+    assert!(
+        write("intent 2", false).await.unwrap().is_err(),
+        "so it is not sent"
+    );
+    *lock(&works) = true;
+    assert_eq!(write("intent 3", false).await, Ok(Ok(())));
+    assert_eq!(*lock(&written), ["intent 1", "outcome 1", "intent 3"]);
+}
+
+#[test]
+fn a_text_from_outside_is_cut_to_a_length_that_a_record_has_room_for() {
+    let said = SaidAction {
+        id: "é".repeat(100_000),
+        type_: String::new(),
+        status: String::new(),
+        machine: Some("x".repeat(100_000)),
+    };
+    let text = serde_json::to_string(&said).unwrap();
+    assert!(text.len() < 2000, "{} bytes", text.len());
+}
+
+#[test]
+fn the_action_in_an_answer_is_read_as_the_contract_has_it() {
+    let said =
+        |body: &str| SaidAction::in_answer(body.as_bytes()).map(|said| (said.id, said.machine));
+    let id = |id: &str, machine: Option<&str>| Some((id.to_owned(), machine.map(str::to_owned)));
+    let deep = "[".repeat(5000) + &"]".repeat(5000);
+    for (body, expected) in [
+        (r#"{"id":"a","type":"t","status":"s"}"#, id("a", None)),
+        (
+            "\u{feff}{\"id\":\"a\",\"type\":\"t\",\"status\":\"s\",\"machineId\":null}",
+            id("a", None),
+        ),
+        (
+            r#"{"id":"a","id":"b","type":"t","status":"s","machineId":"m"}"#,
+            id("b", Some("m")),
+        ),
+        (
+            r#"{"id":"a","type":"t","status":"s","machineId":7}"#,
+            id("a", None),
+        ),
+        (
+            &format!(r#"{{"x":{deep},"id":"a","type":"t","status":"s"}}"#),
+            id("a", None),
+        ),
+        (r#"{"id":"","type":"t","status":"s"}"#, None),
+        (r#"{"id":"a","id":7,"type":"t","status":"s"}"#, None),
+        (r#"{"id":"a","type":"t"}"#, None),
+        (r#"{"id":"a","type":"t","status":"s"}x"#, None),
+        (r#"[{"id":"a","type":"t","status":"s"}]"#, None),
+        (r#"{"id":"a","type":"t","status":"s""#, None),
+        ("", None),
+    ] {
+        assert_eq!(said(body), expected, "{body:.100}");
+    }
+}
+
+/// The chain's text, and where each of its lines begins.
+fn chain_of(key: &Key, records: usize) -> Vec<u8> {
+    let (mut head, mut text) = (Head::start(), String::new());
+    for n in 0..records {
+        let (line, next) = chain::link(key, &head, &record(&format!("record {n}")));
+        text.push_str(&line);
+        text.push('\n');
+        head = next;
+    }
+    text.into_bytes()
+}
+
+fn damage(key: &Key, text: &[u8]) -> Option<u64> {
+    match chain::verify(text, key, None) {
+        Ok(_) => None,
+        Err(VerifyError::Damaged { line, .. }) => Some(line),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn line_at(text: &[u8], at: usize) -> u64 {
+    1 + text[..at].iter().filter(|b| **b == b'\n').count() as u64
+}
+
+proptest! {
+    #[test]
+    fn any_change_of_a_byte_is_found_at_its_line(
+        at in any::<prop::sample::Index>(),
+        change in 1_u8..,
+    ) {
+        let key = Key::fleeting().unwrap();
+        let mut text = chain_of(&key, 6);
+        let at = at.index(text.len());
+        let line = line_at(&text, at);
+        text[at] ^= change;
+        prop_assert_eq!(damage(&key, &text), Some(line));
+    }
+
+    #[test]
+    fn any_byte_that_is_taken_out_or_put_in_is_found_at_its_line(
+        at in any::<prop::sample::Index>(),
+        byte in prop::option::of(any::<u8>()),
+    ) {
+        let key = Key::fleeting().unwrap();
+        let mut text = chain_of(&key, 6);
+        let at = at.index(text.len());
+        let line = line_at(&text, at);
+        let before = text.clone();
+        match byte {
+            Some(byte) => text.insert(at, byte),
+            None => drop(text.remove(at)),
+        }
+        prop_assume!(text != before);
+        let found = damage(&key, &text);
+        // A byte put in right before a line's end, equal to it, makes the next line an empty one.
+        let at_most = line + u64::from(byte == Some(b'\n'));
+        prop_assert!(found.is_some_and(|found| (line..=at_most).contains(&found)), "{:?}", found);
+    }
+
+    #[test]
+    fn lines_that_are_swapped_are_found_at_the_first_of_them(a in 0..7_usize, b in 0..7_usize) {
+        prop_assume!(a < b);
+        let key = Key::fleeting().unwrap();
+        let text = chain_of(&key, 7);
+        let mut lines: Vec<&[u8]> = text.split_inclusive(|b| *b == b'\n').collect();
+        lines.swap(a, b);
+        prop_assert_eq!(damage(&key, &lines.concat()), Some(a as u64 + 1));
+    }
+
+    #[test]
+    fn a_line_that_is_gone_or_there_twice_is_found(at in 0..6_usize, twice in any::<bool>()) {
+        let key = Key::fleeting().unwrap();
+        let text = chain_of(&key, 7);
+        let mut lines: Vec<&[u8]> = text.split_inclusive(|b| *b == b'\n').collect();
+        let line = if twice {
+            lines.insert(at, lines[at]);
+            at as u64 + 2
+        } else {
+            lines.remove(at);
+            at as u64 + 1
+        };
+        prop_assert_eq!(damage(&key, &lines.concat()), Some(line));
+    }
+
+    #[test]
+    fn what_is_left_behind_never_passes_for_anything_else(
+        left in prop::collection::vec(any::<u8>(), 1..200),
+    ) {
+        // A killed process leaves a beginning of what it wrote, in one line.
+        let left: Vec<u8> = left.into_iter().filter(|b| *b != b'\n').collect();
+        prop_assume!(!left.is_empty());
+        let folder = Folder::with(1);
+        folder.leave(&left);
+        append(&mut folder.file().unwrap(), "after it").unwrap();
+        let found = folder.verify().unwrap();
+        prop_assert_eq!((found.records, found.torn), (3, 1));
+    }
+}
+
+#[test]
+fn a_closing_record_accounts_for_exactly_what_it_names() {
+    let key = Key::fleeting().unwrap();
+    let text = chain_of(&key, 1);
+    let (line, head) = (String::from_utf8(text.clone()).unwrap(), text.len() as u64);
+    let (_, after) = chain::check(&key, line.trim_end().as_bytes()).unwrap();
+    let torn = |offset, bytes, left: &[u8]| {
+        let sha256 = chain::hex(&<sha2::Sha256 as sha2::Digest>::digest(left));
+        let closing = record::closing(&Torn {
+            offset,
+            bytes,
+            sha256,
+        });
+        let (closing, _) = chain::link(&key, &after, &closing);
+        [line.as_bytes(), b"left\n", closing.as_bytes(), b"\n"].concat()
+    };
+    assert_eq!(damage(&key, &torn(head, 4, b"left")), None);
+    assert_eq!(damage(&key, &torn(head, 5, b"left")), Some(2));
+    assert_eq!(damage(&key, &torn(head, 4, b"lost")), Some(2));
+    assert_eq!(damage(&key, &torn(0, 4, b"left")), Some(2));
+}

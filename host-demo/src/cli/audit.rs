@@ -1,0 +1,123 @@
+//! The record of what was done: where it is kept, and `host-demo audit verify`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use etcetera::BaseStrategy as _;
+use host_demo::audit::{self, Audit, Key, VerifyError, Who};
+use host_demo::host::Host;
+use serde_json::json;
+
+use super::args::{Connection, Output, Verify};
+use super::{Exit, connect, output};
+
+/// Where the calls of this run are recorded. Without it there is no run.
+pub(super) fn open(args: &Connection) -> anyhow::Result<Arc<Audit>> {
+    let folder = folder()?;
+    connect::make_private(&folder)
+        .with_context(|| format!("the folder {} can't be used", folder.display()))?;
+    let path = args.audit.clone().unwrap_or_else(|| folder.join(RECORD));
+    let audit = Audit::open(&path, &folder.join(KEY), who(args))
+        .context("without a record of what is done, nothing is")?;
+    Ok(Arc::new(audit))
+}
+
+/// Says so where what was done is not on record. What was done is not affected.
+pub(super) fn warn(host: &Host) {
+    if let Some(error) = host.audit().and_then(|audit| audit.unwritten()) {
+        let text = format!("the outcome of a call is not recorded: {error}");
+        eprintln!("host-demo: {}", output::clean(&text));
+    }
+}
+
+pub(super) fn verify(args: &Verify, format: Output) -> anyhow::Result<Exit> {
+    let or_default = |given: &Option<PathBuf>, name| match given {
+        Some(path) => Ok(path.clone()),
+        None => folder().map(|folder| folder.join(name)),
+    };
+    let path = or_default(&args.file, RECORD)?;
+    let key = Key::load(&or_default(&args.key, KEY)?)?;
+    let shown = output::clean(&path.display().to_string());
+    let verdict = match audit::verify(&path, &key, args.head.as_deref()) {
+        Err(VerifyError::Unreadable(error)) => {
+            return Err(error).with_context(|| format!("{} can't be read", path.display()));
+        }
+        verdict => verdict,
+    };
+    let is_there = |found: &audit::Verified| args.head.is_none() || found.after_noted.is_some();
+    let is_intact = verdict.as_ref().is_ok_and(is_there);
+    if format == Output::Json {
+        let mut value =
+            json!({ "type": "audit", "file": path.display().to_string(), "intact": is_intact });
+        match &verdict {
+            Ok(found) => {
+                value["records"] = json!(found.records);
+                value["torn"] = json!(found.torn);
+                value["first"] = json!(found.first);
+                value["last"] = json!(found.last);
+                value["head"] = json!(found.head);
+                value["after_noted"] = json!(found.after_noted);
+            }
+            Err(VerifyError::Damaged { line, problem }) => {
+                value["line"] = json!(line);
+                value["problem"] = json!(problem.to_string());
+            }
+            Err(VerifyError::Unreadable(_)) => {}
+        }
+        output::json_line(&value);
+    } else {
+        match &verdict {
+            Ok(found) => print(&shown, found, is_there(found)),
+            Err(damage) => output::line(&output::clean(&format!("{shown}: {damage}"))),
+        }
+    }
+    Ok(if is_intact { Exit::Done } else { Exit::Failed })
+}
+
+fn print(shown: &str, found: &audit::Verified, is_there: bool) {
+    if is_there {
+        output::line(&format!("{shown}: intact"));
+    } else {
+        output::line(&format!(
+            "{shown}: damaged: it is intact as far as it goes, but the hash that was noted is not \
+             in it; its end was cut off, or it is another file"
+        ));
+    }
+    output::line(&format!("  records  {}", found.records));
+    if let (Some(first), Some(last)) = (&found.first, &found.last) {
+        output::line(&output::clean(&format!("  first    {first}")));
+        output::line(&output::clean(&format!("  last     {last}")));
+    }
+    if found.torn > 0 {
+        output::line(&format!(
+            "  torn     {} (a process was killed as it wrote; the record after it says so)",
+            found.torn
+        ));
+    }
+    if let Some(after) = found.after_noted {
+        output::line(&format!(
+            "  since    {after} records after the one that was noted"
+        ));
+    }
+    output::line(&format!("  head     {}", found.head));
+}
+
+const RECORD: &str = "audit.jsonl";
+const KEY: &str = "audit.key";
+
+fn folder() -> anyhow::Result<PathBuf> {
+    let strategy = etcetera::choose_base_strategy().context("there is no home directory")?;
+    let state = strategy.state_dir().unwrap_or_else(|| strategy.data_dir());
+    Ok(state.join("host-demo"))
+}
+
+fn who(args: &Connection) -> Who {
+    Who {
+        user: whoami::username().unwrap_or_default(),
+        uid: rustix::process::getuid().as_raw(),
+        host: whoami::hostname().unwrap_or_default(),
+        process: std::process::id(),
+        ticket: args.ticket.clone(),
+    }
+}

@@ -1,0 +1,485 @@
+//! The record of what was done: through the command, and through the library.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, LazyLock, Mutex};
+
+use host_demo::audit::{Audit, Who};
+use host_demo::clock::SystemClock;
+use host_demo::contract::Effect;
+use host_demo::host::{CallError, Host};
+use host_demo::mock::{Api, Duplicate, Fault, Mock};
+use host_demo::plugin::{BUNDLED, Digest};
+use serde_json::Value;
+use tests::binary::host_demo_binary;
+use tests::world::{World, evil_plugin, release};
+
+static BINARY: LazyLock<PathBuf> = LazyLock::new(host_demo_binary);
+
+/// A minute takes a second and a fifth: what is followed to its end is followed quickly.
+const SCALE: &str = "50";
+
+const SECRET_COMMENT: &str = "cleaned by Marianne Muster";
+
+/// A stand-in, and a user with a home.
+struct Stage {
+    mock: Mock,
+    home: tempfile::TempDir,
+    // Last: the stand-in is stopped on it.
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let builder = Mock::builder()
+            .clock(Arc::new(SystemClock::scaled(50)))
+            .machines(2);
+        let mock = runtime.block_on(builder.start()).unwrap();
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join("ca.pem"), mock.ca_pem().unwrap()).unwrap();
+        Self {
+            mock,
+            home,
+            _runtime: runtime,
+        }
+    }
+
+    fn id(&self) -> String {
+        self.mock.machine_ids()[0].clone()
+    }
+
+    fn record(&self) -> PathBuf {
+        self.home.path().join(".local/state/host-demo/audit.jsonl")
+    }
+
+    fn lines(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.record()).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    fn command(&self, program: &std::path::Path) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("HOME", self.home.path())
+            .env("XDG_CACHE_HOME", BINARY.with_file_name("host-demo-cache"))
+            .env("AZURE_TENANT_ID", self.mock.tenant_id())
+            .env("AZURE_CLIENT_ID", self.mock.client_id())
+            .env("AZURE_CLIENT_SECRET", self.mock.client_secret())
+            .current_dir(self.home.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Which service it is.
+    fn service(&self) -> Vec<String> {
+        let (mock, scope) = (&self.mock, self.mock.scope());
+        [
+            ["--base-url", mock.base_url()],
+            ["--authority", mock.authority()],
+            ["--scope", &scope],
+            ["--ca-file", "ca.pem"],
+            ["--time-scale", SCALE],
+        ]
+        .concat()
+        .into_iter()
+        .map(str::to_owned)
+        .collect()
+    }
+
+    #[track_caller]
+    fn releases(&self, more: &[&str], code: i32) -> String {
+        let id = self.id();
+        let args = ["unrestrict", &id, "--comment", SECRET_COMMENT, "--no-wait"];
+        let mut command = self.command(&BINARY);
+        command.args(args).args(self.service()).args(more);
+        expect(command, code)
+    }
+
+    #[track_caller]
+    fn verifies(&self, more: &[&str], code: i32) -> String {
+        let mut command = self.command(&BINARY);
+        command.args(["audit", "verify"]).args(more);
+        expect(command, code)
+    }
+}
+
+/// Runs it, and gives back what it says.
+#[track_caller]
+fn expect(mut command: Command, code: i32) -> String {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().unwrap();
+    let said = [stdout, stderr]
+        .map(|said| String::from_utf8(said).unwrap())
+        .concat();
+    assert_eq!(status.code(), Some(code), "{command:?}\n{said}");
+    said
+}
+
+#[test]
+fn a_release_is_recorded_in_two_steps_with_all_that_an_auditor_asks_for() {
+    let stage = Stage::new();
+    stage.releases(&["--ticket", "INC-42"], 0);
+    let lines = stage.lines();
+    let [intent, outcome] = &lines[..] else {
+        panic!("an intent and an outcome: {lines:#?}")
+    };
+    assert_eq!(
+        (&intent["kind"], &outcome["kind"]),
+        (&"intent".into(), &"outcome".into())
+    );
+    for record in [intent, outcome] {
+        assert_eq!(record["call"], intent["call"]);
+        assert_eq!(record["component"], Digest::of(BUNDLED).to_string());
+        assert_eq!(record["operation"], "unrestrict-code-execution");
+        assert_eq!(record["machine"], stage.id());
+        assert_eq!(record["who"]["ticket"], "INC-42");
+        assert_ne!(record["who"]["user"], "");
+        assert_ne!(record["who"]["host"], "");
+        assert!(record["who"]["process"].is_u64());
+        let rule = "POST /api/machines/{machine-id}/unrestrictCodeExecution";
+        assert_eq!(record["decision"]["allowed"]["rule"], rule);
+        assert_eq!(record["quota"][0]["calls"], 100);
+        assert_eq!(record["quota"][0]["used"], 1, "its own slot");
+    }
+    let observed = &outcome["observed"];
+    assert_eq!(
+        (&observed["sent"], &observed["status"]),
+        (&"answered".into(), &201.into())
+    );
+    let action = &stage.mock.actions_of(&stage.id())[0];
+    assert_eq!(observed["action"]["id"], action.id.to_string());
+    assert_eq!(outcome["claimed"]["ok"]["action"], observed["action"]);
+    assert!(observed["correlation_id"].is_string(), "{observed}");
+    assert!(observed["milliseconds"].is_u64(), "{observed}");
+}
+
+#[test]
+fn no_token_no_secret_and_no_comment_is_in_the_record() {
+    let stage = Stage::new();
+    stage.releases(&[], 0);
+    stage
+        .mock
+        .inject(Fault::answer(500, SECRET_COMMENT).on(Api::UnrestrictCodeExecution));
+    stage.releases(&[], 1);
+    let text = fs::read_to_string(stage.record()).unwrap();
+    assert_eq!(text.lines().count(), 4);
+    let token = stage.mock.token(Default::default());
+    let header = token.split('.').next().unwrap();
+    for hidden in [
+        stage.mock.client_secret(),
+        header,
+        "Bearer",
+        SECRET_COMMENT,
+        "Marianne",
+    ] {
+        assert!(!text.contains(hidden), "{hidden:?} in:\n{text}");
+    }
+}
+
+#[test]
+fn the_record_is_verified_and_a_change_is_found_at_its_line() {
+    let stage = Stage::new();
+    stage.releases(&[], 0);
+    let mut status = stage.command(&BINARY);
+    status
+        .args(["status", "00000000-0000-0000-0000-000000000000"])
+        .args(stage.service());
+    expect(status, 1);
+
+    let said = stage.verifies(&[], 0);
+    assert!(
+        said.contains("intact") && said.contains("records  4"),
+        "{said}"
+    );
+    let head = stage.lines()[3]["hash"].as_str().unwrap().to_owned();
+    assert!(said.contains(&head), "{said}");
+    let earlier = stage.lines()[1]["hash"].as_str().unwrap().to_owned();
+    let said = stage.verifies(&["--head", &earlier], 0);
+    assert!(said.contains("2 records after"), "{said}");
+
+    let whole = fs::read_to_string(stage.record()).unwrap();
+    fs::write(stage.record(), whole.replacen("\"answered\"", "\"no\"", 1)).unwrap();
+    let said = stage.verifies(&[], 1);
+    assert!(said.contains("line 2 is damaged: it was changed"), "{said}");
+    let said: Value = serde_json::from_str(&stage.verifies(&["--output", "json"], 1)).unwrap();
+    assert_eq!((&said["intact"], &said["line"]), (&false.into(), &2.into()));
+
+    let cut: String = whole.split_inclusive('\n').take(3).collect();
+    fs::write(stage.record(), cut).unwrap();
+    stage.verifies(&[], 0);
+    let said = stage.verifies(&["--head", &head], 1);
+    assert!(said.contains("cut off"), "{said}");
+
+    stage.verifies(&["no-such-file"], 2);
+    stage.verifies(&["--key", "no-such-key"], 2);
+    stage.verifies(&["--head", "not a hash"], 2);
+}
+
+#[test]
+fn without_a_place_for_the_record_nothing_is_done() {
+    let stage = Stage::new();
+    for place in ["/dev/full", "no/such/folder/audit.jsonl", "."] {
+        let said = stage.releases(&["--audit", place], 2);
+        assert!(said.contains("audit file"), "{said}");
+    }
+    // Somebody changed what is there.
+    stage.releases(&[], 0);
+    let whole = fs::read_to_string(stage.record()).unwrap();
+    fs::write(stage.record(), whole.replace("\"answered\"", "\"no\"")).unwrap();
+    let before = stage.mock.requests().len();
+    let said = stage.releases(&[], 2);
+    assert!(said.contains("damaged"), "{said}");
+    assert_eq!(stage.mock.requests().len(), before, "not even for a token");
+}
+
+/// The limit on a file's size stands in for a disk that is full: the file can be opened, and grows
+/// no more.
+#[test]
+fn a_disk_that_fills_up_stops_releases_before_they_are_sent() {
+    let stage = Stage::new();
+    stage.releases(&[], 0);
+    // What a killed process left makes the file longer than the limit, and the limit leaves the
+    // engine room for its images of memory, which are files too.
+    let mut before = fs::read(stage.record()).unwrap();
+    before.resize(before.len() + 600 * 1024, 0);
+    fs::write(stage.record(), &before).unwrap();
+    let mut command = stage.command("/bin/sh".as_ref());
+    command
+        // The signal that comes with the limit would end the process before it is told.
+        .args(["-c", "trap '' XFSZ; ulimit -f 1000; exec \"$@\"", "sh"])
+        .arg(&*BINARY)
+        .args([
+            "unrestrict",
+            "--comment",
+            "x",
+            "--no-wait",
+            "--output",
+            "json",
+        ])
+        .args(stage.mock.machine_ids())
+        .args(stage.service());
+    let said = expect(command, 2);
+    assert!(said.contains("can't write to the audit file"), "{said}");
+    assert!(said.contains(r#""effect":"none""#), "{said}");
+    assert_eq!(
+        stage.mock.arrivals(Api::UnrestrictCodeExecution),
+        1,
+        "the first one"
+    );
+    assert_eq!(fs::read(stage.record()).unwrap(), before);
+
+    let mut status = stage.command(&BINARY);
+    status
+        .args(["status", "00000000-0000-0000-0000-000000000000"])
+        .args(stage.service());
+    expect(status, 1);
+    let said = stage.verifies(&[], 0);
+    assert!(said.contains("torn     1"), "{said}");
+}
+
+#[test]
+fn another_plugin_than_the_pinned_one_is_not_loaded() {
+    let stage = Stage::new();
+    let right = Digest::of(BUNDLED).to_string();
+    let wrong = Digest::of(b"another").to_string();
+    fs::write(stage.home.path().join("plugin.wasm"), BUNDLED).unwrap();
+    let from_file = ["--plugin", "plugin.wasm", "--plugin-sha256"];
+    stage.releases(&[&from_file[..], &[&right]].concat(), 0);
+    let mut inspect = stage.command(&BINARY);
+    inspect.args(["inspect", "--plugin-sha256", &right]);
+    expect(inspect, 0);
+    for more in [&from_file[..], &from_file[2..]] {
+        let said = stage.releases(&[more, &[&wrong]].concat(), 2);
+        assert!(said.contains(&right) && said.contains(&wrong), "{said}");
+    }
+    stage.releases(&["--plugin-sha256", "abc"], 2);
+    assert_eq!(stage.mock.arrivals(Api::UnrestrictCodeExecution), 1);
+}
+
+fn recording(world: &World) -> (Arc<Audit>, Host) {
+    let audit = Arc::new(Audit::memory(Who::default()).unwrap());
+    let kept = Arc::clone(&audit);
+    let host = world.another_host(|setup| setup.audit = Some(audit));
+    (kept, host)
+}
+
+fn records(audit: &Audit) -> Vec<Value> {
+    let parse = |line: &String| serde_json::from_str(line).unwrap();
+    audit.kept().iter().map(parse).collect()
+}
+
+#[tokio::test]
+async fn what_is_denied_is_recorded_with_what_was_asked_for() {
+    let world = World::evil().await;
+    let (audit, host) = recording(&world);
+    let id = world.machine(0);
+    let way = format!("path /api/machines/{id}/offboard");
+    release(&host, &id, &way).await.unwrap_err();
+    let lines = records(&audit);
+    let [outcome] = &lines[..] else {
+        panic!("no intent: nothing was to be sent: {lines:#?}")
+    };
+    let denied = &outcome["decision"]["denied"];
+    assert_eq!(denied["denials"], 1);
+    assert_eq!(
+        denied["denied"][0],
+        format!("no rule allows POST /api/machines/{id}/offboard")
+    );
+    assert_eq!(
+        (&outcome["observed"]["sent"], &outcome["ended"]),
+        (&"no".into(), &"failed".into())
+    );
+}
+
+#[tokio::test]
+async fn a_claim_that_the_boundary_does_not_bear_out_is_recorded_beside_what_it_saw() {
+    let world = World::evil().await;
+    let (audit, host) = recording(&world);
+    let id = world.machine(0);
+    release(&host, &id, "claim-success").await.unwrap_err();
+    let claim = format!("claim-other-machine {}", world.machine(1));
+    release(&host, &id, &claim).await.unwrap_err();
+    let lines = records(&audit);
+    let [nothing, _intent, other] = &lines[..] else {
+        panic!("{lines:#?}")
+    };
+    assert_eq!(nothing["decision"], "not-asked");
+    assert_eq!(
+        (&nothing["ended"], &nothing["observed"]["sent"]),
+        (&"fault".into(), &"no".into())
+    );
+    assert_eq!(nothing["claimed"]["ok"]["action"]["machine"], id);
+    assert_eq!(
+        (&other["ended"], &other["observed"]["status"]),
+        (&"fault".into(), &201.into())
+    );
+    assert_eq!(
+        other["claimed"]["ok"]["action"]["machine"],
+        world.machine(1)
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_the_plugin_bends_or_did_not_read_is_a_fault() {
+    let world = World::with(|scene| {
+        scene.plugin = evil_plugin();
+        scene.switches.duplicate = Duplicate::Return;
+    })
+    .await;
+    for way in ["claim-other-action", "claim-unread"] {
+        let error = release(&world.host, &world.machine(0), way)
+            .await
+            .unwrap_err();
+        let CallError::Fault { fault, effect } = &error else {
+            panic!("{way}: {error:?}")
+        };
+        assert!(
+            matches!(fault, host_demo::plugin::Fault::UnfoundedSuccess(_)),
+            "{way}: {fault:?}"
+        );
+        assert_eq!(*effect, Effect::Unknown);
+    }
+    release(&world.host, &world.machine(0), "behave")
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn an_error_of_the_services_that_it_did_not_give_is_a_fault() {
+    let world = World::evil().await;
+    for way in ["claim-429 3600", "claim-429-at-the-end 1"] {
+        let error = release(&world.host, &world.machine(0), way)
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(
+                error,
+                CallError::Fault {
+                    fault: host_demo::plugin::Fault::UnfoundedError(_),
+                    ..
+                }
+            ),
+            "{way}: {error:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_nobody_waits_for_is_recorded_as_abandoned() {
+    let world = World::evil().await;
+    let (audit, host) = recording(&world);
+    let id = world.machine(0);
+    {
+        let mut call = Box::pin(release(&host, &id, "held-body"));
+        let asleep = std::future::poll_fn(|context| {
+            assert!(call.as_mut().poll(context).is_pending());
+            match world.waits().is_empty() {
+                true => {
+                    context.waker().wake_by_ref();
+                    std::task::Poll::Pending
+                }
+                false => std::task::Poll::Ready(()),
+            }
+        });
+        asleep.await;
+    }
+    world.until("an outcome", || !audit.kept().is_empty()).await;
+    assert_eq!(records(&audit)[0]["ended"], "abandoned");
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn all_that_is_logged_of_a_call_names_it_and_not_its_comment() {
+    let world = World::evil().await;
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _during_the_test = tracing::subscriber::set_default(subscriber);
+    let id = world.machine(0);
+    // Refused by the boundary, which does so in a task of its own; answered; a trap.
+    for way in ["method PUT", "read-headers", "trap"] {
+        release(&world.host, &id, way).await.unwrap_err();
+    }
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let ours: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains(" host_demo::egress") || line.contains(" host_demo::host"))
+        .collect();
+    assert!(ours.len() >= 3, "{log}");
+    for line in ours {
+        let names_it = line.contains("call{id=")
+            && line.contains("operation=unrestrict-code-execution")
+            && line.contains(&id);
+        assert!(names_it, "{line}");
+        assert!(!line.contains("read-headers"), "{line}");
+    }
+    assert!(
+        log.contains("a fault of the plugin's") && log.contains("   0: "),
+        "{log}"
+    );
+}

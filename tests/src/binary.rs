@@ -10,16 +10,13 @@ use std::process::Command;
 /// When it does not build.
 pub fn host_demo_binary() -> PathBuf {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // Together with this package: on its own it would be built with fewer features of the crates
-    // that both use, which means once more.
+    // With the whole workspace: on its own it would be built with fewer features of the crates that
+    // are shared, which means once more.
     cargo.args([
         "build",
         "--quiet",
         "--locked",
-        "-p",
-        "host-demo",
-        "-p",
-        "tests",
+        "--workspace",
         "--bin",
         "host-demo",
     ]);

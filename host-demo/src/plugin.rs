@@ -139,6 +139,9 @@ pub enum LoadError {
 
 /// The engine, with all of its settings: the only place that has them.
 ///
+/// For one plugin: its pool has as many places as one [`Plugin`] hands out, and a second plugin on it
+/// would take them away.
+///
 /// Compiled code is kept in `cache`, a directory that nobody else may write to: what lies there is
 /// run.
 pub fn engine(cache: Option<&Path>) -> Result<Engine, LoadError> {

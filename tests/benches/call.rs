@@ -33,13 +33,13 @@ struct Effort {
 
 const THOROUGH: Effort = Effort {
     rounds: 9,
-    calls: 3200,
+    calls: 6400,
     instances: 5000,
     processes: 15,
 };
 const QUICK: Effort = Effort {
     rounds: 5,
-    calls: 640,
+    calls: 1280,
     instances: 1000,
     processes: 11,
 };
@@ -57,15 +57,6 @@ fn main() -> Result<(), Error> {
 
     // First, as long as this process is small: a child's peak memory includes its parent's at the
     // time of the fork.
-    let effort = if std::env::var("PROFILE").is_ok() {
-        Effort {
-            processes: 1,
-            instances: 100,
-            ..effort
-        }
-    } else {
-        effort
-    };
     let whole = processes(&binary, directory, &secure, effort.processes)?;
 
     println!(
@@ -87,20 +78,8 @@ fn main() -> Result<(), Error> {
         "",
     );
 
-    let runtime = match std::env::var("RT").as_deref() {
-        Ok("current") => tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?,
-        Ok(n) => tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(n.parse()?)
-            .enable_all()
-            .build()?,
-        _ => tokio::runtime::Runtime::new()?,
-    };
+    let runtime = tokio::runtime::Runtime::new()?;
     for (stand_in, how, bound) in [(&secure, "TLS, HTTP/2", true), (&plain, "HTTP/1.1", false)] {
-        if std::env::var("PROFILE").is_ok_and(|p| p.contains("plain")) && how.contains("TLS") {
-            continue;
-        }
         let bounds = |texts| if bound { texts } else { ("", "") };
         let (alone, crowd) = runtime.block_on(calls(stand_in, &effort))?;
         let (most, goal) = bounds(("2.2", "1.5"));
@@ -238,7 +217,7 @@ fn instances(count: usize) -> Result<(f64, f64), Error> {
         for _ in 0..count {
             let start = Instant::now();
             let mut store = Store::new(&engine, ());
-            let _ = store.set_fuel(u64::MAX);
+            store.set_fuel(u64::MAX)?;
             pre.instantiate_async(&mut store).await?;
             times.push(start.elapsed().as_secs_f64() * 1e6);
         }
@@ -259,25 +238,6 @@ enum Caller {
 async fn calls(stand_in: &StandIn, effort: &Effort) -> Result<(Spread, Spread), Error> {
     let host = Caller::Host(host(stand_in)?);
     let bare = Caller::Bare(bare::client(&stand_in.ca)?);
-    if let Ok(p) = std::env::var("PROFILE") {
-        let c = if p.contains("host") { &host } else { &bare };
-        let n: usize = std::env::var("N")
-            .ok()
-            .and_then(|n| n.parse().ok())
-            .unwrap_or(3000);
-        calls_of(c, stand_in, 1, 200).await?;
-        eprintln!("READY {}", std::process::id());
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        let r = if p.contains("crowd") {
-            calls_of(c, stand_in, CROWD, n).await?
-        } else {
-            calls_of(c, stand_in, 1, n).await?
-        };
-        eprintln!("{} {:?}", stand_in.says("base_url"), r);
-        if p.contains("tls") || p.contains("plain") {
-            return Err("profiled".into());
-        }
-    }
     let (mut alone, mut crowd) = (Vec::new(), Vec::new());
     // The first round warms up.
     for round in 0..=effort.rounds {
@@ -286,15 +246,6 @@ async fn calls(stand_in: &StandIn, effort: &Effort) -> Result<(Spread, Spread), 
         let (_, host_rate) = calls_of(&host, stand_in, CROWD, effort.calls).await?;
         let (_, bare_rate) = calls_of(&bare, stand_in, CROWD, effort.calls).await?;
         if round > 0 {
-            if std::env::var("ABS").is_ok() {
-                eprintln!(
-                    "host {:.0} us bare {:.0} us; {:.0}/s {:.0}/s",
-                    host_time * 1e6,
-                    bare_time * 1e6,
-                    host_rate,
-                    bare_rate
-                );
-            }
             alone.push(host_time / bare_time);
             crowd.push(host_rate / bare_rate);
         }
@@ -326,16 +277,7 @@ fn host(stand_in: &StandIn) -> Result<Host, Error> {
     } else {
         Arc::new(FixedToken::new(&stand_in.token)?)
     };
-    let plugin = match std::env::var("PLUGIN") {
-        Ok(f) => {
-            let e = plugin::engine(None)?;
-            if std::env::var("DUMP").is_ok() {
-                std::fs::write("/tmp/x.cwasm", e.precompile_component(&std::fs::read(&f)?)?)?;
-            }
-            Plugin::from_file(&e, Path::new(&f))?
-        }
-        _ => Plugin::bundled(&plugin::engine(None)?)?,
-    };
+    let plugin = Plugin::bundled(&plugin::engine(None)?)?;
     let mut setup = Setup::new(plugin, service, tokens);
     setup.quotas = Quota::DOCUMENTED
         .map(|quota| Quota {
@@ -455,7 +397,10 @@ fn run_once(mut command: Command, stand_in: &StandIn) -> Result<(Duration, i64),
         command.env(name, stand_in.says(value));
     }
     let start = Instant::now();
-    let child = command.stdout(Stdio::null()).spawn()?;
+    let child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
     let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
     // SAFETY: both pointers are to locals of the right types, and nothing else waits for this
     // child. The standard library has no way to ask for a child's memory.

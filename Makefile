@@ -1,13 +1,14 @@
 # An index of commands. Each sets up what it needs; `make setup` alone says what is missing and installs it.
 .PHONY: demo test lint bench setup
 
-# Shows the whole of it against the built-in stand-in.
+# Shows the whole of it against the built-in stand-in. Built as the tests build it, so that nothing is built twice.
 demo: setup
-	cargo build --locked --package host-demo
-	cargo run --locked --quiet --package host-demo -- demo
+	cargo build --locked --workspace --bin host-demo
+	$${CARGO_TARGET_DIR:-target}/debug/host-demo demo
 
 # Runs every test.
-test: setup
+test:
+	@bash .ci/setup test
 	cargo test --locked --workspace
 
 lint: setup

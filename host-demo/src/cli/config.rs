@@ -34,7 +34,7 @@ pub(crate) fn settle(args: &args::Connection) -> anyhow::Result<(args::Connectio
     // A path from a flag stays as it was given: it need not be text.
     let file = |given: &Option<PathBuf>, key| given.clone().or_else(|| path(key));
     let settled = args::Connection {
-        plugin: plugin(&args.plugin, &settings),
+        plugin: plugin(&args.plugin, &settings)?,
         ca_file: file(&args.ca_file, Key::CaFile),
         tenant_id: text(Key::TenantId),
         client_id: text(Key::ClientId),
@@ -48,12 +48,20 @@ pub(crate) fn settle(args: &args::Connection) -> anyhow::Result<(args::Connectio
 }
 
 /// Which component to run.
-pub(crate) fn plugin(args: &args::Plugin, settings: &Settings) -> args::Plugin {
+pub(crate) fn plugin(args: &args::Plugin, settings: &Settings) -> anyhow::Result<args::Plugin> {
     let configured = || settings.text(Key::Plugin).map(PathBuf::from);
-    args::Plugin {
+    let pin = settings
+        .get(Key::PluginSha256)
+        .map(|value| {
+            let pin = value.text.parse();
+            pin.with_context(|| format!("{}, from {}", Key::PluginSha256, value.source))
+        })
+        .transpose()?;
+    Ok(args::Plugin {
         file: args.file.clone().or_else(configured),
+        sha256: args.sha256.clone().or(pin),
         ..args.clone()
-    }
+    })
 }
 
 /// What the flags say, as text.
@@ -82,6 +90,10 @@ fn flags(args: &args::Connection) -> Vec<(Key, String)> {
         ),
         (Key::Timeout, timeout),
         (Key::Plugin, path(&args.plugin.file)),
+        (
+            Key::PluginSha256,
+            args.plugin.sha256.as_ref().map(ToString::to_string),
+        ),
     ]
     .into_iter()
     .filter_map(|(key, text)| Some((key, text?)))

@@ -55,6 +55,8 @@ pub enum Key {
     Timeout,
     /// Which component is run.
     Plugin,
+    /// The digest that it must have.
+    PluginSha256,
     /// Which requests may leave.
     Allow,
     /// How many calls may be made.
@@ -157,6 +159,7 @@ const KEYS: &[Doc] = &[
     .flag("--proxy-credentials-file"),
     doc(Key::Timeout, "call", "timeout", Form::Duration).flag("--timeout"),
     doc(Key::Plugin, "plugin", "file", Form::Path).flag("--plugin"),
+    doc(Key::PluginSha256, "plugin", "sha256", Form::Text).flag("--plugin-sha256"),
     doc(Key::Allow, "policy", "allow", Form::Routes),
     doc(Key::Quota, "", "quota", Form::Quotas),
 ];

@@ -61,7 +61,7 @@ fn the_example_is_a_configuration_and_so_is_each_line_that_is_commented_out() {
             vec!["# base-url", "# authority", "# scope", "# ca-file"],
             vec!["cloud", "region"],
         ),
-        (vec!["# auth", "# file"], vec![]),
+        (vec!["# auth", "# file", "# sha256"], vec![]),
         (vec!["# token-file"], vec!["client-secret-file"]),
         (vec!["# certificate-file"], vec!["client-secret-file"]),
         (vec!["# federated-token-file"], vec!["client-secret-file"]),

@@ -9,6 +9,8 @@
     reason = "the contract's error is a record, returned by value"
 )]
 
+#[cfg(target_family = "wasm")]
+mod heap;
 mod request;
 
 use std::hint::black_box;
@@ -92,6 +94,21 @@ fn misbehave(machine: &str, way: &str, argument: &str) -> Result<MachineAction, 
                 hoard.push(Fields::new());
             }
         }
+        // The host asks for memory to put an answer in, and does not get it back.
+        #[cfg(target_family = "wasm")]
+        "spin-in-realloc" => {
+            heap::spin();
+            return open(Operation::UnrestrictCodeExecution, Some(machine));
+        }
+        "huge-headers" => {
+            let fields = Fields::new();
+            loop {
+                let name = format!("x-{}", "y".repeat(1000));
+                if let Err(error) = fields.append(&name, &[b'z'; 4000]) {
+                    return Err(met(format!("{error:?}")));
+                }
+            }
+        }
         "giant-string" => return Err(met("x".repeat(8 << 20))),
         "trap" => panic!("as it was told"),
         _ => {}
@@ -106,11 +123,16 @@ fn misbehave(machine: &str, way: &str, argument: &str) -> Result<MachineAction, 
         | "claim-other-action"
         | "claim-unread"
         | "claim-429-at-the-end"
-        | "read-headers" => {}
+        | "read-headers"
+        | "read-on" => {}
         "request-twice" => {
             let first = request.send().map_err(met)?.status;
             let second = request.send();
             return Err(met(format!("{first}, then {second:?}")));
+        }
+        "flood" => {
+            let answered = (0..1000).filter(|_| request.send().is_ok()).count();
+            return Err(met(format!("{answered} answered")));
         }
         "leave" => {
             let _unawaited = request.start().map_err(met)?;
@@ -151,7 +173,7 @@ fn misbehave(machine: &str, way: &str, argument: &str) -> Result<MachineAction, 
     }
     let answer = request.send().map_err(met)?;
     match way {
-        "behave" => Ok(answer.read(action_of(machine))),
+        "behave" | "read-on" => Ok(answer.read(action_of(machine))),
         "claim-other-action" => {
             let _ = answer.read(action_of(machine));
             Ok(action_of(machine))

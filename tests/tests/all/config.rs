@@ -1,6 +1,7 @@
 //! The configuration file, as the command finds and uses it.
 
 use host_demo::mock::Api;
+use host_demo::plugin::{BUNDLED, Digest};
 use serde_json::Value;
 
 use super::check::Stage;
@@ -46,6 +47,30 @@ fn release(stage: &Stage) -> [String; 5] {
 fn with_a_configuration_a_release_needs_no_flag_and_no_variable() {
     let stage = configured();
     let _ = stage.bare(release(&stage)).exits(0);
+    assert_eq!(stage.mock.arrivals(Api::UnrestrictCodeExecution), 1);
+}
+
+#[test]
+fn a_configured_pin_keeps_every_other_plugin_out() {
+    let stage = configured();
+    let pinned = |sha256: &str| {
+        stage.configure(&format!(
+            "{}[plugin]\nsha256 = \"{sha256}\"\n",
+            complete(&stage)
+        ));
+    };
+    let right = Digest::of(BUNDLED).to_string();
+    pinned(&right);
+    let _ = stage.bare(release(&stage)).exits(0);
+    pinned(&Digest::of(b"another").to_string());
+    let (_, said) = stage.bare(release(&stage)).exits(2);
+    assert!(said.contains(&right), "{said}");
+    pinned("abc");
+    let (_, said) = stage.bare(release(&stage)).exits(2);
+    assert!(
+        said.contains("plugin.sha256") && said.contains("line"),
+        "{said}"
+    );
     assert_eq!(stage.mock.arrivals(Api::UnrestrictCodeExecution), 1);
 }
 

@@ -90,6 +90,52 @@ async fn a_guest_that_computes_without_end_runs_out_of_fuel() {
 }
 
 #[tokio::test]
+async fn a_guest_that_spins_while_the_host_hands_it_something_runs_out_of_fuel_too() {
+    let world = World::evil().await;
+    let (found, effect) = fault(world.release("spin-in-realloc").await.unwrap_err());
+    assert_eq!((found, effect), (PluginFault::OutOfFuel, Effect::None));
+    assert_the_host_goes_on(&world).await;
+}
+
+#[tokio::test]
+async fn a_guest_that_floods_gets_one_request_out() {
+    let world = World::evil().await;
+    match world.release("flood").await.unwrap_err() {
+        CallError::Answered { error, .. } => assert_eq!(error.message, "1 answered"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(world.releases(), 1);
+    assert_eq!(world.used().await, 1);
+}
+
+#[tokio::test]
+async fn headers_without_end_are_refused_before_they_cost_much() {
+    let world = World::evil().await;
+    let error = world.release("huge-headers").await.unwrap_err();
+    match &error {
+        CallError::Answered { error, .. } => {
+            assert!(error.message.contains("SizeExceeded"), "{error:?}");
+        }
+        // As the engine sees it: more than one call may hold.
+        other => assert!(
+            matches!(fault(other.clone()).0, PluginFault::Engine(_)),
+            "{other:?}"
+        ),
+    }
+    assert!(world.mock.requests().is_empty());
+    assert_the_host_goes_on(&world).await;
+}
+
+#[tokio::test]
+async fn a_guest_that_reads_an_answer_without_end_gets_a_bounded_part_of_it() {
+    let world = World::evil().await;
+    world.inject(Fault::endless_body().on(Api::UnrestrictCodeExecution));
+    let error = world.release("read-on").await.unwrap_err();
+    assert_eq!(error.effect(), Effect::Unknown, "{error:?}");
+    assert_the_host_goes_on(&world).await;
+}
+
+#[tokio::test]
 async fn others_get_their_turn_while_a_guest_computes() {
     let world = World::evil().await;
     let mut spinning = Box::pin(world.release("spin"));

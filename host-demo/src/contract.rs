@@ -94,7 +94,11 @@ impl MachineAction {
         put("commands", optional_raw(&self.commands));
         put("troubleshootInfo", optional_raw(&self.troubleshoot_info));
         for property in &self.additional_properties {
-            put(&property.name, raw(&property.json));
+            // One that has the name of a field stands for it only where the field is absent: the
+            // fields are what was compared with the service's answer.
+            if object.get(&property.name).is_none_or(Value::is_null) {
+                object.insert(property.name.clone(), raw(&property.json));
+            }
         }
         Value::Object(object)
     }
@@ -127,5 +131,53 @@ impl Effect {
             Self::None => "none",
             Self::Unknown => "unknown",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_additional_property_takes_the_place_of_a_field() {
+        let property = |name: &str, json: &str| Property {
+            name: name.to_owned(),
+            json: json.to_owned(),
+        };
+        let action = MachineAction {
+            id: "8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a".to_owned(),
+            type_: ActionType::UnrestrictCodeExecution,
+            title: None,
+            requestor: None,
+            requestor_comment: None,
+            status: ActionStatus::Pending,
+            machine_id: None,
+            computer_dns_name: None,
+            creation_date_time_utc: None,
+            last_update_date_time_utc: None,
+            cancellation_requestor: None,
+            cancellation_comment: None,
+            cancellation_date_time_utc: None,
+            error_h_result: None,
+            scope: None,
+            external_id: None,
+            request_source: None,
+            related_file_info: None,
+            commands: None,
+            troubleshoot_info: None,
+            additional_properties: vec![
+                property("status", "\"Succeeded\""),
+                property("id", "\"another\""),
+                property("title", "5"),
+                property("isNew", "[true]"),
+            ],
+        };
+        let json = action.to_json();
+        assert_eq!(json["status"], "Pending");
+        assert_eq!(json["id"], "8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a");
+        assert_eq!(
+            (&json["title"], &json["isNew"]),
+            (&json!(5), &json!([true]))
+        );
     }
 }

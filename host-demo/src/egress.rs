@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Scheme;
 use http_body_util::{BodyExt as _, Limited};
+use tokio::sync::watch;
 use tracing::Instrument as _;
 use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, Error as WasiError, ForbiddenHeaderFilter, RequestOptions, WasiBody,
@@ -87,6 +88,8 @@ pub(crate) struct Call {
     egress: Arc<Egress>,
     grant: Grant,
     deadline: Moment,
+    /// The caller's word that nothing more is to be sent.
+    stop: Option<watch::Receiver<bool>>,
     trail: Option<Trail>,
     /// A request is sent in a task of its own, which belongs to the call all the same.
     span: tracing::Span,
@@ -115,6 +118,12 @@ pub(crate) struct Seen {
     pub(crate) is_allowed: bool,
     /// The guest was told that the quota has no call left.
     pub(crate) is_held_back: bool,
+    /// The caller stopped it before it was sent.
+    pub(crate) stopped: bool,
+    /// Another call's 429 closed the key while this one was on its way out: for so many seconds.
+    pub(crate) closed: Option<u32>,
+    /// What a 429 says of the time to wait, in seconds.
+    pub(crate) retry_after: Option<u32>,
     pub(crate) audit: Option<AuditError>,
     /// The token that the service refused with 401.
     pub(crate) rejected: Option<BearerToken>,
@@ -138,6 +147,7 @@ impl Call {
         grant: Grant,
         permit: Option<Permit>,
         deadline: Moment,
+        stop: Option<watch::Receiver<bool>>,
         trail: Option<Trail>,
         span: tracing::Span,
     ) -> Self {
@@ -150,6 +160,7 @@ impl Call {
             egress,
             grant,
             deadline,
+            stop,
             trail,
             span,
             state,
@@ -297,9 +308,24 @@ impl Call {
             // Nobody is there to hear it.
             return Err(WasiError::ConnectionTerminated);
         }
+        if self.stop.as_ref().is_some_and(|stop| *stop.borrow()) {
+            state.seen.stopped = true;
+            if let Some(permit) = &mut state.permit {
+                permit.give_back();
+            }
+            return Err(WasiError::HttpRequestDenied);
+        }
+        let now = self.egress.clock.now();
+        if let Some(wait) = state.permit.as_ref().and_then(|p| p.closed_for(now)) {
+            state.seen.closed = Some(whole_seconds(wait));
+            if let Some(permit) = &mut state.permit {
+                permit.give_back();
+            }
+            return Err(WasiError::HttpRequestDenied);
+        }
         state.seen.may_have_arrived = true;
         state.seen.request_bytes = Some(bytes as u64);
-        state.seen.sent_at = Some(self.egress.clock.now());
+        state.seen.sent_at = Some(now);
         Ok(())
     }
 
@@ -330,17 +356,17 @@ impl Call {
             }
             state.seen.status = Some(head.status.as_u16());
             state.seen.answered_at = Some(now);
-            state.seen.correlation_id = head
+            state.seen.retry_after = head
                 .headers
-                .get(CORRELATION_ID)
-                .and_then(|id| id.to_str().ok())
-                .map(str::to_owned);
+                .get(header::RETRY_AFTER)
+                .and_then(|seconds| seconds.to_str().ok()?.trim().parse().ok());
         }
         tracing::debug!(status = head.status.as_u16(), "answer");
         let size = section_size(&head.headers);
         if size > RESPONSE_HEADERS_MAX {
             return Err(WasiError::HttpResponseHeaderSectionSize(Some(size)));
         }
+        let correlation_id = correlation_id(&head.headers);
         head.headers = visible(&head.headers);
         let bearer = bearer.as_bytes();
         let needle = Needle::new(bearer.strip_prefix(b"Bearer ").unwrap_or(bearer));
@@ -348,6 +374,7 @@ impl Call {
             self.note_echo();
             return Err(WasiError::HttpProtocolError);
         }
+        self.state().seen.correlation_id = correlation_id.filter(|id| !needle.is_in(id.as_bytes()));
         let call = Arc::clone(self);
         let body = AnswerBody::new(
             body,
@@ -437,6 +464,16 @@ fn section_size(headers: &HeaderMap) -> u32 {
         .map(|(name, value)| name.as_str().len() + value.len() + 4)
         .sum();
     u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+/// A GUID, or what has the form of an id. It goes into the record, so nothing else is taken for one.
+fn correlation_id(headers: &HeaderMap) -> Option<String> {
+    let id = headers.get(CORRELATION_ID)?.to_str().ok()?;
+    let is_id = id.len() <= 64
+        && id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-|._".contains(&b));
+    is_id.then(|| id.to_owned())
 }
 
 /// Rounded up: the guest is told when it is worth asking again.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::id::{ActionId, MachineId};
-use crate::policy::{Denial, Route};
+use crate::policy::{Denial, Route, shown};
 
 /// What a call does, and what a quota counts by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,7 +93,10 @@ impl Grant {
             return Ok(());
         }
         let name = |operation: Operation, target: Option<&str>| {
-            format!("{operation} of {}", target.unwrap_or("nothing"))
+            format!(
+                "{operation} of {}",
+                target.map_or("nothing".to_owned(), shown)
+            )
         };
         Err(Denial::NotThisCall {
             granted: name(self.operation, granted),

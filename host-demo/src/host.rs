@@ -100,7 +100,7 @@ pub struct Host {
 pub struct Patience {
     /// Until then. Without it, as long as it takes.
     pub until: Option<Moment>,
-    /// Until this becomes true. A call that has begun is not affected.
+    /// Until this becomes true. What has been sent by then is not affected.
     pub stop: Option<watch::Receiver<bool>>,
 }
 
@@ -133,8 +133,8 @@ pub enum CallError {
     /// The quota has no room before the caller's patience ends. Nothing was sent.
     #[error("the quota leaves no call before the time that you are ready to wait")]
     Quota(#[from] NotUntil),
-    /// The caller stopped waiting for the quota. Nothing was sent.
-    #[error("stopped while waiting for the quota")]
+    /// The caller stopped it, while it waited for the quota or for a token. Nothing was sent.
+    #[error("stopped before it was sent")]
     Stopped,
     /// The service's answer repeats the token that the request carried. It was kept from the
     /// plugin, and nothing that the plugin says of it counts.
@@ -318,6 +318,7 @@ impl Host {
 
     /// Everything that comes before the call's time begins to run.
     async fn begin(&self, grant: Grant, patience: Patience) -> Result<Begun, CallError> {
+        let stop = patience.stop.clone();
         let mut key = None;
         let mut permit: Option<Permit> = None;
         if grant.target().is_some() {
@@ -348,6 +349,7 @@ impl Host {
             grant.clone(),
             permit,
             deadline,
+            stop,
             self.trail(id, &grant, key.as_ref()),
             span,
         ));
@@ -412,10 +414,12 @@ impl Host {
         seen: &Seen,
     ) -> Result<MachineAction, CallError> {
         let effect = seen.effect(begun.grant.operation());
+        let claimed = match &result {
+            Some(Ok(Err(error))) => Some(error),
+            _ => None,
+        };
+        self.heed(begun, claimed, seen);
         if seen.echoed {
-            if let Some(Ok(Err(error))) = &result {
-                self.heed(begun, error, seen);
-            }
             return Err(CallError::TokenEchoed { effect });
         }
         match result {
@@ -432,7 +436,6 @@ impl Host {
                 None => Ok(action),
             },
             Some(Ok(Err(mut error))) => {
-                self.heed(begun, &error, seen);
                 // The plugin knows only that nothing was sent; the boundary knows why.
                 if let Some(identity) = seen.identity.clone() {
                     return Err(CallError::Identity(identity));
@@ -440,7 +443,20 @@ impl Host {
                 if let Some(audit) = seen.audit.clone() {
                     return Err(CallError::Audit(audit));
                 }
-                if let Some(what) = seen.contradicts_error(&error) {
+                if seen.stopped {
+                    return Err(CallError::Stopped);
+                }
+                if let Some(seconds) = seen.closed {
+                    error.reason = Reason::RateLimited(contract::RateLimit {
+                        by: contract::Limiter::Host,
+                        retry_after_seconds: Some(seconds),
+                        window_seconds: None,
+                    });
+                    error.message = format!(
+                        "The service closed the quota for {seconds} s while this call was on its \
+                         way out. Nothing was sent."
+                    );
+                } else if let Some(what) = seen.contradicts_error(&error) {
                     return Err(CallError::Fault {
                         fault: Fault::UnfoundedError(what),
                         effect,
@@ -457,21 +473,20 @@ impl Host {
         }
     }
 
-    /// A 429 closes the key, if the boundary saw one, for as long as it says, and for one window at
-    /// most.
-    fn heed(&self, begun: &Begun, error: &contract::Error, seen: &Seen) {
+    /// A 429 closes the key, if the boundary saw one, whatever became of the call: for as long as
+    /// its header or, by the plugin's reading, its message says, and for one window at most.
+    fn heed(&self, begun: &Begun, claimed: Option<&contract::Error>, seen: &Seen) {
         let (Some(key), Some(429)) = (&begun.key, seen.status) else {
             return;
         };
-        let (mut wait, mut window) = (None, None);
-        if let Reason::RateLimited(limit) = &error.reason {
-            let seconds = |n: Option<u32>| n.map(|n| Duration::from_secs(n.into()));
-            (wait, window) = (
-                seconds(limit.retry_after_seconds),
-                seconds(limit.window_seconds),
-            );
+        let seconds = |n: Option<u32>| n.map(|n| Duration::from_secs(n.into()));
+        let (mut wait, mut window) = (seconds(seen.retry_after), None);
+        if let Some(Reason::RateLimited(limit)) = claimed.map(|error| &error.reason) {
+            // The later of the two: a plugin can't shorten what the service said.
+            wait = wait.max(seconds(limit.retry_after_seconds));
+            window = seconds(limit.window_seconds);
         }
-        let longest = self.limiter.longest_window();
+        let longest = self.limiter.longest_window().max(WITHOUT_A_WORD);
         let wait = wait.or(window).unwrap_or(WITHOUT_A_WORD).min(longest);
         tracing::warn!(?wait, "the service's quota is used up: no call before that");
         self.limiter.close(key, wait);

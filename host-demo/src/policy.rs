@@ -208,6 +208,20 @@ impl FromStr for Route {
     }
 }
 
+/// What a guest asked for, fit to stand in one line of a log: short, and without control codes.
+pub(crate) fn shown(text: &str) -> String {
+    const MAX: usize = 100;
+    let mut shown: String = text
+        .chars()
+        .take(MAX)
+        .flat_map(char::escape_debug)
+        .collect();
+    if text.chars().nth(MAX).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
 /// Why a request may not leave.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denial {
@@ -327,7 +341,7 @@ impl Policy {
                 uri.authority().map_or("?", |a| a.as_str())
             );
             return Err(Denial::Origin {
-                asked,
+                asked: shown(&asked),
                 allowed: self.origin.clone(),
             });
         }
@@ -335,10 +349,8 @@ impl Policy {
             .into_iter()
             .find_map(|route| Some((route, route.target(method, uri)?)))
             .ok_or_else(|| Denial::NoRoute {
-                method: method.to_string(),
-                path: uri
-                    .path_and_query()
-                    .map_or_else(String::new, ToString::to_string),
+                method: shown(method.as_str()),
+                path: shown(uri.path_and_query().map_or("", |path| path.as_str())),
             })?;
         self.allows(route.operation())?;
         Ok((route.operation(), target))

@@ -4,7 +4,7 @@
 //! is the median over the rounds. The stand-in runs in a process of its own. Bounds and goals stand
 //! beside the numbers; nothing fails for missing one. `-- --quick` takes fewer rounds.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -344,6 +344,10 @@ fn processes(
     runs: usize,
 ) -> Result<Whole, Error> {
     let (mut command, mut bare, mut peak_kib) = (Vec::new(), Vec::new(), 0);
+    // What the command keeps is its own here, and begun anew: not the user's.
+    for kept in ["cache", "state"] {
+        let _ = std::fs::remove_dir_all(directory.join(kept));
+    }
     // The first run compiles the plugin, and keeps the code.
     for run in 0..=runs {
         let mut ours = Command::new(binary);
@@ -364,7 +368,9 @@ fn processes(
         ])
         .arg(&stand_in.ca_file)
         .arg(stand_in.machine_id(run))
-        .env("XDG_CACHE_HOME", directory.join("cache"));
+        .env("XDG_CACHE_HOME", directory.join("cache"))
+        .env("XDG_CONFIG_HOME", directory.join("config"))
+        .env("XDG_STATE_HOME", directory.join("state"));
         let (time, peak) = run_once(ours, stand_in)?;
         let mut theirs = Command::new(env!("CARGO_BIN_EXE_bare"));
         theirs
@@ -397,9 +403,9 @@ fn run_once(mut command: Command, stand_in: &StandIn) -> Result<(Duration, i64),
         command.env(name, stand_in.says(value));
     }
     let start = Instant::now();
-    let child = command
+    let mut child = command
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()?;
     let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
     // SAFETY: both pointers are to locals of the right types, and nothing else waits for this
@@ -408,7 +414,11 @@ fn run_once(mut command: Command, stand_in: &StandIn) -> Result<(Duration, i64),
         unsafe { libc::wait4(child.id().cast_signed(), &mut status, 0, usage.as_mut_ptr()) };
     let time = start.elapsed();
     if waited != child.id().cast_signed() || status != 0 {
-        return Err(format!("{:?} ended with {status}", command.get_program()).into());
+        let mut said = String::new();
+        if let Some(mut stderr) = child.stderr.take() {
+            stderr.read_to_string(&mut said)?;
+        }
+        return Err(format!("{:?} ended with {status}: {said}", command.get_program()).into());
     }
     // SAFETY: all zeros is a value of this type, and the call above has filled it in.
     Ok((time, unsafe { usage.assume_init() }.ru_maxrss))

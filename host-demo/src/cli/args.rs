@@ -212,7 +212,8 @@ pub(crate) struct Verify {
     /// The record. By default host-demo/audit.jsonl in the user's state directory.
     pub(crate) file: Option<PathBuf>,
 
-    /// The key that it was made with. By default host-demo/audit.key in the user's state directory.
+    /// The key that it was made with. By default host-demo/keys/audit.key in the user's data
+    /// directory.
     #[arg(long, value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,
 

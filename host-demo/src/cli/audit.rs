@@ -18,7 +18,10 @@ pub(super) fn open(args: &Connection) -> anyhow::Result<Arc<Audit>> {
     connect::make_private(&folder)
         .with_context(|| format!("the folder {} can't be used", folder.display()))?;
     let path = args.audit.clone().unwrap_or_else(|| folder.join(RECORD));
-    let audit = Audit::open(&path, &folder.join(KEY), who(args))
+    let keys = key_folder()?;
+    connect::make_private(&keys)
+        .with_context(|| format!("the folder {} can't be used", keys.display()))?;
+    let audit = Audit::open(&path, &keys.join(KEY), who(args))
         .context("without a record of what is done, nothing is")?;
     Ok(Arc::new(audit))
 }
@@ -27,17 +30,19 @@ pub(super) fn open(args: &Connection) -> anyhow::Result<Arc<Audit>> {
 pub(super) fn warn(host: &Host) {
     if let Some(error) = host.audit().and_then(|audit| audit.unwritten()) {
         let text = format!("the outcome of a call is not recorded: {error}");
-        eprintln!("host-demo: {}", output::clean(&text));
+        note!("host-demo: {}", output::clean(&text));
     }
 }
 
 pub(super) fn verify(args: &Verify, format: Output) -> anyhow::Result<Exit> {
-    let or_default = |given: &Option<PathBuf>, name| match given {
-        Some(path) => Ok(path.clone()),
-        None => folder().map(|folder| folder.join(name)),
+    let path = match &args.file {
+        Some(path) => path.clone(),
+        None => folder()?.join(RECORD),
     };
-    let path = or_default(&args.file, RECORD)?;
-    let key = Key::load(&or_default(&args.key, KEY)?)?;
+    let key = match &args.key {
+        Some(path) => Key::load(path)?,
+        None => Key::load(&key_folder()?.join(KEY))?,
+    };
     let shown = output::clean(&path.display().to_string());
     let verdict = match audit::verify(&path, &key, args.head.as_deref()) {
         Err(VerifyError::Unreadable(error)) => {
@@ -110,6 +115,12 @@ fn folder() -> anyhow::Result<PathBuf> {
     let strategy = etcetera::choose_base_strategy().context("there is no home directory")?;
     let state = strategy.state_dir().unwrap_or_else(|| strategy.data_dir());
     Ok(state.join("host-demo"))
+}
+
+/// Apart from the record: who copies or backs up the one does not take the other along.
+fn key_folder() -> anyhow::Result<PathBuf> {
+    let strategy = etcetera::choose_base_strategy().context("there is no home directory")?;
+    Ok(strategy.data_dir().join("host-demo/keys"))
 }
 
 fn who(args: &Connection) -> Who {

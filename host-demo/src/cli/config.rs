@@ -146,7 +146,7 @@ fn show(settings: &Settings, file: Option<&Path>, format: Output) {
     let rows = Key::all().filter_map(|key| Some((key, settings.get(key)?)));
     if format == Output::Json {
         let rows = rows.map(|(key, value)| {
-            let text = if key.is_secret() {
+            let text = if key.is_secret() || key == Key::Proxy && value.text.contains('@') {
                 Value::Null
             } else {
                 json!(value.text)
@@ -175,7 +175,8 @@ fn show(settings: &Settings, file: Option<&Path>, format: Output) {
         None => output::line("# no configuration file"),
     }
     for (key, value) in rows {
-        let text = if key.is_secret() {
+        // A proxy's URL has no place for credentials here, but somebody may have put some there.
+        let text = if key.is_secret() || key == Key::Proxy && value.text.contains('@') {
             "set, hidden"
         } else {
             &value.text

@@ -248,7 +248,7 @@ struct OnStandardError;
 
 impl Prompt for OnStandardError {
     fn show(&self, sign_in: &SignIn) {
-        eprintln!(
+        note!(
             "To sign in, open {} and enter the code {} within {} minutes.",
             clean(&sign_in.page),
             clean(&sign_in.code),
@@ -262,5 +262,20 @@ pub(crate) fn environment(name: &str) -> Option<String> {
 }
 
 pub(crate) fn read(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("{what} {} can't be read", path.display()))
+    use std::io::Read as _;
+
+    /// Far more than any certificate, secret or token has.
+    const MAX: u64 = 1 << 20;
+
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX + 1).read_to_end(&mut bytes))
+        .with_context(|| format!("{what} {} can't be read", path.display()))?;
+    if bytes.len() as u64 > MAX {
+        bail!(
+            "{what} {} is larger than a mebibyte, and none is",
+            path.display()
+        );
+    }
+    Ok(bytes)
 }

@@ -1,5 +1,11 @@
 //! The command `host-demo`: what people and scripts see of the library.
 
+/// Tells people something, on standard error. Unlike `eprintln!` it does not panic where nobody can
+/// be told: the work goes on.
+macro_rules! note {
+    ($($text:tt)*) => { $crate::cli::output::note(&format!($($text)*)) };
+}
+
 mod args;
 mod audit;
 mod check;
@@ -52,10 +58,21 @@ pub(crate) fn run() -> Exit {
             .map_err(anyhow::Error::from)
             .and_then(|runtime| runtime.block_on(dispatch(command, format))),
     };
-    result.unwrap_or_else(|error| {
+    let exit = result.unwrap_or_else(|error| {
         output::could_not_run(format, &error);
         Exit::CouldNotRun
-    })
+    });
+    match output::lost() {
+        Some(why) => {
+            note!("host-demo: some of the output could not be written: {why}");
+            if exit == Exit::Done {
+                Exit::Failed
+            } else {
+                exit
+            }
+        }
+        None => exit,
+    }
 }
 
 async fn dispatch(command: Command, format: args::Output) -> anyhow::Result<Exit> {
@@ -75,12 +92,9 @@ async fn dispatch(command: Command, format: args::Output) -> anyhow::Result<Exit
 }
 
 fn completion(shell: clap_complete::Shell) -> anyhow::Result<Exit> {
-    clap_complete::generate(
-        shell,
-        &mut Cli::command(),
-        "host-demo",
-        &mut std::io::stdout(),
-    );
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "host-demo", &mut script);
+    output::line(String::from_utf8_lossy(&script).trim_end());
     Ok(Exit::Done)
 }
 

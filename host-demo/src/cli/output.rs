@@ -16,10 +16,7 @@ use super::args::Output;
 pub(crate) fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
-        let invisible = matches!(c,
-            '\u{00ad}' | '\u{061c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
-        if c.is_control() || invisible {
+        if is_harmful(c) {
             clean.extend(c.escape_default());
         } else {
             clean.push(c);
@@ -28,19 +25,61 @@ pub(crate) fn clean(text: &str) -> String {
     clean
 }
 
-/// Prints one line, whole or not at all. A reader that went away ends the output, not the work.
+/// Whether a character does something to a terminal, or hides.
+fn is_harmful(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{00ad}' | '\u{061c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Whether something that was to be printed is lost, other than by a reader who went away.
+static LOST: Mutex<Option<String>> = Mutex::new(None);
+
+/// Why some of the output is lost, if it is.
+pub(crate) fn lost() -> Option<String> {
+    LOST.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// One line on standard error, if it can be written.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// Prints one line, whole or not at all. A reader that went away ends the output, not the work; a
+/// line that can't be written for another reason is told of in the end.
 pub(crate) fn line(text: &str) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _lock = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let mut bytes = Vec::with_capacity(text.len() + 1);
     bytes.extend_from_slice(text.as_bytes());
     bytes.push(b'\n');
-    let _ = std::io::stdout().lock().write_all(&bytes);
+    let mut stdout = std::io::stdout().lock();
+    let written = stdout.write_all(&bytes).and_then(|()| stdout.flush());
+    if let Err(error) = written
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        *LOST.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+    }
 }
 
 /// Prints one line of JSON.
+///
+/// What JSON lets stand as it is and a terminal may not (DEL, C1, changes of direction) is escaped.
 pub(crate) fn json_line(value: &Value) {
-    line(&value.to_string());
+    let mut text = String::new();
+    for c in value.to_string().chars() {
+        if is_harmful(c) {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                text += &format!("\\u{unit:04x}");
+            }
+        } else {
+            text.push(c);
+        }
+    }
+    line(&text);
 }
 
 /// Says why nothing was done.
@@ -49,7 +88,7 @@ pub(crate) fn could_not_run(format: Output, error: &anyhow::Error) {
     if format == Output::Json {
         json_line(&json!({ "type": "error", "message": text }));
     }
-    eprintln!("host-demo: {}", clean(&text));
+    note!("host-demo: {}", clean(&text));
 }
 
 /// An error for programs.

@@ -38,7 +38,7 @@ pub(crate) async fn run(args: Status, format: Output) -> anyhow::Result<Exit> {
                     "action": null,
                     "error": output::error_json(&error),
                 })),
-                Output::Text => eprintln!("host-demo: {}", output::clean(&error.to_string())),
+                Output::Text => note!("host-demo: {}", output::clean(&error.to_string())),
             }
             Ok(Exit::Failed)
         }

@@ -48,7 +48,7 @@ fn checked(texts: &[String]) -> anyhow::Result<Vec<String>> {
     for text in texts {
         match text.parse::<MachineId>() {
             Ok(id) if seen.insert(id.clone()) => ids.push(id.to_string()),
-            Ok(id) => eprintln!("host-demo: {id} is named more than once; it is released once"),
+            Ok(id) => note!("host-demo: {id} is named more than once; it is released once"),
             Err(_) => wrong.push(format!("{text:?}")),
         }
     }
@@ -67,9 +67,7 @@ async fn listen(interrupt: watch::Sender<bool>) {
     if tokio::signal::ctrl_c().await.is_err() {
         return std::future::pending().await;
     }
-    eprintln!(
-        "\nhost-demo: stopping; what was sent is brought to its answer. Once more ends at once."
-    );
+    note!("\nhost-demo: stopping; what was sent is brought to its answer. Once more ends at once.");
     let _ = interrupt.send(true);
     if tokio::signal::ctrl_c().await.is_ok() {
         std::process::exit(Exit::Interrupted as i32);
@@ -128,7 +126,7 @@ impl Reporter for Progress {
             return;
         }
         if self.bar.is_hidden() {
-            eprintln!(
+            note!(
                 "{machine_id}  {status}  action {}",
                 output::clean(&action.id)
             );
@@ -193,7 +191,7 @@ fn summarise(ids: &[String], outcomes: &[Outcome], format: Output) {
         _ => None,
     });
     if let Some(why) = why {
-        eprintln!("host-demo: {}", output::clean(&why));
+        note!("host-demo: {}", output::clean(&why));
     }
 }
 

@@ -58,8 +58,9 @@ impl Limiter {
     /// Waits for a slot for a call that will take no longer than `call` from the moment it is
     /// admitted.
     ///
-    /// Callers are served in the order they came. Where the wait would go past `until` it ends at
-    /// once, with the moment at which it would have been worth it. Dropping the future leaves the
+    /// Callers are served in the order they came. Where the wait of the first of them would go past
+    /// its `until` it ends at once, with the moment at which it would have been worth it; one that
+    /// others are before waits for them, and until `until` at most. Dropping the future leaves the
     /// queue.
     pub async fn acquire(
         &self,
@@ -68,7 +69,16 @@ impl Limiter {
         until: Option<Moment>,
     ) -> Result<Permit, NotUntil> {
         let budget = self.budget(key);
-        let _turn = budget.turn.lock().await;
+        let turn = budget.turn.lock();
+        let _turn = match until {
+            None => turn.await,
+            Some(until) => tokio::select! {
+                biased;
+                turn = turn => turn,
+                // Those before it took all the time that it had.
+                () = self.clock.sleep_until(until) => return Err(self.not_now(&budget)),
+            },
+        };
         loop {
             // Registered before the log is looked at, so that what changes in between is not
             // missed.
@@ -95,6 +105,22 @@ impl Limiter {
                         () = self.clock.sleep_until(wait.at) => {}
                         () = changed => {}
                     }
+                }
+            }
+        }
+    }
+
+    /// When the key is worth another look, for one who is not next.
+    fn not_now(&self, budget: &Budget) -> NotUntil {
+        let now = self.clock.now();
+        let mut log = budget.log();
+        match log.admit(now, now) {
+            Err(wait) => wait,
+            Ok(slot) => {
+                log.cancel(slot);
+                NotUntil {
+                    at: now,
+                    by_service: false,
                 }
             }
         }
@@ -292,6 +318,24 @@ mod tests {
             "the third does not overtake the second"
         );
         assert!(poll(second.as_mut()).is_ready());
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_behind_others_gives_up_in_time_too() {
+        let (clock, limiter) = limiter(1);
+        let mut first = limiter.acquire(&key(), CALL, None).await.unwrap();
+        first.redeem();
+        first.settle(clock.now());
+        let key = key();
+        let mut patient = pin!(limiter.acquire(&key, CALL, None));
+        assert!(poll(patient.as_mut()).is_pending());
+        let until = clock.now() + Duration::from_secs(10);
+        let mut hurried = pin!(limiter.acquire(&key, CALL, Some(until)));
+        assert!(poll(hurried.as_mut()).is_pending());
+        clock.advance(Duration::from_secs(10));
+        assert!(matches!(poll(hurried.as_mut()), Poll::Ready(Err(_))));
+        clock.advance(Duration::from_millis(50_060));
+        assert!(poll(patient.as_mut()).is_ready(), "it held nobody up");
     }
 
     #[tokio::test]

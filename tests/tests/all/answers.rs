@@ -1,6 +1,6 @@
 //! Whatever a service answers, the plugin does not fault, and a success is one.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use host_demo::clock::SystemClock;
 use host_demo::contract::{Effect, MachineAction};
@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 struct Stage {
     runtime: Runtime,
     world: World,
-    host: Host,
+    host: Mutex<Host>,
 }
 
 impl Stage {
@@ -26,15 +26,10 @@ impl Stage {
             scene.switches.per_minute = None;
             scene.switches.per_hour = None;
         }));
-        // By the machine's clock: nobody is there to move the hands, if a call waits.
-        let host = world.another_host(|setup| {
-            setup.clock = Arc::new(SystemClock::new());
-            setup.quotas = Vec::new();
-        });
         Self {
+            host: Mutex::new(host(&world)),
             runtime,
             world,
-            host,
         }
     }
 
@@ -47,10 +42,23 @@ impl Stage {
         let fault = fault.on(Api::UnrestrictCodeExecution).always();
         self.world.inject(fault);
         let machine = self.world.machine(0);
-        let result = release(&self.host, &machine, "cleaned").await;
+        let before = self.host.lock().unwrap().clone();
+        let result = release(&before, &machine, "cleaned").await;
         self.world.mock.clear_faults();
+        if answer.status == 429 {
+            // This one keeps still for a minute now.
+            *self.host.lock().unwrap() = host(&self.world);
+        }
         result
     }
+}
+
+/// By the machine's clock: nobody is there to move the hands, if a call waits.
+fn host(world: &World) -> Host {
+    world.another_host(|setup| {
+        setup.clock = Arc::new(SystemClock::new());
+        setup.quotas = Vec::new();
+    })
 }
 
 #[derive(Clone, Debug)]

@@ -831,3 +831,30 @@ fn shell<'a>(stage: &'a Stage, command: &str, more: &str) -> Run<'a> {
     run.command = sh;
     run
 }
+
+#[test]
+fn who_can_not_be_told_loses_no_release_and_is_not_told_that_all_is_well() {
+    let stage = Stage::new();
+    let ids = stage.mock.machine_ids();
+    let full = || {
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap()
+    };
+    let mut run = stage
+        .run(["unrestrict", "--comment", "x", "--no-wait"])
+        .with_args(&ids);
+    let status = run.command.stderr(full()).stdout(Stdio::null()).status();
+    assert_eq!(
+        status.unwrap().code(),
+        Some(0),
+        "nobody reads what is noted"
+    );
+    assert_eq!(stage.mock.arrivals(RELEASE), ids.len());
+
+    let mut run = stage.bare(["inspect"]);
+    let child = run.command.stdout(full()).stderr(Stdio::piped()).spawn();
+    let said = Said::new(&child.unwrap().wait_with_output().unwrap());
+    said.mentions("could not be written");
+}

@@ -245,6 +245,7 @@ async fn a_proxy_comes_from_an_argument_and_none_from_the_environment() {
             .args(["--ca-file", &ca, "--token-file", &token])
             .args(more)
             .env_clear()
+            .env("HOME", folder.path())
             .env("XDG_CACHE_HOME", binary.with_file_name("host-demo-cache"))
             .env("NO_PROXY", "*");
         for name in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {

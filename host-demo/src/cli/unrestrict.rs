@@ -11,6 +11,7 @@ use host_demo::id::MachineId;
 use host_demo::release::{self, Outcome, Plan, Reporter, Verdict};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::args::{Output, Unrestrict};
@@ -64,13 +65,25 @@ fn checked(texts: &[String]) -> anyhow::Result<Vec<String>> {
 
 /// The first Ctrl-C stops what has not begun; the second ends the program.
 async fn listen(interrupt: watch::Sender<bool>) {
-    if tokio::signal::ctrl_c().await.is_err() {
+    if interrupted().await.is_err() {
         return std::future::pending().await;
     }
     note!("\nhost-demo: stopping; what was sent is brought to its answer. Once more ends at once.");
     let _ = interrupt.send(true);
-    if tokio::signal::ctrl_c().await.is_ok() {
+    if interrupted().await.is_ok() {
+        note!("host-demo: ended; the audit record (`host-demo audit verify`) has what was sent");
         std::process::exit(Exit::Interrupted as i32);
+    }
+}
+
+/// Ctrl-C, or what a service manager or a terminal that closes sends in its place.
+async fn interrupted() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    tokio::select! {
+        pressed = tokio::signal::ctrl_c() => pressed,
+        _ = terminate.recv() => Ok(()),
+        _ = hang_up.recv() => Ok(()),
     }
 }
 

@@ -572,6 +572,12 @@ fn what_a_service_says_cannot_drive_the_terminal() {
 
 #[test]
 fn an_interrupt_ends_the_output_at_a_line_and_says_what_is_known_of_every_device() {
+    for signal in ["-INT", "-TERM", "-HUP"] {
+        interrupt(signal);
+    }
+}
+
+fn interrupt(signal: &str) {
     let stage = Stage::new();
     let ids = stage.mock.machine_ids();
     for id in &ids {
@@ -600,7 +606,7 @@ fn an_interrupt_ends_the_output_at_a_line_and_says_what_is_known_of_every_device
     let pid = child.id().to_string();
     assert!(
         Command::new("kill")
-            .args(["-INT", &pid])
+            .args([signal, &pid])
             .status()
             .unwrap()
             .success()

@@ -59,7 +59,7 @@ pub(crate) fn plugin(args: &args::Plugin, settings: &Settings) -> anyhow::Result
         .transpose()?;
     Ok(args::Plugin {
         file: args.file.clone().or_else(configured),
-        sha256: args.sha256.clone().or(pin),
+        sha256: args.sha256.or(pin),
         ..args.clone()
     })
 }

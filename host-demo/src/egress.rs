@@ -190,7 +190,12 @@ impl Call {
         {
             permit.give_back();
         }
-        state.seen.clone()
+        // The answer is handed over, not copied: it can be long, and is compared once.
+        let answer = std::mem::take(&mut state.seen.answer);
+        Seen {
+            answer,
+            ..state.seen.clone()
+        }
     }
 
     /// Answers `connection.open`. Redeems nothing.

@@ -178,7 +178,7 @@ pub async fn look(host: &Host, service: &Service, way: Way) -> Facts {
     let read = if connection.is_ok() && token.is_ok() {
         let no_waiting = Patience {
             until: Some(host.clock().now()),
-            stop: None,
+            ..Patience::default()
         };
         Some(match host.get_machine_action(NO_ACTION, no_waiting).await {
             Err(error) if matches!(error.reason(), Some(Reason::NotFound)) => Ok(()),

@@ -202,8 +202,8 @@ impl Run {
                 return Err(Outcome::NotRun(hopeless));
             }
             let patience = Patience {
-                until: None,
                 stop: Some(self.stop.clone()),
+                ..Patience::default()
             };
             match self
                 .host
@@ -244,7 +244,7 @@ impl Run {
             }
             let patience = Patience {
                 until: Some(until),
-                stop: None,
+                ..Patience::default()
             };
             let look = self.host.get_machine_action(&action.id, patience);
             match self.unless_stopped(look).await {
@@ -305,6 +305,7 @@ fn concerns_all(error: &CallError) -> bool {
     match error {
         CallError::Identity(_)
         | CallError::Quota(_)
+        | CallError::Ledger(_)
         | CallError::Stopped
         | CallError::Audit(_)
         | CallError::TokenEchoed { .. } => true,
@@ -319,7 +320,7 @@ fn concerns_all(error: &CallError) -> bool {
 
 fn can_be_read_later(error: &CallError) -> bool {
     match error {
-        CallError::TimedOut { .. } | CallError::Identity(_) => true,
+        CallError::TimedOut { .. } | CallError::Identity(_) | CallError::Ledger(_) => true,
         CallError::Quota(_)
         | CallError::Stopped
         | CallError::TokenEchoed { .. }

@@ -25,7 +25,7 @@ use crate::clock::{Clock, Moment};
 const FORMAT: u32 = 1;
 
 /// How long it is tried to get at a file that another process has.
-const HELD_MAX: Duration = Duration::from_secs(5);
+const HELD_MAX: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 5000 });
 
 /// From one try to the next.
 const TRY: Duration = Duration::from_millis(2);
@@ -493,3 +493,6 @@ fn failed(path: &Path, problem: &rusqlite::Error) -> LedgerError {
         _ => unreachable(path, &problem.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,6 +45,7 @@ pub(super) fn verify(args: &Verify, format: Output) -> anyhow::Result<Exit> {
     };
     let shown = output::clean(&path.display().to_string());
     let verdict = match audit::verify(&path, &key, args.head.as_deref()) {
+        Err(VerifyError::Closed(error)) => return Err(error.into()),
         Err(VerifyError::Unreadable(error)) => {
             return Err(error).with_context(|| format!("{} can't be read", path.display()));
         }
@@ -68,7 +69,7 @@ pub(super) fn verify(args: &Verify, format: Output) -> anyhow::Result<Exit> {
                 value["line"] = json!(line);
                 value["problem"] = json!(problem.to_string());
             }
-            Err(VerifyError::Unreadable(_)) => {}
+            Err(VerifyError::Closed(_) | VerifyError::Unreadable(_)) => {}
         }
         output::json_line(&value);
     } else {

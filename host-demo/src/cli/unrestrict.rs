@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::bail;
 use host_demo::contract::MachineAction;
+use host_demo::host::CallError;
 use host_demo::id::MachineId;
-use host_demo::release::{self, Outcome, Plan, Reporter, Verdict};
+use host_demo::release::{self, Outcome, Plan, Reporter, Verdict, Wait};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
@@ -91,7 +92,7 @@ fn exit(outcomes: &[Outcome]) -> Exit {
     let any = |verdict| outcomes.iter().any(|outcome| outcome.verdict() == verdict);
     if any(Verdict::NotRun) && outcomes.iter().all(|o| o.verdict() == Verdict::NotRun) {
         Exit::CouldNotRun
-    } else if any(Verdict::Failed) || any(Verdict::NotRun) {
+    } else if any(Verdict::Failed) || any(Verdict::Unknown) || any(Verdict::NotRun) {
         Exit::Failed
     } else if any(Verdict::Open) {
         Exit::Open
@@ -107,6 +108,8 @@ struct Progress {
     format: Output,
     /// The last status that was shown, so that looking twice at the same says nothing.
     shown: Mutex<std::collections::HashMap<String, String>>,
+    /// Until when the last one was said to wait.
+    waits: Mutex<Option<jiff::Timestamp>>,
 }
 
 impl Progress {
@@ -127,11 +130,24 @@ impl Progress {
             bar,
             format,
             shown: Mutex::default(),
+            waits: Mutex::default(),
         }
     }
 }
 
 impl Reporter for Progress {
+    fn waiting(&self, _: &str, wait: Wait) {
+        if !self.bar.is_hidden() {
+            return self.bar.set_message(waiting(wait));
+        }
+        // Said once of all that wait for the same moment.
+        let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        if waits.is_none_or(|until| until.as_second() < wait.until.as_second()) {
+            *waits = Some(wait.until);
+            note!("{}", waiting(wait));
+        }
+    }
+
     fn progress(&self, machine_id: &str, action: &MachineAction) {
         let status = output::clean(action.status.as_str());
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
@@ -156,6 +172,17 @@ impl Reporter for Progress {
     }
 }
 
+/// In the universal time of the record, not the terminal's.
+fn waiting(wait: Wait) -> String {
+    let whose = if wait.by_service {
+        "the service said to wait"
+    } else {
+        "as many were sent as it allows"
+    };
+    let until = wait.until.strftime("%H:%M:%S");
+    format!("waiting for the service's quota, until {until} UTC: {whose}")
+}
+
 fn device_json(machine_id: &str, outcome: &Outcome) -> Value {
     json!({
         "type": "device",
@@ -169,9 +196,10 @@ fn device_json(machine_id: &str, outcome: &Outcome) -> Value {
 /// What became of every device, and what to do about it.
 fn summarise(ids: &[String], outcomes: &[Outcome], format: Output) {
     let count = |verdict| outcomes.iter().filter(|o| o.verdict() == verdict).count();
-    let (done, failed, open, not_run) = (
+    let (done, failed, unknown, open, not_run) = (
         count(Verdict::Done),
         count(Verdict::Failed),
+        count(Verdict::Unknown),
         count(Verdict::Open),
         count(Verdict::NotRun),
     );
@@ -181,6 +209,7 @@ fn summarise(ids: &[String], outcomes: &[Outcome], format: Output) {
             "devices": ids.len(),
             "done": done,
             "failed": failed,
+            "unknown": unknown,
             "open": open,
             "not_run": not_run,
         }));
@@ -194,13 +223,14 @@ fn summarise(ids: &[String], outcomes: &[Outcome], format: Output) {
     }
     if ids.len() > 1 {
         output::line(&format!(
-            "{} devices: {done} done, {failed} failed, {open} open, {not_run} not run",
+            "{} devices: {done} done, {failed} failed, {unknown} unknown, {open} open, {not_run} not run",
             ids.len()
         ));
     }
     // What kept one from being tried kept the others too, and is said once.
     let why = outcomes.iter().find_map(|outcome| match outcome {
-        Outcome::NotRun(Some(error)) => Some(output::explain(error)),
+        Outcome::NotRun(CallError::Stopped) => None,
+        Outcome::NotRun(error) => Some(output::explain(error)),
         _ => None,
     });
     if let Some(why) = why {
@@ -231,6 +261,7 @@ fn detail(outcome: &Outcome) -> String {
             action(a, &format!(" was accepted but can't be read: {why}"))
         }
         Outcome::Failed(a) => action(a, &format!(" ended as {}", a.status.as_str())),
+        Outcome::NotRun(stopped @ CallError::Stopped) => stopped.to_string(),
         Outcome::NotRun(_) => "nothing was sent".to_owned(),
         Outcome::InProgress(error) | Outcome::Refused(error) | Outcome::Unknown(error) => {
             error.to_string()

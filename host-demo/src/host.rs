@@ -240,8 +240,9 @@ impl Host {
     /// Asks for a device's release, as the contract's `unrestrict-code-execution` does.
     ///
     /// Waits for the quota first, as long as `patience` allows; then makes one call, of at most one
-    /// request, that ends within the call's time-out. Dropping the future ends both, and a request
-    /// that is under way then counts as sent.
+    /// request, that ends within the call's time-out. Where the disk is slow to take the record of
+    /// how it ended, that can add up to a second. Dropping the future ends both, and a request that
+    /// is under way then counts as sent.
     ///
     /// Arguments that do not fit are the plugin's to refuse. It gets no grant then, and spends no
     /// call of the quota.
@@ -451,7 +452,7 @@ impl Host {
             && seen.audit.is_none()
         {
             let outcome = seen.outcome(ending(&judged), &begun.grant, claimed, &judged);
-            trail.conclude(&outcome).await;
+            trail.conclude(&outcome, begun.deadline).await;
         }
         judged
     }

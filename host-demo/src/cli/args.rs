@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,10 +22,15 @@ Examples:
 
 Exit codes:
   0  all that was asked for is confirmed (with --no-wait: accepted)
-  1  some of it failed, or can't be known to have succeeded
+  1  some of it failed, can't be known to have succeeded, or is not on record
   2  it could not run: wrong arguments, no credentials, no connection
   3  none failed, but some are still pending or can't be verified
-  130  interrupted";
+  130  interrupted
+
+With --output json, standard output has one JSON object a line. Its \"type\" says what it is: device,
+summary, action, check, config, plugin, audit or error. What went wrong stands in its \"error\", as a
+\"message\" and, where there is something to do about it, an \"advice\"; that holds for wrong arguments
+too. The other commands print text: completion, config example, demo, mock.";
 
 const UNRESTRICT_HELP: &str = "\
 Credentials come from the environment, never from arguments:
@@ -201,6 +207,9 @@ pub(crate) struct Plugin {
 pub(crate) enum Audit {
     /// Check that the record is as it was written, and name the first line that is not.
     ///
+    /// Calls whose outcome is not on record are listed: they were cut short, by a crash or a second
+    /// Ctrl-C, and may have arrived.
+    ///
     /// The exit code is 0 if all of it is intact, 1 if it is damaged, and 2 if that can't be told.
     /// Keep the hash it prints in another place: with --head it shows later that nothing was cut
     /// off.
@@ -332,6 +341,11 @@ pub(crate) struct Connection {
     #[arg(long, value_name = "FILE", help_heading = "Audit")]
     pub(crate) audit: Option<PathBuf>,
 
+    /// Chain the record with the key in this file, instead of host-demo/keys/audit.key in the user's
+    /// data directory. It is made if nothing is recorded yet.
+    #[arg(long, value_name = "FILE", help_heading = "Audit")]
+    pub(crate) audit_key: Option<PathBuf>,
+
     /// What it is done for, for the record: a ticket's number, say.
     #[arg(long, value_name = "REF", help_heading = "Audit")]
     pub(crate) ticket: Option<String>,
@@ -387,6 +401,16 @@ where
         + 'static,
 {
     PossibleValuesParser::new(names).try_map(|name| name.parse())
+}
+
+/// Whether JSON was asked for, by arguments that may be wrong in other places.
+pub(crate) fn ask_for_json(args: impl IntoIterator<Item = OsString>) -> bool {
+    let options = args.into_iter().take_while(|arg| arg != "--");
+    let options: Vec<OsString> = options.collect();
+    options.iter().any(|arg| arg == "--output=json")
+        || options
+            .windows(2)
+            .any(|pair| pair[0] == "--output" && pair[1] == "json")
 }
 
 /// A record's hash.

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use crate::clock::Moment;
 use crate::contract::{ActionStatus, Effect, MachineAction, Reason};
 use crate::host::{CallError, Host, Patience};
-use crate::limits::NotUntil;
+use crate::limits::{NotUntil, Why};
 
 /// Releases under way at one time. The quota sets the pace; this only bounds what is in flight.
 const AT_ONCE: usize = 8;
@@ -138,8 +138,8 @@ pub struct Wait {
     /// When the quota has room for it as things stand, by the host's calendar. Answers that come
     /// meanwhile can make it sooner.
     pub until: jiff::Timestamp,
-    /// Whether the service said so (429), and not the count that is kept here.
-    pub by_service: bool,
+    /// What stands in the way.
+    pub why: Why,
 }
 
 /// Is told what happens, as it happens.
@@ -232,13 +232,14 @@ impl Run {
             }
             let patience = Patience {
                 stop: Some(self.stop.clone()),
+                on_wait: self.on_wait(id),
                 ..Patience::default()
             };
-            let send = |patience| {
-                self.host
-                    .unrestrict_code_execution(id, &self.plan.comment, patience)
-            };
-            match self.in_turn(id, patience, send).await {
+            match self
+                .host
+                .unrestrict_code_execution(id, &self.plan.comment, patience)
+                .await
+            {
                 Ok(action) => {
                     self.answered.fetch_add(1, Ordering::Relaxed);
                     return Ok(action);
@@ -268,32 +269,21 @@ impl Run {
         }
     }
 
-    /// Makes a call when the quota has room for it, and says so where that is not now.
-    async fn in_turn<F>(
-        &self,
-        id: &str,
-        patience: Patience,
-        call: impl Fn(Patience) -> F,
-    ) -> Result<MachineAction, CallError>
-    where
-        F: Future<Output = Result<MachineAction, CallError>>,
-    {
-        let clock = self.host.clock();
-        let at_once = Patience {
-            until: Some(clock.now()),
-            stop: patience.stop.clone(),
-        };
-        match call(at_once).await {
-            Err(CallError::Quota(NotUntil { at, by_service })) => {
-                let (now, wall) = (clock.now(), clock.wall());
-                if at > now && patience.until.is_none_or(|until| at <= until) {
-                    let until = wall.saturating_add(at.since(now)).unwrap_or(wall);
-                    self.reporter.waiting(id, Wait { until, by_service });
-                }
-                call(patience).await
-            }
-            result => result,
-        }
+    /// Tells the reporter what this device waits for.
+    fn on_wait(&self, id: &str) -> Option<Arc<dyn Fn(NotUntil) + Send + Sync>> {
+        let (id, reporter) = (id.to_owned(), Arc::clone(&self.reporter));
+        let clock = Arc::clone(self.host.clock());
+        Some(Arc::new(move |wait: NotUntil| {
+            let (now, wall) = (clock.now(), clock.wall());
+            let until = wall.saturating_add(wait.at.since(now)).unwrap_or(wall);
+            reporter.waiting(
+                &id,
+                Wait {
+                    until,
+                    why: wait.why,
+                },
+            );
+        }))
     }
 
     /// Looks at the action until it has ended or the time is up. Reading changes nothing, so
@@ -316,11 +306,11 @@ impl Run {
             }
             let patience = Patience {
                 until: Some(until),
+                on_wait: self.on_wait(id),
                 ..Patience::default()
             };
-            let look = |patience| self.host.get_machine_action(&action.id, patience);
-            let looking = self.in_turn(id, patience, look);
-            match self.unless_stopped(looking).await {
+            let look = self.host.get_machine_action(&action.id, patience);
+            match self.unless_stopped(look).await {
                 Some(Ok(seen)) => {
                     action = seen;
                     self.reporter.progress(id, &action);

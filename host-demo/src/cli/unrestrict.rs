@@ -10,6 +10,7 @@ use host_demo::audit::{Audit, AuditError};
 use host_demo::contract::MachineAction;
 use host_demo::host::CallError;
 use host_demo::id::MachineId;
+use host_demo::limits::Why;
 use host_demo::release::{self, Outcome, Plan, Reporter, Verdict, Wait};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -182,10 +183,10 @@ impl Reporter for Progress {
 
 /// In the universal time of the record, not the terminal's.
 fn waiting(wait: Wait) -> String {
-    let whose = if wait.by_service {
-        "the service said to wait"
-    } else {
-        "as many were sent as it allows"
+    let whose = match wait.why {
+        Why::Quota => "as many were sent as it allows",
+        Why::Service => "the service said to wait",
+        Why::Lost => "what was sent before is not known; see `host-demo quota --help`",
     };
     let until = wait.until.strftime("%H:%M:%S");
     format!("waiting for the service's quota, until {until} UTC: {whose}")

@@ -6,7 +6,7 @@ use std::time::Duration;
 use host_demo::clock::Moment;
 use host_demo::contract::{ActionStatus, MachineAction, Reason};
 use host_demo::host::{CallError, Host};
-use host_demo::limits::Quota;
+use host_demo::limits::{Quota, Why};
 use host_demo::mock::{Api, DeviceBehaviour, Duplicate, Ending, Fault};
 use host_demo::policy::Policy;
 use host_demo::release::{self, Outcome, Plan, Reporter, Verdict, Wait};
@@ -43,7 +43,11 @@ impl Told {
 
 impl Reporter for Told {
     fn waiting(&self, machine_id: &str, wait: Wait) {
-        let by = if wait.by_service { "service" } else { "host" };
+        let by = match wait.why {
+            Why::Service => "service",
+            Why::Quota => "host",
+            Why::Lost => "loss",
+        };
         self.add(machine_id, &format!("{by}: {}", wait.until));
     }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Method;
+use super::mask::Secrets;
 use crate::transport::{SetupError, TransportError};
 
 /// Why there is no token. Nothing was sent to the service.
@@ -85,6 +86,14 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
+    pub(super) fn without(self, secrets: &Secrets) -> Self {
+        Self {
+            error: secrets.masked(&self.error),
+            error_description: secrets.masked(&self.error_description),
+            error_codes: self.error_codes,
+        }
+    }
+
     pub(super) fn into_error(self, authority: &str) -> IdentityError {
         let advice = self
             .error_codes

@@ -276,6 +276,65 @@ async fn entras_refusals_come_with_what_to_do_and_without_the_secret() {
 }
 
 #[tokio::test]
+async fn what_an_authority_repeats_of_a_request_is_shown_without_its_secret() {
+    let secret = "s3cr3t+with/ \"all\" of=it";
+    let mut world = World::with_secret().await;
+    world.settings.client_secret = Some(secret.to_owned());
+    let url_encoded = "s3cr3t%2Bwith%2F+%22all%22%20of%3Dit";
+    let json_escaped = r#"s3cr3t\u002bwith\/ \"all\" of=it"#;
+    for repeated in [secret, url_encoded, json_escaped] {
+        for document in [
+            json!({ "error": "invalid_client", "error_description": format!("bad: {repeated}.") }),
+            json!({ "error": format!("no {repeated}") }),
+        ] {
+            let fault = Fault::answer(401, document.to_string());
+            world.mock.inject(fault.on(Api::Token));
+            let error = world
+                .identity(Method::ClientSecret)
+                .token()
+                .await
+                .unwrap_err();
+            let shown = format!("{error} {error:?}");
+            assert!(
+                shown.contains("****") && !shown.contains("s3cr3t"),
+                "{shown}"
+            );
+        }
+    }
+    // An answer that the library can't read, and quotes.
+    let document = json!({ "token_type": "Bearer", "expires_in": secret, "access_token": "x" });
+    let fault = Fault::answer(200, document.to_string());
+    world.mock.inject(fault.on(Api::Token));
+    let error = world
+        .identity(Method::ClientSecret)
+        .token()
+        .await
+        .unwrap_err();
+    let shown = format!("{error} {error:?}");
+    assert!(!shown.contains("s3cr3t"), "{shown}");
+}
+
+#[tokio::test]
+async fn an_assertion_that_the_authority_repeats_is_not_shown() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "eyJhbGciOiJub25lIn0.e30.c2ln").unwrap();
+    let mut world = World::new(trusting).await;
+    world.settings.federated_token_file = Some(file);
+    let document = json!({
+        "error": "invalid_request",
+        "error_description": "AADSTS50027: JWT eyJhbGciOiJub25lIn0.e30.c2ln is invalid.",
+        "error_codes": [50_027],
+    });
+    let fault = Fault::answer(400, document.to_string());
+    world.mock.inject(fault.on(Api::Token));
+    let identity = world.identity(Method::WorkloadIdentity);
+    let error = identity.token().await.unwrap_err();
+    let (text, _) = advice(&error);
+    assert_eq!(text, "AADSTS50027: JWT **** is invalid. (invalid_request)");
+}
+
+#[tokio::test]
 async fn what_is_not_set_is_named() {
     let mut world = World::with_secret().await;
     world.settings.tenant_id = None;

@@ -267,7 +267,8 @@ pub struct Service {
     origin: Origin,
     authority: Origin,
     scope: String,
-    ca: Option<Vec<u8>>,
+    /// PEM texts, each with the origin that it counts for.
+    cas: Vec<(Origin, Vec<u8>)>,
     network: Network,
 }
 
@@ -382,16 +383,24 @@ impl Service {
             origin,
             authority,
             scope: scope.to_owned(),
-            ca: None,
+            cas: Vec::new(),
             network: Network::default(),
         })
     }
 
-    /// Trusts, at this service's two origins, the certificate authorities in this PEM text, and no
-    /// others.
+    /// Trusts the certificate authorities in this PEM text, besides the system's, where the API is;
+    /// at the authority only if that is the same origin.
     #[must_use]
     pub fn with_ca(mut self, pem: Vec<u8>) -> Self {
-        self.ca = Some(pem);
+        self.cas.push((self.origin.clone(), pem));
+        self
+    }
+
+    /// Trusts the certificate authorities in this PEM text, besides the system's, at the authority;
+    /// where the API is only if that is the same origin.
+    #[must_use]
+    pub fn with_authority_ca(mut self, pem: Vec<u8>) -> Self {
+        self.cas.push((self.authority.clone(), pem));
         self
     }
 
@@ -448,9 +457,12 @@ impl Service {
         &self.network
     }
 
-    /// The certificate authorities to trust instead of the operating system's, as PEM.
-    pub fn ca(&self) -> Option<&[u8]> {
-        self.ca.as_deref()
+    /// The certificate authorities to trust at an origin besides the operating system's, as PEM.
+    pub fn cas(&self, at: &Origin) -> impl Iterator<Item = &[u8]> {
+        self.cas
+            .iter()
+            .filter(move |(origin, _)| origin == at)
+            .map(|(_, pem)| pem.as_slice())
     }
 }
 
@@ -567,6 +579,26 @@ mod tests {
         ] {
             assert!(!may(origin, audience), "{audience} to {origin}");
         }
+    }
+
+    #[test]
+    fn an_authority_of_certificates_counts_at_the_origin_that_it_is_named_for() {
+        let pem = |text: &str| text.as_bytes().to_vec();
+        let [api, login] = ["https://soar.contoso.com", "https://login.contoso.com"];
+        let two = Service::custom(api, login, "api://contoso/.default").unwrap();
+        let two = two.with_ca(pem("gateway")).with_authority_ca(pem("login"));
+        let at = |service: &Service, origin: &Origin| {
+            let texts: Vec<Vec<u8>> = service.cas(origin).map(<[u8]>::to_vec).collect();
+            texts
+        };
+        assert_eq!(at(&two, two.origin()), [b"gateway"]);
+        assert_eq!(at(&two, two.authority()), [b"login"]);
+        let same_host: Origin = "https://soar.contoso.com:8443".parse().unwrap();
+        assert_eq!(at(&two, &same_host), [b""; 0]);
+        let one = "https://localhost:1";
+        let one = Service::custom(one, one, "https://x/.default").unwrap();
+        let one = one.with_ca(pem("both"));
+        assert_eq!(at(&one, one.authority()), [b"both"]);
     }
 
     #[test]

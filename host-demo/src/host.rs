@@ -70,7 +70,7 @@ impl Setup {
         let egress = Egress {
             policy: self.policy,
             tokens: self.tokens,
-            transport: Transport::new(&self.service)?,
+            transport: Transport::to_service(&self.service, self.call_timeout)?,
             clock: Arc::clone(&self.clock),
         };
         Ok(Host {
@@ -250,6 +250,11 @@ impl Host {
     /// Where every call is recorded.
     pub fn audit(&self) -> Option<&Arc<Audit>> {
         self.audit.as_ref()
+    }
+
+    /// How long one call may take.
+    pub const fn call_timeout(&self) -> Duration {
+        self.call_timeout
     }
 
     /// The clock that everything here goes by.

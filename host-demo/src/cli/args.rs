@@ -273,10 +273,14 @@ pub(crate) struct Connection {
     )]
     pub(crate) scope: Option<String>,
 
-    /// Trust the certificate authorities in this file (PEM) for this service, instead of the
-    /// system's.
+    /// Trust the certificate authorities in this file (PEM) at the service too, besides the
+    /// system's; at its authority only if that has the same URL.
     #[arg(long, value_name = "FILE", help_heading = "Service")]
     pub(crate) ca_file: Option<PathBuf>,
+
+    /// The same for its authority.
+    #[arg(long, value_name = "FILE", help_heading = "Service")]
+    pub(crate) authority_ca_file: Option<PathBuf>,
 
     /// Reach the service and its authority through this HTTP proxy. None is taken from the
     /// environment.

@@ -20,7 +20,7 @@ use super::IdentityError;
 use super::error::Refusal;
 use super::mask::Secrets;
 use crate::policy::Origin;
-use crate::transport::{self, Transport, TransportError, TransportErrorKind};
+use crate::transport::{Transport, TransportError, TransportErrorKind};
 
 /// How long the authority may take for an answer.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -195,7 +195,7 @@ impl Endpoint {
             .body(body)
             .send()
             .await
-            .map_err(|e| Failure::NoAnswer(transport::describe(&e, &origin)))?;
+            .map_err(|e| Failure::NoAnswer(self.transport.describe(&e, &origin)))?;
         let (head, body) = http::Response::from(answer).into_parts();
         let body = Limited::new(body, ANSWER_MAX)
             .collect()
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_request_for_a_token_goes_to_its_authority_or_nowhere() {
-        let transport = crate::identity::tests::transport();
+        let transport = Transport::to_machine().unwrap();
         let authority = "https://login.microsoftonline.com".parse().unwrap();
         let authority = Endpoint::new(&transport, Whom::Authority(authority));
         let machine = Endpoint::new(&transport, Whom::Machine(None));

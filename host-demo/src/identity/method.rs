@@ -118,9 +118,6 @@ pub struct Settings {
     pub federated_token_file: Option<PathBuf>,
     /// In place of the metadata service's address, for tests: a loopback origin.
     pub metadata_endpoint: Option<Origin>,
-    /// The transport to the machine's own endpoint. It must not lead through a proxy; without it,
-    /// the one to the authority is used.
-    pub machine_transport: Option<Transport>,
     /// The environment that Azure CLI may see a part of: `PATH`, `HOME`, `AZURE_CONFIG_DIR`, the
     /// language, proxy and CA. The rest is dropped here.
     pub environment: Vec<(OsString, OsString)>,
@@ -155,13 +152,11 @@ pub(super) fn fetch(
     method: Method,
     settings: &Settings,
     service: &Service,
-    transport: Transport,
     clock: &Arc<dyn Clock>,
 ) -> Result<Box<dyn Fetch>, IdentityError> {
     let parts = Parts {
         settings,
         service,
-        transport,
         clock,
     };
     if method == Method::Default {
@@ -183,7 +178,6 @@ pub(super) fn fetch(
 struct Parts<'a> {
     settings: &'a Settings,
     service: &'a Service,
-    transport: Transport,
     clock: &'a Arc<dyn Clock>,
 }
 
@@ -200,21 +194,21 @@ impl Parts<'_> {
                 let (tenant, client_id, secret) = self
                     .application("the client secret", secret)
                     .map_err(lacks)?;
-                Ok(self.proven(tenant, client_id, Proof::Secret(Secret::new(secret))))
+                self.proven(tenant, client_id, Proof::Secret(Secret::new(secret)))
             }
             Method::ClientCertificate => {
                 let pem = settings.certificate.as_deref();
                 let (tenant, client_id, pem) =
                     self.application("the certificate", pem).map_err(lacks)?;
                 let certificate = Certificate::from_pem(pem)?;
-                Ok(self.proven(tenant, client_id, Proof::Certificate(certificate)))
+                self.proven(tenant, client_id, Proof::Certificate(certificate))
             }
             Method::WorkloadIdentity => {
                 let file = settings.federated_token_file.clone();
                 let (tenant, client_id, file) = self
                     .application("the federated token's file", file)
                     .map_err(lacks)?;
-                Ok(self.proven(tenant, client_id, Proof::Federated(file)))
+                self.proven(tenant, client_id, Proof::Federated(file))
             }
             Method::ManagedIdentity => {
                 let instead = settings.metadata_endpoint.clone();
@@ -223,12 +217,11 @@ impl Parts<'_> {
                         "another metadata endpoint can only be on loopback".to_owned(),
                     ));
                 }
-                let transport = settings.machine_transport.as_ref();
                 Ok(Box::new(Managed {
                     client_id: settings.client_id.clone(),
                     instead,
                     service: self.service.clone(),
-                    transport: transport.unwrap_or(&self.transport).clone(),
+                    transport: Transport::to_machine()?,
                     clock: Arc::clone(self.clock),
                 }))
             }
@@ -249,7 +242,7 @@ impl Parts<'_> {
                     client_id,
                     prompt,
                     self.service.clone(),
-                    self.transport.clone(),
+                    Transport::to_authority(self.service)?,
                     Arc::clone(self.clock),
                 )?))
             }
@@ -280,14 +273,19 @@ impl Parts<'_> {
         }
     }
 
-    fn proven(&self, tenant: String, client_id: String, proof: Proof) -> Box<dyn Fetch> {
-        Box::new(Application {
+    fn proven(
+        &self,
+        tenant: String,
+        client_id: String,
+        proof: Proof,
+    ) -> Result<Box<dyn Fetch>, IdentityError> {
+        Ok(Box::new(Application {
             tenant,
             client_id,
             proof,
             service: self.service.clone(),
-            transport: self.transport.clone(),
+            transport: Transport::to_authority(self.service)?,
             clock: Arc::clone(self.clock),
-        })
+        }))
     }
 }

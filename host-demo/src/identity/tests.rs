@@ -20,18 +20,9 @@ use super::*;
 use crate::clock::{Clock, ManualClock};
 use crate::cloud::Service;
 use crate::mock::{Api, Builder, Fault, Federation, Mock, Switches, UserSignIn};
-use crate::transport::Transport;
 
 const KEY: &str = include_str!("tests/key.pem");
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// One that trusts nobody.
-pub(super) fn transport() -> Transport {
-    let key = KeyPair::generate().unwrap();
-    let here = "https://localhost:1";
-    let service = Service::custom(here, here, "https://localhost/.default").unwrap();
-    Transport::new(&service.with_ca(certificate(&key).pem().into_bytes())).unwrap()
-}
 
 fn certificate(key: &KeyPair) -> rcgen::Certificate {
     CertificateParams::default().self_signed(key).unwrap()
@@ -79,18 +70,8 @@ impl World {
     }
 
     fn try_identity(&self, method: Method) -> Result<Identity, IdentityError> {
-        let transport = match self.service.ca() {
-            Some(_) => Transport::new(&self.service).unwrap(),
-            None => transport(),
-        };
         let clock = Arc::new(self.clock.clone());
-        Identity::new(
-            method,
-            self.settings.clone(),
-            &self.service,
-            transport,
-            clock,
-        )
+        Identity::new(method, self.settings.clone(), &self.service, clock)
     }
 
     fn identity(&self, method: Method) -> Identity {

@@ -362,9 +362,13 @@ fn a_token_that_has_expired_is_told_from_one_that_is_refused() {
 #[test]
 fn without_a_network_the_connection_is_to_blame_and_no_call_is_spent() {
     let stage = Stage::new();
-    let nobody = "https://localhost:1";
+    // Bound, so that nobody else gets the port, and not listening.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let nobody = socket.local_addr().unwrap();
+    let url = format!("https://{nobody}");
     let checked = stage
-        .bare(["check", "--base-url", nobody, "--authority", nobody])
+        .bare(["check", "--base-url", &url, "--authority", &url])
         .args([
             "--scope",
             "https://x/.default",
@@ -375,7 +379,7 @@ fn without_a_network_the_connection_is_to_blame_and_no_call_is_spent() {
         ])
         .env("AZURE_CLIENT_SECRET", "x")
         .checks(2);
-    checked.says("connection", "no connection to localhost:1");
+    checked.says("connection", &format!("no connection to {nobody}"));
     checked
         .is("/clock_skew_seconds", Value::Null)
         .is("/read_calls", 0);

@@ -10,7 +10,6 @@ use std::time::Duration;
 use host_demo::clock::{Clock as _, SystemClock};
 use host_demo::cloud::Service;
 use host_demo::identity::{Identity, IdentityError, Method, Settings, TokenSource as _};
-use host_demo::transport::Transport;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::Value;
 
@@ -88,9 +87,8 @@ impl Foreign {
             ..Settings::default()
         };
         bend(&mut settings);
-        let transport = Transport::new(&self.service).unwrap();
         let clock = Arc::new(SystemClock::new());
-        Identity::new(method, settings, &self.service, transport, clock).unwrap()
+        Identity::new(method, settings, &self.service, clock).unwrap()
     }
 }
 

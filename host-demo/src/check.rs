@@ -13,7 +13,7 @@ use http::header::DATE;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::clock::Moment;
-use crate::cloud::{self, Service};
+use crate::cloud::Service;
 use crate::contract::Reason;
 use crate::grant::Operation;
 use crate::host::{CallError, Host, Patience};
@@ -99,7 +99,7 @@ impl Rights {
     /// no known rights.
     pub fn of(claims: &Claims) -> Option<Self> {
         // Every token of Entra's names its audience, also one without a right.
-        claims.audience.as_ref()?;
+        claims.audiences.first()?;
         Some(if claims.scopes.is_empty() {
             Self {
                 bearer: Bearer::Application,
@@ -435,7 +435,7 @@ impl Facts {
             claims.tenant.as_deref().unwrap_or(unsaid),
         );
         let mut level = Level::Fine;
-        if claims.audience.is_none() {
+        if claims.audiences.is_empty() {
             level = Level::Unknown;
             text = "the token is none that tells what it is".to_owned();
         }
@@ -463,13 +463,16 @@ impl Facts {
     }
 
     fn audience(&self) -> Finding {
-        let audience = self.token.as_ref().ok().and_then(|c| c.audience.as_ref());
-        let Some(audience) = audience else {
-            return Topic::Audience.found(Level::Unknown, "the token does not say whom it is for");
+        let audiences = match &self.token {
+            Ok(claims) if !claims.audiences.is_empty() => &claims.audiences,
+            _ => {
+                let unsaid = "the token does not say whom it is for";
+                return Topic::Audience.found(Level::Unknown, unsaid);
+            }
         };
-        if self.is_ours(audience) {
-            return Topic::Audience.found(Level::Fine, audience.clone());
-        }
+        let Some(audience) = audiences.iter().find(|audience| !self.is_ours(audience)) else {
+            return Topic::Audience.found(Level::Fine, audiences.join(", "));
+        };
         let refused = matches!(
             &self.read,
             Some(Err(error)) if matches!(error.reason(), Some(Reason::Forbidden(_)))
@@ -499,16 +502,7 @@ impl Facts {
 
     /// Whether a token of this audience is one for this service, as far as it is known.
     fn is_ours(&self, audience: &str) -> bool {
-        let origin = self.service.origin();
-        if cloud::is_known(origin) {
-            return cloud::belongs_to(audience, origin);
-        }
-        let resource = self.service.scope().trim_end_matches("/.default");
-        let same = |a: &str, b: &str| {
-            a.trim_end_matches('/')
-                .eq_ignore_ascii_case(b.trim_end_matches('/'))
-        };
-        same(audience, resource) && !is_the_new_host(audience)
+        self.service.is_named_by(audience) && !is_the_new_host(audience)
     }
 
     fn right(&self, ability: Ability, rights: Option<&Rights>) -> Finding {
@@ -657,7 +651,7 @@ mod tests {
     fn claims(roles: &[&str]) -> Claims {
         Claims {
             roles: roles.iter().map(ToString::to_string).collect(),
-            audience: Some(OLD.to_owned()),
+            audiences: vec![OLD.to_owned()],
             expires: Timestamp::from_second(1_769_807_482 + 3600).ok(),
             ..Claims::default()
         }
@@ -805,7 +799,7 @@ mod tests {
         ] {
             let mut facts = facts();
             if let Ok(claims) = &mut facts.token {
-                claims.audience = Some(audience.to_owned());
+                claims.audiences = vec![audience.to_owned()];
             }
             let report = facts.judge();
             assert_eq!(level(&report, Topic::Audience), expected, "{audience}");

@@ -71,6 +71,7 @@ impl Setup {
             policy: self.policy,
             tokens: self.tokens,
             transport: Transport::to_service(&self.service, self.call_timeout)?,
+            service: self.service,
             clock: Arc::clone(&self.clock),
         };
         Ok(Host {

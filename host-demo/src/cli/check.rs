@@ -86,7 +86,7 @@ fn to_json(facts: &Facts, report: &Report) -> Value {
         "clock_skew_seconds": facts.skew.map(|skew| skew.as_secs()),
         "tenant": claims.and_then(|c| c.tenant.as_ref()),
         "application": claims.and_then(|c| c.application.as_ref()),
-        "audience": claims.and_then(|c| c.audience.as_ref()),
+        "audience": claims.map(|c| c.audiences.join(", ")).filter(|all| !all.is_empty()),
         "expires": claims.and_then(|c| c.expires).map(|end| end.as_second()),
         "permissions": report.rights.as_ref().map(|rights| &rights.held),
         "rights": Value::Object(rights.into_iter().collect()),

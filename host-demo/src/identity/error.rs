@@ -37,12 +37,17 @@ pub enum IdentityError {
     )]
     Malformed,
     /// The token is for another service than the one that it would go to.
-    #[error("the token is for {audience} and is not sent to {origin}")]
+    #[error(
+        "the token is for {audience} and is not sent to {origin}: get one for the scope {scope}, or, \
+         if the token is right, name its service or its scope"
+    )]
     NotForThisService {
         /// Whom it is for.
         audience: String,
         /// Where it would have gone.
         origin: String,
+        /// What tokens for there are asked for.
+        scope: String,
     },
     /// The credential can't be used as it is.
     #[error("the credential is not usable: {0}")]

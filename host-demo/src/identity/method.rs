@@ -17,7 +17,7 @@ use super::device::DeviceCode;
 use super::managed::Managed;
 use super::{IdentityError, Prompt};
 use crate::clock::Clock;
-use crate::cloud::Service;
+use crate::cloud::{self, Service};
 use crate::policy::Origin;
 use crate::transport::Transport;
 
@@ -211,6 +211,7 @@ impl Parts<'_> {
                 self.proven(tenant, client_id, Proof::Federated(file))
             }
             Method::ManagedIdentity => {
+                self.expect_entra(method)?;
                 let instead = settings.metadata_endpoint.clone();
                 if instead.as_ref().is_some_and(|origin| !origin.is_loopback()) {
                     return Err(IdentityError::Unusable(
@@ -225,12 +226,15 @@ impl Parts<'_> {
                     clock: Arc::clone(self.clock),
                 }))
             }
-            Method::AzureCli => Ok(Box::new(AzureCli::new(
-                settings.tenant_id.clone(),
-                &settings.environment,
-                self.service.clone(),
-                Arc::clone(self.clock),
-            ))),
+            Method::AzureCli => {
+                self.expect_entra(method)?;
+                Ok(Box::new(AzureCli::new(
+                    settings.tenant_id.clone(),
+                    &settings.environment,
+                    self.service.clone(),
+                    Arc::clone(self.clock),
+                )))
+            }
             Method::DeviceCode => {
                 let client_id = settings.client_id.clone();
                 let client_id = client_id.ok_or_else(|| lacks(Lacks(vec!["the client id"])))?;
@@ -271,6 +275,21 @@ impl Parts<'_> {
                 .collect(),
             )),
         }
+    }
+
+    /// Refuses an authority of one's own where it would not be asked: whoever named it expects its
+    /// tokens, and would get Entra's.
+    fn expect_entra(&self, method: Method) -> Result<(), IdentityError> {
+        let authority = self.service.authority();
+        if cloud::is_entra(authority) || authority.is_loopback() {
+            return Ok(());
+        }
+        Err(IdentityError::NotAvailable {
+            method,
+            why: format!(
+                "its tokens come from Microsoft Entra, and this service takes those of {authority}"
+            ),
+        })
     }
 
     fn proven(

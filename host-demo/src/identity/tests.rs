@@ -315,6 +315,38 @@ async fn an_assertion_that_the_authority_repeats_is_not_shown() {
     assert_eq!(text, "AADSTS50027: JWT **** is invalid. (invalid_request)");
 }
 
+// Authorities.
+
+#[tokio::test]
+async fn what_entra_alone_can_issue_is_not_asked_for_a_service_with_another_authority() {
+    let mut world = World::with_secret().await;
+    world.settings = Settings::default();
+    let entra = "https://login.microsoftonline.us";
+    for (authority, is_had) in [(entra, true), ("https://login.contoso.com", false)] {
+        let base = "https://soar.contoso.com";
+        world.service = Service::custom(base, authority, "api://contoso/.default").unwrap();
+        for method in [Method::ManagedIdentity, Method::AzureCli] {
+            match world.try_identity(method) {
+                Ok(_) => assert!(is_had, "{method} at {authority}"),
+                Err(error) => {
+                    assert!(!is_had, "{method} at {authority}: {error}");
+                    let expected = format!(
+                        "{method} can't be used here: its tokens come from Microsoft Entra, and \
+                         this service takes those of {authority}"
+                    );
+                    assert_eq!(error.to_string(), expected);
+                }
+            }
+        }
+    }
+    // Nor does the search for a credential end up with one of them.
+    let error = world.identity(Method::Default).token().await.unwrap_err();
+    assert!(
+        matches!(error, IdentityError::NoneAvailable(_)),
+        "{error:?}"
+    );
+}
+
 #[tokio::test]
 async fn what_is_not_set_is_named() {
     let mut world = World::with_secret().await;

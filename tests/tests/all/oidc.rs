@@ -169,7 +169,7 @@ async fn a_foreign_authority_takes_our_secret_and_our_signed_assertion_and_refus
             .unwrap_or_else(|e| panic!("{method}: {e}"));
         let claims = token.claims();
         let audience = "https://api.securitycenter.microsoft.com";
-        assert_eq!(claims.audience.as_deref(), Some(audience), "{claims:?}");
+        assert_eq!(claims.audiences, [audience], "{claims:?}");
         let left = claims
             .expires
             .unwrap()

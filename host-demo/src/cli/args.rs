@@ -151,8 +151,8 @@ does not exist, which costs one call of the quota for reading.
 
 Exit codes:
   0  all is well
-  1  it works with limits: a right is missing, or something is about to fail
-  2  it does not work";
+  1  releases work, with limits: another right is missing, or something is about to fail
+  2  releases do not work";
 
 #[derive(Debug, Args)]
 pub(crate) struct Check {

@@ -249,10 +249,13 @@ fn an_application_without_a_role_is_told_which_and_how_they_are_granted() {
 
     let read_only = Stage::with_roles(&["Machine.ReadWrite.All"])
         .run(["check"])
-        .checks(1);
+        .checks(2);
     read_only
+        .is("/verdict", "unusable")
         .is("/rights/release", false)
         .is("/following", true);
+    let expected = [("release", "error"), ("restrict", "warning")];
+    assert_eq!(read_only.wrong(), expected);
 }
 
 #[test]
@@ -268,7 +271,7 @@ fn a_users_token_is_judged_by_its_scopes() {
 
     let grant = Grant::new().delegated(["Machine.Read"]);
     std::fs::write(stage.home().join("token"), stage.mock.token(grant)).unwrap();
-    let checked = stage.run(args).checks(1);
+    let checked = stage.run(args).checks(2);
     checked.is("/rights/release", false);
     let how = checked.0["how_to_grant"].as_str().unwrap();
     assert!(
@@ -394,6 +397,21 @@ fn without_a_network_the_connection_is_to_blame_and_no_call_is_spent() {
 }
 
 #[test]
+fn a_service_that_says_nothing_is_given_up_when_a_call_would_be() {
+    let stage = Stage::new();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!("http://{}", silent.local_addr().unwrap());
+    std::fs::write(stage.home().join("token"), "opaque").unwrap();
+    let checked = stage
+        .bare(["check", "--base-url", &silent, "--authority", &silent])
+        .args(["--scope", "https://x/.default", "--token-file", "token"])
+        .args(["--timeout", "200ms"])
+        .checks(2);
+    let problem = format!("no answer from {silent} within 0.2 s");
+    checked.says("connection", &problem).is("/read_calls", 0);
+}
+
+#[test]
 fn a_clock_that_is_minutes_wrong_is_told_with_its_direction() {
     for (minutes, direction) in [(10, "behind"), (-10, "ahead of")] {
         let stage = Stage::ahead(SignedDuration::from_mins(minutes));
@@ -409,7 +427,7 @@ fn a_clock_that_is_minutes_wrong_is_told_with_its_direction() {
 }
 
 #[test]
-fn what_the_policy_forbids_is_a_limit_that_names_the_rule() {
+fn what_the_policy_forbids_is_told_with_the_rule_that_would_allow_it() {
     let stage = Stage::new();
     stage.configure(
         "[policy]\nallow = [\"POST /api/machines/{machine-id}/unrestrictCodeExecution\"]",
@@ -419,8 +437,8 @@ fn what_the_policy_forbids_is_a_limit_that_names_the_rule() {
     assert_eq!(stage.mock.arrivals(Api::GetMachineAction), 0);
 
     stage.configure("[policy]\nallow = [\"GET /api/machineactions/{action-id}\"]");
-    let checked = stage.run(["check"]).checks(1);
-    assert_eq!(checked.wrong(), [("release", "warning")]);
+    let checked = stage.run(["check"]).checks(2);
+    assert_eq!(checked.wrong(), [("release", "error")]);
     checked.says(
         "release",
         "POST /api/machines/{machine-id}/unrestrictCodeExecution",

@@ -66,7 +66,9 @@ fn the_systems_authorities_of_certificates_count_besides_one_that_is_named() {
     // The system's, as far as the command can tell.
     let system = stage.home().join("ca.pem").display().to_string();
     let run = check(&stage).env("SSL_CERT_FILE", &system);
-    let _ = said(run.args(["--ca-file", &stranger]), 0);
+    let [connection, _] = said(run.args(["--ca-file", &stranger]), 0);
+    let store = format!("those of SSL_CERT_FILE ({system}), in the place of");
+    assert!(connection.contains(&store), "{connection}");
 }
 
 #[cfg(not(target_vendor = "apple"))]

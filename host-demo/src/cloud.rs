@@ -2,8 +2,8 @@
 //!
 //! The clouds that Microsoft runs are a table. A token that is issued for a row goes to the row's
 //! origins and to no others, and one for another API of Microsoft's to none but Microsoft's:
-//! [`Service`] can't be made otherwise, and the boundary looks once more at what a token itself says
-//! before it sends it (`Service::may_receive`).
+//! [`Service`] can't be made otherwise, and the boundary looks once more at what a token itself
+//! says before it sends it (`Service::may_receive`).
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,8 +1,8 @@
 //! Sending one request, once.
 //!
 //! A transport leads to one origin, because that is what trust is for: a certificate authority that
-//! is named for a service vouches for nobody else. Nothing here repeats or follows: no redirects, no
-//! retries, no proxy from the environment. Where a name may lead is [`guard`](crate::guard)'s
+//! is named for a service vouches for nobody else. Nothing here repeats or follows: no redirects,
+//! no retries, no proxy from the environment. Where a name may lead is [`guard`](crate::guard)'s
 //! decision, asked for at each connection.
 
 use std::error::Error as _;

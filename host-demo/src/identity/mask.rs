@@ -1,7 +1,8 @@
 //! What an authority is told in confidence, and what it says afterwards without that.
 //!
 //! A debugging page or a gateway in front of an authority may repeat a request in its error, and
-//! errors are shown and kept. What is repeated in part, or in a form of somebody's own, is not found.
+//! errors are shown and kept. What is repeated in part, or in a form of somebody's own, is not
+//! found.
 
 use std::fmt;
 

@@ -78,7 +78,8 @@ impl Setup {
         let egress = Egress {
             policy: self.policy,
             tokens: self.tokens,
-            transport: Transport::new(&self.service)?,
+            transport: Transport::to_service(&self.service, self.call_timeout)?,
+            service: self.service,
             clock: Arc::clone(&self.clock),
         };
         let clock = Arc::clone(&self.clock);
@@ -290,6 +291,11 @@ impl Host {
     /// Where every call is recorded.
     pub fn audit(&self) -> Option<&Arc<Audit>> {
         self.audit.as_ref()
+    }
+
+    /// How long one call may take.
+    pub const fn call_timeout(&self) -> Duration {
+        self.call_timeout
     }
 
     /// The clock that everything here goes by.

@@ -157,8 +157,8 @@ does not exist, which costs one call of the quota for reading.
 
 Exit codes:
   0  all is well
-  1  it works with limits: a right is missing, or something is about to fail
-  2  it does not work";
+  1  releases work, with limits: another right is missing, or something is about to fail
+  2  releases do not work";
 
 #[derive(Debug, Args)]
 pub(crate) struct Check {
@@ -282,10 +282,14 @@ pub(crate) struct Connection {
     )]
     pub(crate) scope: Option<String>,
 
-    /// Trust the certificate authorities in this file (PEM) for this service, instead of the
-    /// system's.
+    /// Trust the certificate authorities in this file (PEM) at the service too, besides the
+    /// system's; at its authority only if that has the same URL.
     #[arg(long, value_name = "FILE", help_heading = "Service")]
     pub(crate) ca_file: Option<PathBuf>,
+
+    /// The same for its authority.
+    #[arg(long, value_name = "FILE", help_heading = "Service")]
+    pub(crate) authority_ca_file: Option<PathBuf>,
 
     /// Reach the service and its authority through this HTTP proxy. None is taken from the
     /// environment.

@@ -12,7 +12,6 @@ use host_demo::host::{Host, Setup};
 use host_demo::identity::{self, FixedToken, Identity, Method, Prompt, SignIn, TokenSource};
 use host_demo::network::{Network, Proxy};
 use host_demo::plugin::{self, Digest, Plugin};
-use host_demo::transport::Transport;
 
 use super::output::clean;
 use super::{args, audit, config};
@@ -105,6 +104,9 @@ fn service(args: &args::Connection, settings: &Settings) -> anyhow::Result<Servi
     if let Some(path) = &args.ca_file {
         service = service.with_ca(read(path, "the CA file")?);
     }
+    if let Some(path) = &args.authority_ca_file {
+        service = service.with_authority_ca(read(path, "the authority's CA file")?);
+    }
     Ok(service.with_network(network(args)?))
 }
 
@@ -177,13 +179,6 @@ fn tokens(
         client_secret,
         certificate: read_file(Key::CertificateFile, "the certificate's file")?,
         federated_token_file: settings.text(Key::FederatedTokenFile).map(PathBuf::from),
-        // The machine's own endpoint is never behind a proxy.
-        machine_transport: match args.proxy {
-            Some(_) => Some(Transport::new(
-                &service.clone().with_network(Network::default()),
-            )?),
-            None => None,
-        },
         // Azure CLI sees of it what the library lets through.
         environment: std::env::vars_os().collect(),
         prompt: Some(Arc::new(OnStandardError)),
@@ -193,8 +188,7 @@ fn tokens(
         Some(method) => method,
         None => usual(&credentials)?,
     };
-    let transport = Transport::new(service)?;
-    let identity = Identity::new(method, credentials, service, transport, clock)?;
+    let identity = Identity::new(method, credentials, service, clock)?;
     Ok(Arc::new(identity))
 }
 

@@ -13,7 +13,6 @@ use host_demo::identity::{Identity, Method, Settings, TokenSource as _};
 use host_demo::limits::Quota;
 use host_demo::mock::{Api, Duplicate, Mock, Switches};
 use host_demo::release::{self, Outcome, Plan, Reporter, Verdict, Wait};
-use host_demo::transport::Transport;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 
@@ -83,7 +82,6 @@ pub(crate) async fn run() -> anyhow::Result<Exit> {
         Method::ClientSecret,
         settings,
         &service,
-        Transport::new(&service)?,
         Arc::clone(&clock),
     )?);
     let token = tokens.token().await?;

@@ -177,7 +177,8 @@ pub(crate) fn advice(error: &CallError) -> Option<&'static str> {
     };
     match transport.kind {
         TransportErrorKind::Certificate => Some(
-            "where a proxy or a stand-in has a certificate authority of its own, name it with --ca-file",
+            "where what answers there has a certificate authority of its own, name it with \
+             --ca-file (for tokens from elsewhere: --authority-ca-file)",
         ),
         TransportErrorKind::Dns
         | TransportErrorKind::Refused

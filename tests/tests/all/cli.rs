@@ -608,14 +608,14 @@ fn what_is_wrong_with_the_connection_is_said_with_what_to_do() {
         .exits(2);
     let advice = &other.json()[0]["error"]["advice"];
     assert!(advice.as_str().unwrap().contains("--ca-file"), "{advice}");
-    // Nothing listens there: the port was free a moment ago.
-    let gone = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let gone = format!("https://localhost:{}", gone.port());
-    let said = service(&gone).with_args(["--ca-file", "ca.pem"]).exits(2);
-    said.mentions("no connection to localhost")
+    // Bound, so that nobody else gets the port, and not listening.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let gone = format!("https://{}", socket.local_addr().unwrap());
+    let said = service(&gone)
+        .with_args(["--authority-ca-file", "ca.pem"])
+        .exits(2);
+    said.mentions("no connection to 127.0.0.1")
         .mentions("check the network");
     for (base, problem) in [
         ("localhost:1", "base URL"),

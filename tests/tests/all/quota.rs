@@ -187,7 +187,7 @@ async fn a_caller_that_will_not_wait_as_long_hears_so_at_once() {
     let free = world.now() + KEPT;
     let patience = Patience {
         until: Some(world.now() + MINUTE),
-        stop: None,
+        ..Patience::default()
     };
     let machine = world.machine(1);
     let call = world
@@ -206,8 +206,8 @@ async fn a_caller_that_stops_waiting_has_sent_and_spent_nothing() {
     world.release("cleaned").await.unwrap();
     let (stop, stopped) = watch::channel(false);
     let patience = Patience {
-        until: None,
         stop: Some(stopped),
+        ..Patience::default()
     };
     let machine = world.machine(1);
     let mut call = Box::pin(

@@ -380,7 +380,9 @@ pub enum Fault {
     /// The engine refused it something, memory or resources.
     #[error("the plugin was stopped by the engine: {0}")]
     Engine(String),
-    /// It reported a success that the boundary did not see.
+    /// It reported a success that the boundary did not see: there was none, or the action has
+    /// another id, type, status or device than in the service's answer. An action's other
+    /// properties are not compared.
     #[error("the plugin reported a success, but {0}")]
     UnfoundedSuccess(&'static str),
     /// It reported an error that the boundary did not see.

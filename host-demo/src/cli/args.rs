@@ -53,6 +53,10 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
 
+    // It is shown where it is read: by the subcommands that have an argument of the same name.
+    #[arg(long, global = true, hide = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
     /// What to print: text for people, or JSON Lines for programs.
     #[arg(
         long,
@@ -217,6 +221,10 @@ pub(crate) struct Verify {
     #[arg(long, value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,
 
+    /// The configuration that says where they are, unless they are named here.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
     /// A hash that was noted earlier, which must be in it.
     #[arg(long, value_name = "HASH", value_parser = hash)]
     pub(crate) head: Option<String>,
@@ -284,12 +292,7 @@ pub(crate) struct Connection {
     pub(crate) proxy: Option<String>,
 
     /// A file with the proxy's credentials, as user:password.
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "proxy",
-        help_heading = "Network"
-    )]
+    #[arg(long, value_name = "FILE", help_heading = "Network")]
     pub(crate) proxy_credentials_file: Option<PathBuf>,
 
     /// Let the names of another service lead to this private network or address too, such as
@@ -331,6 +334,11 @@ pub(crate) struct Connection {
     /// directory.
     #[arg(long, value_name = "FILE", help_heading = "Audit")]
     pub(crate) audit: Option<PathBuf>,
+
+    /// The key that chains the records, instead of host-demo/keys/audit.key in the user's data
+    /// directory.
+    #[arg(long, value_name = "FILE", help_heading = "Audit")]
+    pub(crate) audit_key: Option<PathBuf>,
 
     /// What it is done for, for the record: a ticket's number, say.
     #[arg(long, value_name = "REF", help_heading = "Audit")]

@@ -7,12 +7,12 @@ use anyhow::{Context as _, bail};
 use etcetera::BaseStrategy as _;
 use host_demo::clock::{Clock, SystemClock};
 use host_demo::cloud::Service;
-use host_demo::config::{Key, Settings};
+use host_demo::config::{Key, Settings, TOKEN_FILE};
 pub(super) use host_demo::files::make_private;
 use host_demo::files::{self, Contents};
 use host_demo::host::{Host, Setup};
 use host_demo::identity::{self, FixedToken, Identity, Method, Prompt, SignIn, TokenSource};
-use host_demo::network::{Network, Proxy};
+use host_demo::network::Network;
 use host_demo::plugin::{self, Digest, Plugin};
 use host_demo::transport::Transport;
 
@@ -92,21 +92,17 @@ fn service(args: &args::Connection, settings: &Settings) -> anyhow::Result<Servi
     if let Some(path) = &args.ca_file {
         service = service.with_ca(read(path, "the CA file")?);
     }
-    Ok(service.with_network(network(args)?))
+    Ok(service.with_network(network(args, settings)?))
 }
 
-fn network(args: &args::Connection) -> anyhow::Result<Network> {
-    let mut network = Network::default();
-    for permitted in &args.allow_addresses {
-        network = network.permitting(permitted)?;
-    }
-    let Some(url) = &args.proxy else {
+fn network(args: &args::Connection, settings: &Settings) -> anyhow::Result<Network> {
+    let network = settings.network()?;
+    let Some(mut proxy) = settings.proxy()? else {
         return Ok(network);
     };
-    let mut proxy = Proxy::new(url)?;
     if let Some(path) = &args.proxy_credentials_file {
-        let text =
-            String::from_utf8(read_secret(path, "the proxy credentials' file")?).unwrap_or_default();
+        let text = String::from_utf8(read_secret(path, "the proxy credentials' file")?)
+            .unwrap_or_default();
         proxy = proxy.with_credentials(text.trim_end_matches(['\r', '\n']))?;
     }
     Ok(network.through(proxy))
@@ -128,21 +124,12 @@ fn tokens(
     service: &Service,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<Arc<dyn TokenSource>> {
-    let token_file = args.token_file.as_deref();
-    let method =
-        match (settings.text(Key::Auth), token_file) {
-            (None, Some(path)) | (Some("token-file"), Some(path)) => return fixed(path),
-            (Some("token-file"), None) => {
-                bail!(
-                    "{} is \"token-file\", and no token file is named",
-                    Key::Auth
-                )
-            }
-            (Some(name), _) => Some(name.parse::<Method>().with_context(|| {
-                format!("{} is {name:?}; besides, there is token-file", Key::Auth)
-            })?),
-            (None, None) => None,
-        };
+    let method = match (settings.text(Key::Auth), args.token_file.as_deref()) {
+        (None | Some(TOKEN_FILE), Some(path)) => return fixed(path),
+        // One that is no method's was refused as the settings were judged.
+        (Some(name), _) => Some(name.parse::<Method>()?),
+        (None, None) => None,
+    };
     let read_file = |key: Key, what: &str| {
         let path = settings.text(key).map(Path::new);
         path.map(|path| read_secret(path, what)).transpose()

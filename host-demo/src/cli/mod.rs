@@ -84,7 +84,7 @@ async fn dispatch(command: Command, format: args::Output) -> anyhow::Result<Exit
         Command::Inspect(args) => inspect::run(&args, format),
         Command::Audit {
             command: args::Audit::Verify(args),
-        } => audit::verify(&args, format),
+        } => audit::verify(&config::verify(args)?, format),
         Command::Mock(args) => mock::run(args, format).await,
         Command::Demo => demo::run().await,
         Command::Completion { shell } => completion(shell),

@@ -135,7 +135,7 @@ pub(crate) fn settings(
             key,
             source_of_it,
             error,
-        } => format!("{}: {key}: {error}", place(*source_of_it, file.as_deref())),
+        } => format!("{}: {error}", called(*key, *source_of_it, file.as_deref())),
         incomplete => incomplete.to_string(),
     };
     let told: Vec<String> = problems.iter().map(tell).collect();
@@ -197,12 +197,21 @@ fn missing_files(settings: &Settings, file: Option<&Path>) {
         let must_be_there = key.is_file_to_read();
         if must_be_there && let Err(error) = std::fs::metadata(&value.text) {
             let text = format!(
-                "{}: {key}: {} is not there to be read: {error}",
-                place(value.source, file),
+                "{}: {} is not there to be read: {error}",
+                called(key, value.source, file),
                 value.text
             );
             note!("host-demo: {}", output::clean(&text));
         }
+    }
+}
+
+/// What a value is called where it came from.
+fn called(key: Key, source: Source, file: Option<&Path>) -> String {
+    match source {
+        Source::Flag(name) | Source::Environment(name) => name.to_owned(),
+        Source::File(_) => format!("{}: {key}", place(source, file)),
+        Source::Default => key.to_string(),
     }
 }
 

@@ -294,12 +294,7 @@ impl<'a> Reader<'a> {
         Some(shown.join(LIST))
     }
 
-    fn networks(
-        &mut self,
-        form: Form,
-        key: &str,
-        value: &Spanned<DeValue<'a>>,
-    ) -> Option<String> {
+    fn networks(&mut self, form: Form, key: &str, value: &Spanned<DeValue<'a>>) -> Option<String> {
         let Some(list) = value.get_ref().as_array() else {
             self.wrong_type(key, "a list of networks, in [brackets]", value);
             return None;
@@ -431,9 +426,8 @@ impl<'a> Reader<'a> {
 
 /// How many calls the documented quotas let through in a window of this length.
 fn documented(per: Duration) -> u128 {
-    let in_whole = |quota: Quota| {
-        u128::from(quota.calls) * per.as_nanos().div_ceil(quota.per.as_nanos())
-    };
+    let in_whole =
+        |quota: Quota| u128::from(quota.calls) * per.as_nanos().div_ceil(quota.per.as_nanos());
     let [minute, hour] = Quota::DOCUMENTED.map(in_whole);
     minute.min(hour)
 }

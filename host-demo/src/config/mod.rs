@@ -124,7 +124,10 @@ impl Form {
                 "must end in /.default: it is the service's resource, followed by that".to_owned(),
             ),
             // What Entra takes in the path of a token endpoint.
-            Self::Tenant => match text.chars().all(|c| c.is_ascii_alphanumeric() || ".-".contains(c)) {
+            Self::Tenant => match text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || ".-".contains(c))
+            {
                 true => Ok(()),
                 false => Err("is the tenant's id (a GUID) or one of its domains".to_owned()),
             },

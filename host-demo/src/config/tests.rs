@@ -619,9 +619,7 @@ fn one_proxys_credentials_do_not_go_to_another() {
     const FILE: &str = "[network]\nproxy = \"http://one:1\"\nproxy-credentials-file = \"p\"";
     let credentials = |flags: &[(Key, &str)]| {
         let settings = settle(FILE, &[], flags);
-        settings
-            .text(Key::ProxyCredentialsFile)
-            .map(str::to_owned)
+        settings.text(Key::ProxyCredentialsFile).map(str::to_owned)
     };
     assert_eq!(credentials(&[]).as_deref(), Some("/etc/x/p"));
     let other = (Key::Proxy, "http://two:2");

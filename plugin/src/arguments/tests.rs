@@ -148,10 +148,7 @@ fn a_comment_that_is_empty_blank_too_long_or_has_control_characters_is_refused()
         (" ", "it is blank"),
         ("\t\r\n", "it is blank"),
         ("\u{a0}\u{2003}\u{3000}\u{2028}", "it is blank"),
-        (
-            "\u{200b}\u{200c}\u{200d}\u{200e}\u{200f}",
-            "it is blank",
-        ),
+        ("\u{200b}\u{200c}\u{200d}\u{200e}\u{200f}", "it is blank"),
         (" \u{2060}\n\u{feff}", "it is blank"),
         ("\u{ad}\u{61c}\u{202e}\u{fe0f}\u{e0041}", "it is blank"),
         (&too_long, "it has 4097 characters"),

@@ -221,6 +221,7 @@ fn what_a_run_would_stumble_over_is_shown_with_its_file_its_line_and_a_remedy() 
         assert!(err.contains(told), "{more}: {err}");
         assert!(!err.contains("hunter2"), "{err}");
     }
+    stage.configure(&base);
     let (_, err) = stage
         .bare(["check", "--proxy", "http://user:hunter2@localhost:1"])
         .exits(2);

@@ -1,10 +1,13 @@
 # An index of commands. Each sets up what it needs; `make setup` alone says what is missing and installs it.
 .PHONY: demo test lint bench setup
 
+demo := --locked --workspace --bin host-demo
+
 # Shows the whole of it against the built-in stand-in. Built as the tests build it, so that nothing is built twice.
 demo: setup
-	cargo build --locked --workspace --bin host-demo
-	$${CARGO_TARGET_DIR:-target}/debug/host-demo demo
+	cargo build $(demo)
+	@# Where it lies is a setting of cargo's: it is asked, which builds nothing more.
+	@"$$(cargo build $(demo) --quiet --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')" demo
 
 # Runs every test.
 test:

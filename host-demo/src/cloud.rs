@@ -360,20 +360,20 @@ pub struct Service {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ServiceError {
     /// The base URL is no origin.
-    #[error("the base URL {text:?} is not usable: {source}")]
+    #[error("the base URL {text:?} is not usable: {problem}")]
     BaseUrl {
         /// As it was given.
         text: String,
         /// What is wrong with it.
-        source: OriginError,
+        problem: OriginError,
     },
     /// The authority is no origin.
-    #[error("the authority {text:?} is not usable: {source}")]
+    #[error("the authority {text:?} is not usable: {problem}")]
     Authority {
         /// As it was given.
         text: String,
         /// What is wrong with it.
-        source: OriginError,
+        problem: OriginError,
     },
     /// The scope does not end in `/.default`, which is the only form that an application can ask
     /// for (Microsoft identity platform, "OAuth 2.0 client credentials flow").
@@ -442,15 +442,15 @@ impl Service {
     /// Tokens for an API of Microsoft's go to Microsoft: with another origin there is no such
     /// service. Only a stand-in on loopback, with an authority of its own, issues such tokens too.
     pub fn custom(base_url: &str, authority: &str, scope: &str) -> Result<Self, ServiceError> {
-        let origin: Origin = base_url.parse().map_err(|source| ServiceError::BaseUrl {
+        let origin: Origin = base_url.parse().map_err(|problem| ServiceError::BaseUrl {
             text: base_url.to_owned(),
-            source,
+            problem,
         })?;
         let authority: Origin = authority
             .parse()
-            .map_err(|source| ServiceError::Authority {
+            .map_err(|problem| ServiceError::Authority {
                 text: authority.to_owned(),
-                source,
+                problem,
             })?;
         let resource = scope
             .strip_suffix("/.default")

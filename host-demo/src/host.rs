@@ -599,6 +599,10 @@ impl Seen {
     }
 
     /// What is wrong with a success that the plugin reports, if something is.
+    ///
+    /// Of the action, what a caller decides by is compared with the answer's body: id, type, status
+    /// and device. Its other properties (requestor, comment, times, error codes) are the plugin's
+    /// word.
     fn contradicts(&self, action: &MachineAction, target: Option<&Target>) -> Option<&'static str> {
         if !self
             .status

@@ -17,6 +17,7 @@
 //! - [`config`]: what can be configured, as text in and values out. [`check`]: whether it would
 //!   work.
 //! - [`audit`]: what is kept of every call.
+//! - [`files`]: which files are read, and which folders are one's own.
 //! - [`release`]: devices, released and followed to the end.
 //! - [`mock`]: a stand-in for the service, for tests and for trying things out.
 //!
@@ -36,6 +37,7 @@ pub mod cloud;
 pub mod config;
 pub mod contract;
 mod egress;
+pub mod files;
 pub mod grant;
 pub mod guard;
 pub mod host;

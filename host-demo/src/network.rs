@@ -22,11 +22,15 @@ pub struct Network {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NetworkError {
     /// Not a proxy's URL. It is not repeated: it may have a password in it.
-    #[error(
-        "the proxy's URL must be http:// or https:// with a host and a port, and nothing else \
-         (credentials are given apart from it)"
-    )]
+    #[error("the proxy's URL must be http:// or https:// with a host and a port, and nothing else")]
     Proxy,
+    /// A proxy's URL with a user or a password.
+    #[error(
+        "the proxy's URL has credentials in it, which is where they get seen; put them, as \
+         user:password, into a file that only you can read, and name that: \
+         proxy-credentials-file, --proxy-credentials-file"
+    )]
+    CredentialsInUrl,
     /// Not credentials.
     #[error("the proxy's credentials must be one line of the form user:password")]
     Credentials,
@@ -86,10 +90,11 @@ impl Proxy {
     /// From its URL, such as `http://proxy.example:3128`.
     pub fn new(url: &str) -> Result<Self, NetworkError> {
         let url: Url = url.parse().map_err(|_| NetworkError::Proxy)?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(NetworkError::CredentialsInUrl);
+        }
         let is_origin = matches!(url.scheme(), "http" | "https")
             && url.has_host()
-            && url.username().is_empty()
-            && url.password().is_none()
             && url.path() == "/"
             && url.query().is_none()
             && url.fragment().is_none();
@@ -154,13 +159,20 @@ mod tests {
             "proxy.corp:3128",
             "socks5://proxy.corp:1080",
             "http://",
-            "http://user:hunter2@proxy.corp",
             "http://proxy.corp/pac",
             "http://proxy.corp?x",
             "http://proxy.corp#x",
         ] {
             let error = Proxy::new(bad).unwrap_err();
             assert_eq!(error, NetworkError::Proxy, "{bad}");
+        }
+        for bad in [
+            "http://user:hunter2@proxy.corp",
+            "http://:hunter2@proxy.corp:3128",
+            "http://hunter2@proxy.corp",
+        ] {
+            let error = Proxy::new(bad).unwrap_err();
+            assert_eq!(error, NetworkError::CredentialsInUrl, "{bad}");
             assert!(!error.to_string().contains("hunter2"));
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -20,6 +20,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::contract::{self, connection};
 use crate::egress::{Call, Hooks};
+use crate::files::{self, FileError};
 
 /// Linear memory of one instance. The guest bounds its bodies at 1 MiB and needs a few copies of
 /// one.
@@ -65,6 +66,9 @@ const FUNCTION_NAME_MAX: usize = 200;
 /// Instances at one time. Each reserves address space for [`MEMORY_MAX`], and uses what it touches.
 const INSTANCES: u32 = 128;
 
+/// Bytes of a component's file. The largest that runtimes of other languages make have a tenth.
+const FILE_MAX: u64 = 128 << 20;
+
 /// What a component may import, and what the host links. Any 0.2 release of `wasi` will do.
 const ALLOWED_IMPORTS: [&str; 7] = [
     "defender:endpoint/connection@0.1.0",
@@ -89,13 +93,8 @@ pub const BUNDLED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/defender-en
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file can't be read.
-    #[error("{} can't be read: {source}", .path.display())]
-    Unreadable {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error("the file can't be read: {0}")]
+    Unreadable(FileError),
     /// Not WebAssembly.
     #[error("this is not WebAssembly: it does not start with the bytes 00 61 73 6d")]
     NotWasm,
@@ -142,8 +141,9 @@ pub enum LoadError {
 /// For one plugin: its pool has as many places as one [`Plugin`] hands out, and a second plugin on it
 /// would take them away.
 ///
-/// Compiled code is kept in `cache`, a directory that nobody else may write to: what lies there is
-/// run.
+/// Compiled code is kept in `cache`. What lies there is run, so nobody else may write to it or put
+/// another directory into its place: [`make_private`](files::make_private) and
+/// [`out_of_reach`](files::out_of_reach) see to that.
 pub fn engine(cache: Option<&Path>) -> Result<Engine, LoadError> {
     let failed = |e: wasmtime::Error| LoadError::Engine(format!("{e:#}"));
     let mut config = Config::new();
@@ -380,7 +380,9 @@ pub enum Fault {
     /// The engine refused it something, memory or resources.
     #[error("the plugin was stopped by the engine: {0}")]
     Engine(String),
-    /// It reported a success that the boundary did not see.
+    /// It reported a success that the boundary did not see: there was none, or the action has
+    /// another id, type, status or device than in the service's answer. An action's other
+    /// properties are not compared.
     #[error("the plugin reported a success, but {0}")]
     UnfoundedSuccess(&'static str),
     /// It reported an error that the boundary did not see.
@@ -452,10 +454,8 @@ impl From<wasmtime::Error> for Fault {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
-    std::fs::read(path).map_err(|source| LoadError::Unreadable {
-        path: path.to_owned(),
-        source,
-    })
+    let contents = files::read(path, FILE_MAX).map_err(LoadError::Unreadable)?;
+    Ok(contents.bytes)
 }
 
 /// A line for each frame. The names come from the component, so they are made harmless, and there

@@ -18,8 +18,8 @@ pub struct MachineId(String);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActionId(String);
 
-/// Why an action is asked for: 1 to 4,096 characters, neither blank nor with control characters
-/// other than tab, line feed and carriage return.
+/// Why an action is asked for: 1 to 4,096 characters, not all of them blank, and
+/// without control characters other than tab, line feed and carriage return.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Comment(String);
 
@@ -123,8 +123,8 @@ impl FromStr for Comment {
                  and carriage return are accepted",
                 u32::from(c)
             )
-        } else if text.trim().is_empty() {
-            "it is blank; say why the action is asked for".to_string()
+        } else if text.chars().all(is_blank) {
+            "it is blank: nothing in it can be seen; say why the action is asked for".to_string()
         } else {
             return Ok(Self(text.to_string()));
         };
@@ -137,6 +137,19 @@ fn refusal(parameter: &str, problem: String) -> InvalidArgument {
         parameter: parameter.to_string(),
         problem,
     }
+}
+
+/// Whether a character leaves nothing to be seen where it stands: it has the property White_Space
+/// (Unicode, PropList.txt) or Default_Ignorable_Code_Point (DerivedCoreProperties.txt), or is one
+/// of the three marks of an interlinear annotation.
+const fn is_blank(c: char) -> bool {
+    c.is_whitespace()
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
+            | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 fn is_machine_id(text: &str) -> bool {

@@ -32,7 +32,10 @@ summary, action, check, config, plugin, audit or error. What went wrong stands i
 \"message\" and, where there is something to do about it, an \"advice\"; that holds for wrong arguments
 too. The other commands print text: completion, config example, demo, mock.";
 
-const UNRESTRICT_HELP: &str = "\
+/// Where credentials come from: at the end of the help of every subcommand that wants some.
+macro_rules! credentials {
+    () => {
+        "\
 Credentials come from the environment, never from arguments:
   AZURE_TENANT_ID, AZURE_CLIENT_ID, AZURE_CLIENT_SECRET  an application with the permission
                                                          Machine.RestrictExecution
@@ -45,12 +48,71 @@ or from files: --client-secret-file, --token-file. With --auth METHOD, from else
   azure-cli           the user who is signed in: az login
   device-code         a user who signs in with a browser, here or elsewhere
   default             the first of these that is there, without device-code
+A file can be what another command prints: --token-file <(COMMAND), or /dev/stdin.
 
+"
+    };
+}
+
+const UNRESTRICT_HELP: &str = concat!(
+    credentials!(),
+    "\
 Ctrl-C brings what is in flight to its answer, and says what is known of every device; a second one ends at once.
+
+Exit codes:
+  0  every device is free (with --no-wait: every release was accepted)
+  1  some failed, or can't be known to have succeeded
+  2  it could not run: wrong arguments, no credentials, no connection
+  3  none failed, but some are still pending or can't be verified
+  130  interrupted
 
 Examples:
   host-demo unrestrict 1e5bc9d7e413ddd7902c2932e418702b84d0cc07 --comment 'INC-42: cleaned'
-  host-demo unrestrict ID1 ID2 ID3 --comment 'INC-42: cleaned' --no-wait --output json";
+  host-demo unrestrict ID1 ID2 ID3 --comment 'INC-42: cleaned' --no-wait --output json"
+);
+
+const STATUS_HELP: &str = concat!(
+    credentials!(),
+    "\
+Exit codes:
+  0  the action has succeeded
+  1  it has failed, timed out or been cancelled, or the service did not show it
+  2  it could not run: wrong arguments, no credentials, no connection
+  3  it is still under way"
+);
+
+const CHECK_HELP: &str = concat!(
+    credentials!(),
+    "\
+It resolves the service's name, connects, fetches a token, and reads an action that
+does not exist, which costs one call of the quota for reading.
+
+Exit codes:
+  0  all is well
+  1  releases work, with limits: another right is missing, or something is about to fail
+  2  releases do not work"
+);
+
+/// The exit codes of what either works or does not.
+macro_rules! plain_exit_codes {
+    () => {
+        "\
+Exit codes:
+  0  done
+  1  some of the output could not be written
+  2  it could not run, and says why"
+    };
+}
+
+pub(crate) const PLAIN_EXIT_CODES: &str = plain_exit_codes!();
+
+const SHOW_HELP: &str = concat!(credentials!(), plain_exit_codes!());
+
+const VERIFY_HELP: &str = "\
+Exit codes:
+  0  all of it is intact
+  1  it is damaged
+  2  that can't be told";
 
 /// Releases devices from an app-execution restriction in Microsoft Defender for Endpoint.
 #[derive(Debug, Parser)]
@@ -58,6 +120,10 @@ Examples:
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
+
+    // It is shown where it is read: by the subcommands that have an argument of the same name.
+    #[arg(long, global = true, hide = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 
     /// What to print: text for people, or JSON Lines for programs.
     #[arg(
@@ -69,7 +135,8 @@ pub(crate) struct Cli {
     )]
     pub(crate) output: Output,
 
-    /// Say more on standard error: -v what was refused or failed, -vv each call, -vvv everything.
+    /// Say more on standard error: -v what was refused or failed, -vv each call, -vvv also what
+    /// connections do. Never a token or a secret.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 }
@@ -88,6 +155,7 @@ pub(crate) enum Command {
     Unrestrict(Unrestrict),
 
     /// Show a machine action as it stands now.
+    #[command(after_help = STATUS_HELP)]
     Status(Status),
 
     /// Find out whether releases would work, without changing anything.
@@ -99,6 +167,7 @@ pub(crate) enum Command {
     Config(Config),
 
     /// Show what the plugin is and what it may do, without running it.
+    #[command(after_help = PLAIN_EXIT_CODES)]
     Inspect(Inspect),
 
     /// Look after the record of what was done.
@@ -112,11 +181,13 @@ pub(crate) enum Command {
     Mock(Mock),
 
     /// See it all at work, against the stand-in. Needs nothing and changes nothing.
+    #[command(after_help = PLAIN_EXIT_CODES)]
     Demo,
 
     /// Print a completion script for a shell.
     ///
     /// For bash: source <(host-demo completion bash)
+    #[command(after_help = PLAIN_EXIT_CODES)]
     Completion { shell: Shell },
 }
 
@@ -151,15 +222,6 @@ pub(crate) struct Status {
     pub(crate) connection: Connection,
 }
 
-const CHECK_HELP: &str = "\
-It resolves the service's name, connects, fetches a token, and reads an action that
-does not exist, which costs one call of the quota for reading.
-
-Exit codes:
-  0  all is well
-  1  releases work, with limits: another right is missing, or something is about to fail
-  2  releases do not work";
-
 #[derive(Debug, Args)]
 pub(crate) struct Check {
     #[command(flatten)]
@@ -168,10 +230,12 @@ pub(crate) struct Check {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
-    /// Print what holds, and where each value came from.
+    /// Print what holds, and where each value came from; or all that is wrong with it.
+    #[command(after_help = SHOW_HELP)]
     Show(Box<Show>),
 
     /// Print a commented configuration with every key.
+    #[command(after_help = PLAIN_EXIT_CODES)]
     Example,
 }
 
@@ -210,9 +274,9 @@ pub(crate) enum Audit {
     /// Calls whose outcome is not on record are listed: they were cut short, by a crash or a second
     /// Ctrl-C, and may have arrived.
     ///
-    /// The exit code is 0 if all of it is intact, 1 if it is damaged, and 2 if that can't be told.
     /// Keep the hash it prints in another place: with --head it shows later that nothing was cut
     /// off.
+    #[command(after_help = VERIFY_HELP)]
     Verify(Verify),
 }
 
@@ -225,6 +289,10 @@ pub(crate) struct Verify {
     /// directory.
     #[arg(long, value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,
+
+    /// The configuration that says where they are, unless they are named here.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 
     /// A hash that was noted earlier, which must be in it.
     #[arg(long, value_name = "HASH", value_parser = hash)]
@@ -297,12 +365,7 @@ pub(crate) struct Connection {
     pub(crate) proxy: Option<String>,
 
     /// A file with the proxy's credentials, as user:password.
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "proxy",
-        help_heading = "Network"
-    )]
+    #[arg(long, value_name = "FILE", help_heading = "Network")]
     pub(crate) proxy_credentials_file: Option<PathBuf>,
 
     /// Let the names of another service lead to this private network or address too, such as
@@ -318,7 +381,7 @@ pub(crate) struct Connection {
     #[arg(long, value_name = "ID", help_heading = "Identity")]
     pub(crate) client_id: Option<String>,
 
-    /// How to get a token. See below.
+    /// How to get a token: one of the ways that are listed below.
     #[arg(
         long,
         value_name = "METHOD",
@@ -366,8 +429,9 @@ pub(crate) struct Mock {
     #[arg(long, default_value_t = 0)]
     pub(crate) port: u16,
 
-    /// Write the certificate of its throw-away authority to this file (PEM).
-    #[arg(long, value_name = "FILE", required_unless_present = "plain_http")]
+    /// Write the certificate of its throw-away authority to this file (PEM). Needed, unless it is
+    /// --plain-http.
+    #[arg(long, value_name = "FILE")]
     pub(crate) ca_out: Option<PathBuf>,
 
     /// Write a token that it accepts to this file, for clients that can't ask for one.

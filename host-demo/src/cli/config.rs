@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use etcetera::BaseStrategy as _;
-use host_demo::config::{EXAMPLE, File, Key, Settings, Source};
+use host_demo::config::{EXAMPLE, File, Key, Settings, SettingsError, Source};
+use host_demo::files::FileError;
 use serde_json::{Value, json};
 
 use super::args::{self, Config, Output};
 use super::connect::environment;
-use super::{Exit, output};
+use super::{Exit, connect, output};
 
 pub(crate) fn run(args: &Config, format: Output) -> anyhow::Result<Exit> {
     match args {
@@ -18,8 +19,7 @@ pub(crate) fn run(args: &Config, format: Output) -> anyhow::Result<Exit> {
             let connection = &args.connection;
             let (settings, file) =
                 settings(connection.plugin.config.as_deref(), flags(connection))?;
-            // What can't be is said here too.
-            settings.service()?;
+            missing_files(&settings, file.as_deref());
             show(&settings, file.as_deref(), format);
         }
     }
@@ -34,7 +34,7 @@ pub(crate) fn settle(args: &args::Connection) -> anyhow::Result<(args::Connectio
     // A path from a flag stays as it was given: it need not be text.
     let file = |given: &Option<PathBuf>, key| given.clone().or_else(|| path(key));
     let settled = args::Connection {
-        plugin: plugin(&args.plugin, &settings)?,
+        plugin: plugin(&args.plugin, &settings),
         ca_file: file(&args.ca_file, Key::CaFile),
         authority_ca_file: file(&args.authority_ca_file, Key::AuthorityCaFile),
         tenant_id: text(Key::TenantId),
@@ -43,25 +43,38 @@ pub(crate) fn settle(args: &args::Connection) -> anyhow::Result<(args::Connectio
         token_file: file(&args.token_file, Key::TokenFile),
         proxy: text(Key::Proxy),
         proxy_credentials_file: file(&args.proxy_credentials_file, Key::ProxyCredentialsFile),
+        audit: file(&args.audit, Key::AuditFile),
+        audit_key: file(&args.audit_key, Key::AuditKey),
+        ticket: text(Key::Ticket),
         ..args.clone()
     };
     Ok((settled, settings))
 }
 
 /// Which component to run.
-pub(crate) fn plugin(args: &args::Plugin, settings: &Settings) -> anyhow::Result<args::Plugin> {
+pub(crate) fn plugin(args: &args::Plugin, settings: &Settings) -> args::Plugin {
     let configured = || settings.text(Key::Plugin).map(PathBuf::from);
-    let pin = settings
-        .get(Key::PluginSha256)
-        .map(|value| {
-            let pin = value.text.parse();
-            pin.with_context(|| format!("{}, from {}", Key::PluginSha256, value.source))
-        })
-        .transpose()?;
-    Ok(args::Plugin {
+    let pin = settings.text(Key::PluginSha256);
+    args::Plugin {
         file: args.file.clone().or_else(configured),
-        sha256: args.sha256.or(pin),
+        // What was judged parses.
+        sha256: args.sha256.or_else(|| pin?.parse().ok()),
         ..args.clone()
+    }
+}
+
+/// Which record to verify, and by which key.
+pub(crate) fn verify(args: args::Verify) -> anyhow::Result<args::Verify> {
+    if args.file.is_some() && args.key.is_some() {
+        return Ok(args);
+    }
+    // Not judged: what the service is has nothing to do with it.
+    let (settings, _) = resolve(args.config.as_deref(), [])?;
+    let path = |key| settings.text(key).map(PathBuf::from);
+    Ok(args::Verify {
+        file: args.file.clone().or_else(|| path(Key::AuditFile)),
+        key: args.key.clone().or_else(|| path(Key::AuditKey)),
+        ..args
     })
 }
 
@@ -90,20 +103,48 @@ fn flags(args: &args::Connection) -> Vec<(Key, String)> {
             Key::ProxyCredentialsFile,
             path(&args.proxy_credentials_file),
         ),
+        (
+            Key::AllowAddresses,
+            (!args.allow_addresses.is_empty()).then(|| args.allow_addresses.join(", ")),
+        ),
         (Key::Timeout, timeout),
         (Key::Plugin, path(&args.plugin.file)),
         (
             Key::PluginSha256,
             args.plugin.sha256.as_ref().map(ToString::to_string),
         ),
+        (Key::AuditFile, path(&args.audit)),
+        (Key::AuditKey, path(&args.audit_key)),
+        (Key::Ticket, args.ticket.clone()),
     ]
     .into_iter()
     .filter_map(|(key, text)| Some((key, text?)))
     .collect()
 }
 
-/// What the file, the environment and these flags come to, and which file it was.
+/// What the file, the environment and these flags come to, if it can be, and which file it was.
 pub(crate) fn settings(
+    named: Option<&Path>,
+    flags: impl IntoIterator<Item = (Key, String)>,
+) -> anyhow::Result<(Settings, Option<PathBuf>)> {
+    let (settings, file) = resolve(named, flags)?;
+    let problems = settings.problems();
+    if problems.is_empty() {
+        return Ok((settings, file));
+    }
+    let tell = |problem: &SettingsError| match problem {
+        SettingsError::Value {
+            key,
+            source_of_it,
+            error,
+        } => format!("{}: {error}", called(*key, *source_of_it, file.as_deref())),
+        incomplete => incomplete.to_string(),
+    };
+    let told: Vec<String> = problems.iter().map(tell).collect();
+    bail!("{}", told.join("; "))
+}
+
+fn resolve(
     named: Option<&Path>,
     flags: impl IntoIterator<Item = (Key, String)>,
 ) -> anyhow::Result<(Settings, Option<PathBuf>)> {
@@ -117,7 +158,7 @@ pub(crate) fn settings(
 }
 
 /// The file that was named, or the user's own if there is one. Never one of the current directory:
-/// whoever could put a file there would say where the token goes.
+/// whoever could put a file there would say where the token goes. Nor one that anyone can change.
 fn find(named: Option<&Path>) -> anyhow::Result<Option<(PathBuf, String)>> {
     let path = match named {
         Some(path) => std::path::absolute(path)?,
@@ -126,11 +167,61 @@ fn find(named: Option<&Path>) -> anyhow::Result<Option<(PathBuf, String)>> {
             Err(_) => return Ok(None),
         },
     };
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(Some((path, text))),
-        Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error)
-            .with_context(|| format!("the configuration {} can't be read", path.display())),
+    let shown = path.display();
+    let found = match connect::contents(&path, "the configuration") {
+        Err(error) if named.is_none() && is_absent(&error) => return Ok(None),
+        found => found?,
+    };
+    if found.can_be_changed_by_anyone() {
+        bail!(
+            "the configuration {shown} is not used: every user of this machine can change where \
+             it sends tokens. Look through it, and then: chmod 600 {shown}"
+        )
+    }
+    if found.can_be_changed_by_its_group() {
+        let shown = output::clean(&shown.to_string());
+        note!("host-demo: the group of {shown} can change it; close it: chmod g-w {shown}");
+    }
+    let text = String::from_utf8(found.bytes)
+        .ok()
+        .with_context(|| format!("the configuration {shown} is not text (UTF-8)"))?;
+    Ok(Some((path, text)))
+}
+
+fn is_absent(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<FileError>();
+    matches!(io, Some(FileError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// Says which files are named and not there. They may come later, so it is no error.
+fn missing_files(settings: &Settings, file: Option<&Path>) {
+    for (key, value) in Key::all().filter_map(|key| Some((key, settings.get(key)?))) {
+        let must_be_there = key.is_file_to_read();
+        if must_be_there && let Err(error) = std::fs::metadata(&value.text) {
+            let text = format!(
+                "{}: {} is not there to be read: {error}",
+                called(key, value.source, file),
+                value.text
+            );
+            note!("host-demo: {}", output::clean(&text));
+        }
+    }
+}
+
+/// What a value is called where it came from.
+fn called(key: Key, source: Source, file: Option<&Path>) -> String {
+    match source {
+        Source::Flag(name) | Source::Environment(name) => name.to_owned(),
+        Source::File(_) => format!("{}: {key}", place(source, file)),
+        Source::Default => key.to_string(),
+    }
+}
+
+/// Where a value came from, with the file's name.
+fn place(source: Source, file: Option<&Path>) -> String {
+    match (source, file) {
+        (Source::File(line), Some(path)) => format!("{}:{line}", path.display()),
+        (source, _) => source.to_string(),
     }
 }
 
@@ -148,10 +239,9 @@ fn show(settings: &Settings, file: Option<&Path>, format: Output) {
     let rows = Key::all().filter_map(|key| Some((key, settings.get(key)?)));
     if format == Output::Json {
         let rows = rows.map(|(key, value)| {
-            let text = if key.is_secret() || key == Key::Proxy && value.text.contains('@') {
-                Value::Null
-            } else {
-                json!(value.text)
+            let text = match key.is_secret() {
+                true => Value::Null,
+                false => json!(value.text),
             };
             let mut row =
                 json!({ "key": key.to_string(), "value": text, "hidden": key.is_secret() });
@@ -177,16 +267,11 @@ fn show(settings: &Settings, file: Option<&Path>, format: Output) {
         None => output::line("# no configuration file"),
     }
     for (key, value) in rows {
-        // A proxy's URL has no place for credentials here, but somebody may have put some there.
-        let text = if key.is_secret() || key == Key::Proxy && value.text.contains('@') {
-            "set, hidden"
-        } else {
-            &value.text
+        let text = match key.is_secret() {
+            true => "set, hidden",
+            false => &value.text,
         };
-        let source = match (value.source, file) {
-            (Source::File(line), Some(path)) => format!("{}:{line}", path.display()),
-            (source, _) => source.to_string(),
-        };
+        let source = place(value.source, file);
         let (text, source) = (output::clean(text), output::clean(&source));
         output::line(&format!("{key:<28} {text}  ({source})"));
     }

@@ -7,10 +7,12 @@ use anyhow::{Context as _, bail};
 use etcetera::BaseStrategy as _;
 use host_demo::clock::{Clock, SystemClock};
 use host_demo::cloud::Service;
-use host_demo::config::{Key, Settings};
+use host_demo::config::{Key, Settings, TOKEN_FILE};
+pub(super) use host_demo::files::make_private;
+use host_demo::files::{self, Contents};
 use host_demo::host::{Host, Setup};
 use host_demo::identity::{self, FixedToken, Identity, Method, Prompt, SignIn, TokenSource};
-use host_demo::network::{Network, Proxy};
+use host_demo::network::Network;
 use host_demo::plugin::{self, Digest, Plugin};
 
 use super::output::clean;
@@ -69,34 +71,19 @@ fn bundled(_: &wasmtime::Engine, _: Option<&Digest>) -> anyhow::Result<Plugin> {
     bail!("this host-demo was built without a plugin: name one with --plugin FILE")
 }
 
-/// Where compiled code is kept: a directory of the user's own, closed to everyone else, because
+/// Where compiled code is kept: a directory of the user's own, out of everyone else's reach, because
 /// what lies in it is run. Without one, the plugin is compiled anew each time.
 fn cache() -> Option<PathBuf> {
     let directory = etcetera::choose_base_strategy()
         .ok()?
         .cache_dir()
         .join("host-demo/compiled");
-    let made = make_private(&directory);
-    made.inspect_err(|error| {
-        tracing::warn!(%error, directory = %directory.display(), "compiled code is not kept");
-    })
-    .ok()?;
-    Some(directory)
-}
-
-pub(super) fn make_private(directory: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
-
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)?;
-    let found = std::fs::metadata(directory)?;
-    if found.permissions().mode() & 0o022 != 0 || found.uid() != rustix::process::geteuid().as_raw()
-    {
-        return Err(std::io::Error::other("others may write to it"));
-    }
-    Ok(())
+    make_private(&directory)
+        .and_then(|()| files::out_of_reach(&directory))
+        .inspect_err(|error| {
+            tracing::warn!(%error, directory = %directory.display(), "compiled code is not kept");
+        })
+        .ok()
 }
 
 fn service(args: &args::Connection, settings: &Settings) -> anyhow::Result<Service> {
@@ -107,21 +94,17 @@ fn service(args: &args::Connection, settings: &Settings) -> anyhow::Result<Servi
     if let Some(path) = &args.authority_ca_file {
         service = service.with_authority_ca(read(path, "the authority's CA file")?);
     }
-    Ok(service.with_network(network(args)?))
+    Ok(service.with_network(network(args, settings)?))
 }
 
-fn network(args: &args::Connection) -> anyhow::Result<Network> {
-    let mut network = Network::default();
-    for permitted in &args.allow_addresses {
-        network = network.permitting(permitted)?;
-    }
-    let Some(url) = &args.proxy else {
+fn network(args: &args::Connection, settings: &Settings) -> anyhow::Result<Network> {
+    let network = settings.network()?;
+    let Some(mut proxy) = settings.proxy()? else {
         return Ok(network);
     };
-    let mut proxy = Proxy::new(url)?;
     if let Some(path) = &args.proxy_credentials_file {
-        let text =
-            String::from_utf8(read(path, "the proxy credentials' file")?).unwrap_or_default();
+        let text = String::from_utf8(read_secret(path, "the proxy credentials' file")?)
+            .unwrap_or_default();
         proxy = proxy.with_credentials(text.trim_end_matches(['\r', '\n']))?;
     }
     Ok(network.through(proxy))
@@ -143,28 +126,19 @@ fn tokens(
     service: &Service,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<Arc<dyn TokenSource>> {
-    let token_file = args.token_file.as_deref();
-    let method =
-        match (settings.text(Key::Auth), token_file) {
-            (None, Some(path)) | (Some("token-file"), Some(path)) => return fixed(path),
-            (Some("token-file"), None) => {
-                bail!(
-                    "{} is \"token-file\", and no token file is named",
-                    Key::Auth
-                )
-            }
-            (Some(name), _) => Some(name.parse::<Method>().with_context(|| {
-                format!("{} is {name:?}; besides, there is token-file", Key::Auth)
-            })?),
-            (None, None) => None,
-        };
+    let method = match (settings.text(Key::Auth), args.token_file.as_deref()) {
+        (None | Some(TOKEN_FILE), Some(path)) => return fixed(path),
+        // One that is no method's was refused as the settings were judged.
+        (Some(name), _) => Some(name.parse::<Method>()?),
+        (None, None) => None,
+    };
     let read_file = |key: Key, what: &str| {
         let path = settings.text(key).map(Path::new);
-        path.map(|path| read(path, what)).transpose()
+        path.map(|path| read_secret(path, what)).transpose()
     };
     let client_secret = match &args.client_secret_file {
         Some(path) => {
-            let text = String::from_utf8(read(path, "the secret's file")?)
+            let text = String::from_utf8(read_secret(path, "the secret's file")?)
                 .ok()
                 .with_context(|| format!("the secret's file {} is not text", path.display()))?;
             Some(text.trim().to_owned()).filter(|secret| !secret.is_empty())
@@ -193,7 +167,7 @@ fn tokens(
 }
 
 fn fixed(path: &Path) -> anyhow::Result<Arc<dyn TokenSource>> {
-    let text = String::from_utf8(read(path, "the token file")?).unwrap_or_default();
+    let text = String::from_utf8(read_secret(path, "the token file")?).unwrap_or_default();
     let token = FixedToken::new(&text)
         .with_context(|| format!("the token file {} is not usable", path.display()))?;
     Ok(Arc::new(token))
@@ -256,20 +230,22 @@ pub(crate) fn environment(name: &str) -> Option<String> {
 }
 
 pub(crate) fn read(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
-    use std::io::Read as _;
+    Ok(contents(path, what)?.bytes)
+}
 
-    /// Far more than any certificate, secret or token has.
+/// Reads what nobody else should be able to, and says so where somebody is.
+fn read_secret(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
+    let found = contents(path, what)?;
+    if found.is_open() {
+        let path = clean(&path.display().to_string());
+        note!("host-demo: others can read {what} {path}; close it: chmod 600 {path}");
+    }
+    Ok(found.bytes)
+}
+
+pub(crate) fn contents(path: &Path, what: &str) -> anyhow::Result<Contents> {
+    /// Far more than any certificate, secret, token or configuration has.
     const MAX: u64 = 1 << 20;
 
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(MAX + 1).read_to_end(&mut bytes))
-        .with_context(|| format!("{what} {} can't be read", path.display()))?;
-    if bytes.len() as u64 > MAX {
-        bail!(
-            "{what} {} is larger than a mebibyte, and none is",
-            path.display()
-        );
-    }
-    Ok(bytes)
+    files::read(path, MAX).with_context(|| format!("{what} {} can't be read", path.display()))
 }

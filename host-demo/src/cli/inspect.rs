@@ -7,7 +7,7 @@ use super::{Exit, config, connect, output};
 
 pub(crate) fn run(args: &Inspect, format: Output) -> anyhow::Result<Exit> {
     let (settings, _) = config::settings(args.plugin.config.as_deref(), [])?;
-    let plugin = connect::load(&config::plugin(&args.plugin, &settings)?)?;
+    let plugin = connect::load(&config::plugin(&args.plugin, &settings))?;
     let about = plugin.about();
     let policy = settings.policy(settings.service()?.origin().clone());
     let routes: Vec<String> = policy.routes().iter().map(ToString::to_string).collect();

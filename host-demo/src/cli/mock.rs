@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use host_demo::clock::SystemClock;
 use host_demo::id::MachineId;
 use host_demo::mock::{Grant, Machine, Mock, Switches};
@@ -23,10 +23,17 @@ pub(crate) static SWITCHES_HELP: LazyLock<String> = LazyLock::new(|| {
         let _ = writeln!(text, "      {}", switch.question);
         let _ = writeln!(text, "      One of: {}", switch.values);
     }
+    let _ = write!(text, "\n{}", args::PLAIN_EXIT_CODES);
     text
 });
 
 pub(crate) async fn run(args: args::Mock, format: Output) -> anyhow::Result<Exit> {
+    if args.ca_out.is_none() && !args.plain_http {
+        bail!(
+            "name a file with --ca-out FILE, for the certificate that clients have to trust; or \
+             serve without TLS: --plain-http"
+        )
+    }
     let mut switches = Switches::default();
     for setting in &args.switches {
         let (name, value) = setting.split_once('=').with_context(|| {

@@ -102,7 +102,7 @@ async fn dispatch(command: Command, format: args::Output) -> anyhow::Result<Exit
         Command::Inspect(args) => inspect::run(&args, format),
         Command::Audit {
             command: args::Audit::Verify(args),
-        } => audit::verify(&args, format),
+        } => audit::verify(&config::verify(args)?, format),
         Command::Mock(args) => mock::run(args, format).await,
         Command::Demo => demo::run().await,
         Command::Completion { shell } => completion(shell),
@@ -116,13 +116,14 @@ fn completion(shell: clap_complete::Shell) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Diagnosis goes to standard error, and only this program's unless everything is asked for.
+/// Diagnosis goes to standard error: this program's, and in the end also what the libraries below
+/// say of connections and frames. At their own lowest level are their authors' notes, and not ours.
 fn diagnose(verbose: u8) {
     let filter = match verbose {
         0 => return,
         1 => "host_demo=warn",
         2 => "host_demo=debug",
-        _ => "host_demo=trace,info",
+        _ => "debug,host_demo=trace",
     };
     tracing_subscriber::fmt()
         .with_env_filter(filter)

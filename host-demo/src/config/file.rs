@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Doc, Form, KEYS, Key, Source, Value, duration, nearest};
-use crate::cloud::{Cloud, Region};
+use super::{Doc, Form, KEYS, Key, LIST, Source, Value, duration, nearest};
 use crate::limits::Quota;
 use crate::policy::Route;
 
@@ -76,6 +76,19 @@ pub enum Problem {
         key: String,
         /// Where it belongs.
         instead: &'static str,
+    },
+    /// More calls than the service takes.
+    #[error(
+        "quota: the service takes {most} calls at most in {}, and this says {}; the documented \
+         quotas hold in any case, and can only be lowered",
+        length(quota.per),
+        quota.calls
+    )]
+    Quota {
+        /// What stands there.
+        quota: Quota,
+        /// How many calls it could be at most.
+        most: u128,
     },
     /// Two keys exclude each other.
     #[error("{key} and {other} exclude each other")]
@@ -221,6 +234,7 @@ impl<'a> Reader<'a> {
         let text = match doc.form {
             Form::Routes => self.routes(&key, value),
             Form::Quotas => self.quotas(&key, value),
+            Form::Networks => self.networks(doc.form, &key, value),
             _ => match value.get_ref().as_str() {
                 Some(text) => self.text(doc, text, value.span().start),
                 None => {
@@ -236,26 +250,13 @@ impl<'a> Reader<'a> {
     }
 
     fn text(&mut self, doc: &Doc, text: &str, at: usize) -> Option<String> {
-        let one_of = |names: &[&'static str]| {
-            if names.contains(&text) {
-                return Ok(text.to_owned());
-            }
-            Err(match nearest(text, names.iter().copied()) {
-                Some(meant) => format!("there is no {text:?}; did you mean {meant:?}?"),
-                None => format!("there is no {text:?}; there are: {}", names.join(", ")),
-            })
-        };
-        let result = match doc.form {
-            _ if text.trim().is_empty() => Err("is empty; leave the key out".to_owned()),
-            Form::Cloud => one_of(Cloud::NAMES),
-            Form::Region => one_of(Region::NAMES),
-            Form::Duration => duration(text).map(|_| text.to_owned()),
+        let result = doc.form.judge(text).and_then(|()| match doc.form {
             Form::Path if text.starts_with('~') => Err(
                 "~ is not replaced; write the whole path, or one from this file's folder".into(),
             ),
             Form::Path => Ok(self.folder.join(text).display().to_string()),
             _ => Ok(text.to_owned()),
-        };
+        });
         result
             .map_err(|problem| {
                 let key = doc.key.to_string();
@@ -290,7 +291,27 @@ impl<'a> Reader<'a> {
         }
         let shown: Vec<String> = routes.iter().map(ToString::to_string).collect();
         self.file.allow = Some(routes);
-        Some(shown.join(", "))
+        Some(shown.join(LIST))
+    }
+
+    fn networks(&mut self, form: Form, key: &str, value: &Spanned<DeValue<'a>>) -> Option<String> {
+        let Some(list) = value.get_ref().as_array() else {
+            self.wrong_type(key, "a list of networks, in [brackets]", value);
+            return None;
+        };
+        let mut networks = Vec::new();
+        for item in list.iter() {
+            let Some(text) = item.get_ref().as_str() else {
+                self.wrong_type(key, "a list of texts", item);
+                continue;
+            };
+            if let Err(problem) = form.judge(text) {
+                let key = key.to_owned();
+                self.wrong(item.span().start, Problem::Value { key, problem });
+            }
+            networks.push(text);
+        }
+        (!networks.is_empty()).then(|| networks.join(LIST))
     }
 
     fn quotas(&mut self, key: &str, value: &Spanned<DeValue<'a>>) -> Option<String> {
@@ -312,6 +333,7 @@ impl<'a> Reader<'a> {
 
     fn quota(&mut self, table: &DeTable<'a>, at: usize) -> Option<Quota> {
         let (mut calls, mut per) = (None, None);
+        let mut calls_at = at;
         let before = self.errors.len();
         for (name, value) in table {
             let wrong = |key: &str, problem: &str| Problem::Value {
@@ -320,6 +342,7 @@ impl<'a> Reader<'a> {
             };
             match (name.get_ref().as_ref(), value.get_ref()) {
                 ("calls", DeValue::Integer(number)) => {
+                    calls_at = value.span().start;
                     calls = number.as_str().parse().ok().filter(|n| *n > 0);
                     if calls.is_none() {
                         let problem = wrong("calls", "is a number from 1 on");
@@ -344,7 +367,16 @@ impl<'a> Reader<'a> {
             }
         }
         if let (Some(calls), Some(per)) = (calls, per) {
-            return Some(Quota { calls, per });
+            let quota = Quota { calls, per };
+            if u128::from(calls) > documented(per) {
+                let problem = Problem::Quota {
+                    quota,
+                    most: documented(per),
+                };
+                self.wrong(calls_at, problem);
+                return None;
+            }
+            return Some(quota);
         }
         if self.errors.len() == before {
             let problem = Problem::Value {
@@ -392,13 +424,23 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// How many calls the documented quotas let through in a window of this length.
+fn documented(per: Duration) -> u128 {
+    let in_whole =
+        |quota: Quota| u128::from(quota.calls) * per.as_nanos().div_ceil(quota.per.as_nanos());
+    let [minute, hour] = Quota::DOCUMENTED.map(in_whole);
+    minute.min(hour)
+}
+
 /// Quotas, for people.
 pub(super) fn show(quotas: &[Quota]) -> String {
-    let show = |quota: &Quota| {
-        let per = jiff::SignedDuration::try_from(quota.per).unwrap_or_default();
-        format!("{} calls per {per:#}", quota.calls)
-    };
-    quotas.iter().map(show).collect::<Vec<_>>().join(", ")
+    let show = |quota: &Quota| format!("{} calls per {}", quota.calls, length(quota.per));
+    quotas.iter().map(show).collect::<Vec<_>>().join(LIST)
+}
+
+fn length(time: Duration) -> String {
+    let time = jiff::SignedDuration::try_from(time).unwrap_or_default();
+    format!("{time:#}")
 }
 
 fn find(section: &str, name: &str) -> Option<&'static Doc> {

@@ -8,10 +8,17 @@ mod file;
 mod settings;
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 pub use file::{ConfigError, File, Problem};
 pub use settings::{Settings, SettingsError};
+
+use crate::cloud::{Cloud, Region};
+use crate::identity::Method;
+use crate::network::{Network, Proxy};
+use crate::plugin::Digest;
+use crate::policy::Origin;
 
 /// A configuration with every key, commented.
 pub const EXAMPLE: &str = include_str!("../../../docs/config.example.toml");
@@ -53,6 +60,8 @@ pub enum Key {
     Proxy,
     /// A file with what the proxy wants to know.
     ProxyCredentialsFile,
+    /// Which private networks names may lead to.
+    AllowAddresses,
     /// How long one call may take.
     Timeout,
     /// Which component is run.
@@ -61,6 +70,12 @@ pub enum Key {
     PluginSha256,
     /// Which requests may leave.
     Allow,
+    /// The file that every call is recorded in.
+    AuditFile,
+    /// The file with the key that chains the records.
+    AuditKey,
+    /// What it is done for.
+    Ticket,
     /// How many calls may be made.
     Quota,
 }
@@ -72,11 +87,79 @@ enum Form {
     Path,
     Cloud,
     Region,
+    Origin,
+    Scope,
+    Auth,
+    Tenant,
+    Proxy,
     Duration,
+    Digest,
     /// Not in the file, and never shown.
     Secret,
+    Networks,
     Routes,
     Quotas,
+}
+
+impl Form {
+    /// What is wrong with a value of this form, by itself. It is not repeated where it could be a
+    /// secret that got into the wrong place.
+    fn judge(self, text: &str) -> Result<(), String> {
+        fn parsed<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<(), String> {
+            text.parse::<T>().map(drop).map_err(|e| e.to_string())
+        }
+
+        if text.trim().is_empty() && self != Self::Secret {
+            return Err("is empty; leave it out".to_owned());
+        }
+        match self {
+            Self::Cloud => one_of(text, Cloud::NAMES),
+            Self::Region => one_of(text, Region::NAMES),
+            Self::Auth => {
+                let mut ways = Method::ALL.map(Method::name).to_vec();
+                ways.push(TOKEN_FILE);
+                one_of(text, &ways)
+            }
+            Self::Origin => parsed::<Origin>(text),
+            Self::Scope if text.ends_with("/.default") => Ok(()),
+            Self::Scope => Err(
+                "must end in /.default: it is the service's resource, followed by that".to_owned(),
+            ),
+            // What Entra takes in the path of a token endpoint.
+            Self::Tenant => match text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || ".-".contains(c))
+            {
+                true => Ok(()),
+                false => Err("is the tenant's id (a GUID) or one of its domains".to_owned()),
+            },
+            Self::Proxy => Proxy::new(text).map(drop).map_err(|e| e.to_string()),
+            Self::Networks => text
+                .split(LIST)
+                .try_fold(Network::default(), Network::permitting)
+                .map(drop)
+                .map_err(|e| e.to_string()),
+            Self::Duration => duration(text).map(drop),
+            Self::Digest => parsed::<Digest>(text),
+            Self::Text | Self::Path | Self::Secret | Self::Routes | Self::Quotas => Ok(()),
+        }
+    }
+}
+
+/// How to sign in by a token at hand, which is no [`Method`] of getting one.
+pub const TOKEN_FILE: &str = "token-file";
+
+/// What is between the texts of a list, where it is shown as one.
+const LIST: &str = ", ";
+
+fn one_of(text: &str, names: &[&'static str]) -> Result<(), String> {
+    if names.contains(&text) {
+        return Ok(());
+    }
+    Err(match nearest(text, names.iter().copied()) {
+        Some(meant) => format!("there is no {text:?}; did you mean {meant:?}?"),
+        None => format!("there is no {text:?}; there are: {}", names.join(", ")),
+    })
 }
 
 struct Doc {
@@ -115,11 +198,11 @@ impl Doc {
 const KEYS: &[Doc] = &[
     doc(Key::Cloud, "service", "cloud", Form::Cloud).flag("--cloud"),
     doc(Key::Region, "service", "region", Form::Region).flag("--region"),
-    doc(Key::BaseUrl, "service", "base-url", Form::Text).flag("--base-url"),
-    doc(Key::Authority, "service", "authority", Form::Text)
+    doc(Key::BaseUrl, "service", "base-url", Form::Origin).flag("--base-url"),
+    doc(Key::Authority, "service", "authority", Form::Origin)
         .or("AZURE_AUTHORITY_HOST")
         .flag("--authority"),
-    doc(Key::Scope, "service", "scope", Form::Text).flag("--scope"),
+    doc(Key::Scope, "service", "scope", Form::Scope).flag("--scope"),
     doc(Key::CaFile, "service", "ca-file", Form::Path).flag("--ca-file"),
     doc(
         Key::AuthorityCaFile,
@@ -128,8 +211,8 @@ const KEYS: &[Doc] = &[
         Form::Path,
     )
     .flag("--authority-ca-file"),
-    doc(Key::Auth, "identity", "auth", Form::Text).flag("--auth"),
-    doc(Key::TenantId, "identity", "tenant-id", Form::Text)
+    doc(Key::Auth, "identity", "auth", Form::Auth).flag("--auth"),
+    doc(Key::TenantId, "identity", "tenant-id", Form::Tenant)
         .or("AZURE_TENANT_ID")
         .flag("--tenant-id"),
     doc(Key::ClientId, "identity", "client-id", Form::Text)
@@ -158,7 +241,7 @@ const KEYS: &[Doc] = &[
         Form::Path,
     )
     .or("AZURE_FEDERATED_TOKEN_FILE"),
-    doc(Key::Proxy, "network", "proxy", Form::Text).flag("--proxy"),
+    doc(Key::Proxy, "network", "proxy", Form::Proxy).flag("--proxy"),
     doc(
         Key::ProxyCredentialsFile,
         "network",
@@ -166,10 +249,20 @@ const KEYS: &[Doc] = &[
         Form::Path,
     )
     .flag("--proxy-credentials-file"),
+    doc(
+        Key::AllowAddresses,
+        "network",
+        "allow-addresses",
+        Form::Networks,
+    )
+    .flag("--allow-address"),
     doc(Key::Timeout, "call", "timeout", Form::Duration).flag("--timeout"),
     doc(Key::Plugin, "plugin", "file", Form::Path).flag("--plugin"),
-    doc(Key::PluginSha256, "plugin", "sha256", Form::Text).flag("--plugin-sha256"),
+    doc(Key::PluginSha256, "plugin", "sha256", Form::Digest).flag("--plugin-sha256"),
     doc(Key::Allow, "policy", "allow", Form::Routes),
+    doc(Key::AuditFile, "audit", "file", Form::Path).flag("--audit"),
+    doc(Key::AuditKey, "audit", "key", Form::Path).flag("--audit-key"),
+    doc(Key::Ticket, "audit", "ticket", Form::Text).flag("--ticket"),
     doc(Key::Quota, "", "quota", Form::Quotas),
 ];
 
@@ -199,6 +292,11 @@ impl Key {
     /// Whether its value must not be shown.
     pub fn is_secret(self) -> bool {
         self.doc().form == Form::Secret
+    }
+
+    /// Whether it names a file that has to be there: what is recorded in can be made.
+    pub fn is_file_to_read(self) -> bool {
+        self.doc().form == Form::Path && !matches!(self, Self::AuditFile | Self::AuditKey)
     }
 }
 

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{File, KEYS, Key, Source, Value, duration, file};
+use super::{File, KEYS, Key, LIST, Source, TOKEN_FILE, Value, duration, file};
 use crate::cloud::{Cloud, Service, ServiceError};
 use crate::host::CALL_TIMEOUT;
 use crate::limits::Quota;
+use crate::network::{Network, Proxy};
 use crate::policy::{Origin, Policy, Route};
 
 /// What holds.
@@ -21,7 +22,7 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
     /// A value that is not usable.
-    #[error("{error} ({key}, from {source_of_it})")]
+    #[error("{key}: {error} ({source_of_it})")]
     Value {
         /// Which.
         key: Key,
@@ -40,9 +41,6 @@ pub enum SettingsError {
         /// The part.
         key: Key,
     },
-    /// The service can't be.
-    #[error(transparent)]
-    Service(#[from] ServiceError),
 }
 
 impl Settings {
@@ -84,12 +82,29 @@ impl Settings {
         let mut settings = Self {
             values,
             allow,
-            quotas: quotas.unwrap_or_else(|| Quota::DOCUMENTED.to_vec()),
+            quotas: quotas.unwrap_or_default(),
         };
+        settings.keep_documented_quotas();
         settings.choose_service(&in_file);
         settings.choose_credential();
+        // One proxy's credentials are not another's.
+        settings.drop_below(settings.rank(Key::Proxy), &[Key::ProxyCredentialsFile]);
         settings.fill_in();
         settings
+    }
+
+    /// Those that are not implied by a configured one, which is never above them.
+    fn keep_documented_quotas(&mut self) {
+        let kept = Quota::DOCUMENTED.into_iter().filter(|documented| {
+            let implies =
+                |quota: &Quota| quota.per >= documented.per && quota.calls <= documented.calls;
+            !self.quotas.iter().any(implies)
+        });
+        let kept: Vec<Quota> = kept.collect();
+        self.quotas.extend(kept);
+        if let Some(value) = self.values.get_mut(&Key::Quota) {
+            value.text = file::show(&self.quotas);
+        }
     }
 
     fn rank(&self, key: Key) -> u8 {
@@ -198,11 +213,36 @@ impl Settings {
         };
         parse(&value.text)
             .map(Some)
-            .map_err(|error| SettingsError::Value {
-                key,
-                source_of_it: value.source,
-                error,
-            })
+            .map_err(|error| self.wrong(key, error))
+    }
+
+    fn wrong(&self, key: Key, error: impl ToString) -> SettingsError {
+        SettingsError::Value {
+            key,
+            source_of_it: self.get(key).map_or(Source::Default, |value| value.source),
+            error: error.to_string(),
+        }
+    }
+
+    /// All that is wrong, as far as that can be told without files and without the network.
+    pub fn problems(&self) -> Vec<SettingsError> {
+        let judge = |(key, value): (&Key, &Value)| {
+            let error = key.doc().form.judge(&value.text).err()?;
+            Some(self.wrong(*key, error))
+        };
+        let mut problems: Vec<SettingsError> = self.values.iter().filter_map(judge).collect();
+        if problems.is_empty() {
+            problems.extend(self.service().err());
+        }
+        if self.text(Key::Auth) == Some(TOKEN_FILE) && self.get(Key::TokenFile).is_none() {
+            let error = "no token file is named: token-file, --token-file";
+            problems.push(self.wrong(Key::Auth, error));
+        }
+        if self.get(Key::ProxyCredentialsFile).is_some() && self.get(Key::Proxy).is_none() {
+            let error = "there is no proxy that they are for: proxy, --proxy";
+            problems.push(self.wrong(Key::ProxyCredentialsFile, error));
+        }
+        problems
     }
 
     /// The service. Who is trusted there is the caller's to add: it is in a file.
@@ -210,7 +250,7 @@ impl Settings {
         if let Some(base_url) = self.text(Key::BaseUrl) {
             let part = |key| self.text(key).ok_or(SettingsError::Incomplete { key });
             let (authority, scope) = (part(Key::Authority)?, part(Key::Scope)?);
-            return Ok(Service::custom(base_url, authority, scope)?);
+            return Service::custom(base_url, authority, scope).map_err(|e| self.impossible(e));
         }
         let named = |text: &str| text.parse::<Cloud>().map_err(|e| e.to_string());
         let cloud = self.parsed(Key::Cloud, named)?;
@@ -219,13 +259,40 @@ impl Settings {
             text.parse()
                 .map_err(|e: crate::cloud::NoSuchName| e.to_string())
         })?;
-        let service = Service::of(cloud, region)?;
+        let service = Service::of(cloud, region).map_err(|e| self.impossible(e))?;
         self.parsed(Key::Authority, |authority| {
             service
                 .expect_authority(cloud, authority)
                 .map_err(|error| error.to_string())
         })?;
         Ok(service)
+    }
+
+    fn impossible(&self, error: ServiceError) -> SettingsError {
+        let key = match &error {
+            ServiceError::BaseUrl { .. } => Key::BaseUrl,
+            ServiceError::Authority { .. } | ServiceError::OtherAuthority { .. } => Key::Authority,
+            ServiceError::Scope(_) | ServiceError::ForeignOrigin { .. } => Key::Scope,
+            ServiceError::NoRegions(_) => Key::Region,
+        };
+        self.wrong(key, error)
+    }
+
+    /// Which private addresses names may lead to.
+    pub fn network(&self) -> Result<Network, SettingsError> {
+        let permitted = |text: &str| {
+            let mut networks = text.split(LIST);
+            networks
+                .try_fold(Network::default(), Network::permitting)
+                .map_err(|e| e.to_string())
+        };
+        let network = self.parsed(Key::AllowAddresses, permitted)?;
+        Ok(network.unwrap_or_default())
+    }
+
+    /// The proxy to go through, without its credentials.
+    pub fn proxy(&self) -> Result<Option<Proxy>, SettingsError> {
+        self.parsed(Key::Proxy, |url| Proxy::new(url).map_err(|e| e.to_string()))
     }
 
     /// What may leave, to this origin.

@@ -72,6 +72,8 @@ fn the_example_is_a_configuration_and_so_is_each_line_that_is_commented_out() {
         (vec!["# certificate-file"], vec!["client-secret-file"]),
         (vec!["# federated-token-file"], vec!["client-secret-file"]),
         (vec!["# proxy", "# proxy-credentials-file"], vec![]),
+        (vec!["# allow-addresses"], vec![]),
+        (vec!["# key", "# ticket"], vec![]),
     ] {
         let line = |line: &str| {
             let starts = |name: &&str| line.starts_with(&format!("{name} = "));
@@ -85,6 +87,8 @@ fn the_example_is_a_configuration_and_so_is_each_line_that_is_commented_out() {
         };
         let text: Vec<String> = EXAMPLE.lines().map(line).collect();
         let parsed = parse(&text.join("\n"));
+        let problems = settle(&text.join("\n"), &[], &[]).problems();
+        assert_eq!(problems, [], "{}", text.join("\n"));
         for name in &on {
             let name = name.trim_start_matches("# ");
             let set = parsed.values.keys().any(|key| key.doc().name == name);
@@ -130,7 +134,7 @@ fn a_mistake_is_named_with_its_line_and_what_was_meant() {
             "xyzzy = 1",
             1,
             "unknown key xyzzy; there are: [service], [identity], [network], [call], [plugin], \
-             [policy], [[quota]]",
+             [policy], [audit], [[quota]]",
         ),
         (
             "[service]\ncloud = \"gov\"",
@@ -170,7 +174,7 @@ fn a_mistake_is_named_with_its_line_and_what_was_meant() {
         (
             "[service]\nca-file = \"\"",
             2,
-            "service.ca-file: is empty; leave the key out",
+            "service.ca-file: is empty; leave it out",
         ),
         (
             "[service]\nca-file = \"~/ca.pem\"",
@@ -216,18 +220,18 @@ fn a_mistake_is_named_with_its_line_and_what_was_meant() {
             "unknown key quota.cals; did you mean quota.calls?",
         ),
         (
-            "[service]\ncloud = \"gcc\"\nbase-url = \"x\"\nscope = \"x\"",
+            "[service]\ncloud = \"gcc\"\nbase-url = \"https://x\"\nscope = \"x/.default\"",
             3,
             "service.base-url and service.cloud exclude each other",
         ),
         (
-            "[service]\nbase-url = \"x\"",
+            "[service]\nbase-url = \"https://x\"",
             2,
             "service.base-url needs service.scope: a service of one's own is named by \
              base-url, authority and scope",
         ),
         (
-            "[service]\nauthority = \"x\"",
+            "[service]\nauthority = \"https://x\"",
             2,
             "service.authority needs service.base-url: a service of one's own is named by \
              base-url, authority and scope",
@@ -236,6 +240,70 @@ fn a_mistake_is_named_with_its_line_and_what_was_meant() {
             "[identity]\ntoken-file = \"a\"\nclient-secret-file = \"b\"",
             3,
             "identity.client-secret-file and identity.token-file exclude each other",
+        ),
+        (
+            "[identity]\nauth = \"client-secrets\"",
+            2,
+            "identity.auth: there is no \"client-secrets\"; did you mean \"client-secret\"?",
+        ),
+        (
+            "[identity]\nauth = \"kerberos\"",
+            2,
+            "identity.auth: there is no \"kerberos\"; there are: client-secret, \
+             client-certificate, workload-identity, managed-identity, azure-cli, device-code, \
+             default, token-file",
+        ),
+        (
+            "[identity]\ntenant-id = \"../common\"",
+            2,
+            "identity.tenant-id: is the tenant's id (a GUID) or one of its domains",
+        ),
+        (
+            "[service]\nbase-url = \"http://x\"\nscope = \"x/.default\"",
+            2,
+            "service.base-url: only https:// is allowed (and http:// for loopback): a token must \
+             not cross a network in the clear",
+        ),
+        (
+            "[service]\nbase-url = \"https://x\"\nscope = \"x\"",
+            3,
+            "service.scope: must end in /.default: it is the service's resource, followed by that",
+        ),
+        (
+            "[network]\nproxy = \"http://user:hunter2@proxy:3128\"",
+            2,
+            "network.proxy: the proxy's URL has credentials in it, which is where they get seen; \
+             put them, as user:password, into a file that only you can read, and name that: \
+             proxy-credentials-file, --proxy-credentials-file",
+        ),
+        (
+            "[network]\nproxy = \"proxy:3128\"",
+            2,
+            "network.proxy: the proxy's URL must be http:// or https:// with a host and a port, \
+             and nothing else",
+        ),
+        (
+            "[network]\nallow-addresses = [\n  \"10.0.0.0/8\",\n  \"intranet\",\n]",
+            4,
+            "network.allow-addresses: \"intranet\" is not a network or an address, such as \
+             10.1.0.0/16 or 10.1.2.3",
+        ),
+        (
+            "[network]\nallow-addresses = \"10.0.0.0/8\"",
+            2,
+            "network.allow-addresses is a text and should be a list of networks, in [brackets]",
+        ),
+        (
+            "[plugin]\nsha256 = \"abc\"",
+            2,
+            "plugin.sha256: a SHA-256 has 64 hexadecimal digits, as `host-demo inspect` and \
+             `sha256sum` print them",
+        ),
+        (
+            "[[quota]]\nper = \"1m\"\ncalls = 101",
+            3,
+            "quota: the service takes 100 calls at most in 1m, and this says 101; the documented \
+             quotas hold in any case, and can only be lowered",
         ),
         (
             "[call]\ntimeout = \"1s\"\ntimeout = \"2s\"",
@@ -490,6 +558,128 @@ fn whoever_names_a_credential_replaces_the_others() {
     assert_eq!(
         has(&settle(FILE, &secret, &flag)),
         [false, false, true, false]
+    );
+}
+
+#[test]
+fn what_can_be_judged_by_itself_is_and_with_where_it_came_from() {
+    let problems = |file: &str, environment: &[(&str, &str)], flags: &[(Key, &str)]| {
+        let problems = settle(file, environment, flags).problems();
+        problems
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    assert_eq!(problems("", &[], &[]), "");
+    let found = problems(
+        "[identity]\nauth = \"token-file\"\n[network]\nproxy-credentials-file = \"p\"",
+        &[("AZURE_TENANT_ID", "a/b")],
+        &[(Key::AllowAddresses, "10.0.0.1, x"), (Key::Ticket, " ")],
+    );
+    assert_eq!(
+        found,
+        "identity.tenant-id: is the tenant's id (a GUID) or one of its domains \
+         (environment AZURE_TENANT_ID)\n\
+         network.allow-addresses: \"x\" is not a network or an address, such as 10.1.0.0/16 or \
+         10.1.2.3 (flag --allow-address)\n\
+         audit.ticket: is empty; leave it out (flag --ticket)\n\
+         identity.auth: no token file is named: token-file, --token-file (line 2 of the \
+         configuration)\n\
+         network.proxy-credentials-file: there is no proxy that they are for: proxy, --proxy \
+         (line 4 of the configuration)"
+    );
+    assert_eq!(
+        problems("[service]\ncloud = \"gcc\"\nregion = \"eu\"", &[], &[]),
+        "service.region: the cloud gcc has no regions; only commercial has (line 3 of the \
+         configuration)"
+    );
+    let found = problems("", &[], &[(Key::Proxy, "http://user:hunter2@proxy")]);
+    assert!(
+        found.contains("--proxy-credentials-file") && !found.contains("hunter2"),
+        "{found}"
+    );
+}
+
+#[test]
+fn the_documented_quotas_hold_whatever_is_configured() {
+    let kept = |text: &str| {
+        let settings = settle(text, &[], &[]);
+        let shown = settings.text(Key::Quota).map(str::to_owned);
+        assert_eq!(shown, Some(file::show(settings.quotas())));
+        let quotas = settings.quotas().iter();
+        quotas
+            .map(|quota| (quota.calls, quota.per.as_secs()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(kept(""), [(100, 60), (1500, 3600)]);
+    for (configured, holds) in [
+        // One for the minute leaves the hour's in force, and the other way round.
+        (&[(10, 60)][..], &[(10, 60), (1500, 3600)][..]),
+        (&[(1000, 3600)], &[(1000, 3600), (100, 60)]),
+        (&[(5, 1)], &[(5, 1), (100, 60), (1500, 3600)]),
+        (&[(50, 3600)], &[(50, 3600)]),
+        // As many as the documented ones let through in that time, and no more.
+        (&[(100, 30)], &[(100, 30), (100, 60), (1500, 3600)]),
+        (&[(200, 120)], &[(200, 120), (100, 60), (1500, 3600)]),
+        (&[(3000, 7200)], &[(3000, 7200), (100, 60), (1500, 3600)]),
+        (&[(101, 30)], &[]),
+        (&[(201, 120)], &[]),
+        (&[(6000, 3600)], &[]),
+        (&[(3001, 7200)], &[]),
+        (&[(10, 60), (1501, 3600)], &[]),
+    ] {
+        let quota = |(calls, per)| format!("[[quota]]\ncalls = {calls}\nper = \"{per}s\"\n");
+        let text: String = configured.iter().copied().map(quota).collect();
+        if holds.is_empty() {
+            let errors = File::parse(&text, Path::new("/")).unwrap_err();
+            assert!(
+                matches!(errors[0].problem, Problem::Quota { .. }),
+                "{errors:?}"
+            );
+        } else {
+            assert_eq!(kept(&text), holds, "{text}");
+        }
+    }
+}
+
+#[test]
+fn one_proxys_credentials_do_not_go_to_another() {
+    const FILE: &str = "[network]\nproxy = \"http://one:1\"\nproxy-credentials-file = \"p\"";
+    let credentials = |flags: &[(Key, &str)]| {
+        let settings = settle(FILE, &[], flags);
+        settings.text(Key::ProxyCredentialsFile).map(str::to_owned)
+    };
+    assert_eq!(credentials(&[]).as_deref(), Some("/etc/x/p"));
+    let other = (Key::Proxy, "http://two:2");
+    assert_eq!(credentials(&[other]), None);
+    let own = (Key::ProxyCredentialsFile, "q");
+    assert_eq!(credentials(&[other, own]).as_deref(), Some("q"));
+    assert_eq!(credentials(&[own]).as_deref(), Some("q"));
+}
+
+#[test]
+fn what_is_permitted_and_recorded_can_be_configured() {
+    let settings = settle(
+        "[network]\nallow-addresses = [\"10.1.0.0/16\", \"fd12::1\"]\n\
+         [audit]\nfile = \"audit.jsonl\"\nkey = \"/k/audit.key\"\nticket = \"INC-42\"",
+        &[],
+        &[],
+    );
+    let network = settings.network().unwrap();
+    let permitted = network.permitted().iter().map(ToString::to_string);
+    assert_eq!(
+        permitted.collect::<Vec<_>>(),
+        ["10.1.0.0/16", "fd12::1/128"]
+    );
+    let texts = [Key::AuditFile, Key::AuditKey, Key::Ticket].map(|key| settings.text(key));
+    assert_eq!(
+        texts,
+        [
+            Some("/etc/x/audit.jsonl"),
+            Some("/k/audit.key"),
+            Some("INC-42")
+        ]
     );
 }
 

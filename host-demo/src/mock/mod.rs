@@ -128,9 +128,17 @@ const REQUESTS_KEPT: usize = 10_000;
 /// Why the stand-in could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The port is taken, say.
-    #[error("cannot listen on 127.0.0.1")]
-    Listen(#[from] std::io::Error),
+    /// Somebody else has the port.
+    #[error("port {0} of 127.0.0.1 is in use; name another one, or 0 for any that is free")]
+    PortInUse(u16),
+    /// It is not for this user to listen there, say.
+    #[error("can't listen on port {port} of 127.0.0.1")]
+    Listen {
+        /// The port that was wanted.
+        port: u16,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The throw-away certificates could not be made.
     #[error("cannot make a certificate")]
     Certificate(#[from] rcgen::Error),
@@ -212,8 +220,17 @@ impl Builder {
     ///
     /// When the port is taken, or a certificate can't be made.
     pub async fn start(self) -> Result<Mock, StartError> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await?;
-        let port = listener.local_addr()?.port();
+        let failed = |source: std::io::Error| match source.kind() {
+            std::io::ErrorKind::AddrInUse => StartError::PortInUse(self.port),
+            _ => StartError::Listen {
+                port: self.port,
+                source,
+            },
+        };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port))
+            .await
+            .map_err(failed)?;
+        let port = listener.local_addr().map_err(failed)?.port();
         let (tls, ca_pem) = match self.plain_http {
             true => (None, None),
             false => {

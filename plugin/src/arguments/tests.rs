@@ -130,6 +130,8 @@ fn a_comment_is_kept_as_it_is() {
         "line one\r\nline two\n\tindented",
         "\"quoted\" \\ and </script>",
         "Gerät geprüft 🦀 \u{202e}\u{200b}",
+        "\u{feff}\u{200b}.",
+        "\u{600}\u{2800}",
         &longest,
         &longest_in_emoji,
     ] {
@@ -146,6 +148,9 @@ fn a_comment_that_is_empty_blank_too_long_or_has_control_characters_is_refused()
         (" ", "it is blank"),
         ("\t\r\n", "it is blank"),
         ("\u{a0}\u{2003}\u{3000}\u{2028}", "it is blank"),
+        ("\u{200b}\u{200c}\u{200d}\u{200e}\u{200f}", "it is blank"),
+        (" \u{2060}\n\u{feff}", "it is blank"),
+        ("\u{ad}\u{61c}\u{202e}\u{fe0f}\u{e0041}", "it is blank"),
         (&too_long, "it has 4097 characters"),
         (&too_long_in_emoji, "it has 4097 characters"),
         ("a\0", "character 2 is the control character U+0000"),
@@ -188,7 +193,7 @@ proptest::proptest! {
 
     #[test]
     fn any_comment_is_an_answer_and_never_a_panic(text in proptest::prelude::any::<String>()) {
-        let accepted = !text.trim().is_empty()
+        let accepted = !text.chars().all(is_blank)
             && text.chars().count() <= 4096
             && text.chars().all(|c| matches!(c, '\t' | '\n' | '\r') || !c.is_control());
         assert_eq!(text.parse::<Comment>().is_ok(), accepted);

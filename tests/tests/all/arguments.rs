@@ -58,6 +58,7 @@ async fn what_is_no_comment_is_refused_and_spends_nothing() {
         "",
         "   ",
         "\t\r\n\u{a0}\u{2003}",
+        "\u{200b}\u{200f}\u{2060}\u{feff}",
         "bell\u{7}",
         "nul\0",
         "escape\u{1b}[2J",

@@ -90,17 +90,23 @@ impl Run<'_> {
     fn connected(self) -> Self {
         let mock = &self.stage.mock;
         let secret = mock.client_secret().to_owned();
+        self.connected_without_ca()
+            .with_args(["--ca-file", "ca.pem"])
+            .with_args(["--time-scale", &SCALE.to_string()])
+            .env("AZURE_CLIENT_SECRET", &secret)
+    }
+
+    fn connected_without_ca(self) -> Self {
+        let mock = &self.stage.mock;
         self.with_args([
             "--base-url",
             mock.base_url(),
             "--authority",
             mock.authority(),
         ])
-        .with_args(["--scope", &mock.scope(), "--ca-file", "ca.pem"])
-        .with_args(["--time-scale", &SCALE.to_string()])
+        .with_args(["--scope", &mock.scope()])
         .env("AZURE_TENANT_ID", mock.tenant_id())
         .env("AZURE_CLIENT_ID", mock.client_id())
-        .env("AZURE_CLIENT_SECRET", &secret)
     }
 
     fn with_args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
@@ -451,10 +457,16 @@ fn neither_the_secret_nor_the_token_is_shown_however_much_is_said() {
     let said = stage
         .run(["unrestrict", &id, "--comment", "x", "-vvv"])
         .exits(0);
-    assert!(
-        said.err.contains("host_demo"),
-        "-vvv says something: {said}"
-    );
+    let less = stage
+        .run(["unrestrict", &id, "--comment", "x", "-vv"])
+        .exits(0);
+    for (said, more, what) in [
+        (&less, "host_demo", "each call"),
+        (&said, "h2::", "connections too"),
+    ] {
+        assert!(said.err.contains(more), "{what}: {said}");
+    }
+    less.hides("h2::");
     said.hides(stage.mock.client_secret())
         .hides("eyJ")
         .hides("Bearer ");
@@ -472,6 +484,60 @@ fn a_secret_can_come_from_a_file_and_not_from_an_argument() {
         .with_args(["--client-secret-file", "secret"]);
     let _ = run.env("AZURE_CLIENT_SECRET", "").exits(0);
     let _ = stage.run(args).with_args(["--client-secret", "x"]).exits(2);
+}
+
+#[test]
+fn a_secret_that_others_can_read_is_told_of_with_what_closes_it() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let stage = Stage::new();
+    let ids = stage.mock.machine_ids();
+    let file = stage.folder.path().join("token");
+    std::fs::write(&file, stage.mock.token(Grant::new())).unwrap();
+    let said = |id: &str, mode| {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        stage
+            .run(["unrestrict", id, "--comment", "x", "--no-wait"])
+            .with_args(["--token-file", "token"])
+            .exits(0)
+    };
+    said(&ids[0], 0o644)
+        .mentions("others can read the token file token; close it: chmod 600 token");
+    said(&ids[1], 0o600).hides("chmod");
+}
+
+#[test]
+fn a_token_can_be_what_another_command_prints_and_no_file_is_waited_for() {
+    let stage = Stage::new();
+    let id = stage.id();
+    let token = stage.folder.path().join("token");
+    std::fs::write(&token, stage.mock.token(Grant::new())).unwrap();
+    let args = ["unrestrict", &id, "--comment", "x", "--no-wait"];
+    let mut piped = stage.run(args).with_args(["--token-file", "/dev/stdin"]);
+    let mut cat = Command::new("cat");
+    let mut cat = cat.arg(&token).stdout(Stdio::piped()).spawn().unwrap();
+    piped.command.stdin(cat.stdout.take().unwrap());
+    let _ = piped.exits(0);
+    assert!(cat.wait().unwrap().success());
+    assert_eq!(stage.mock.arrivals(RELEASE), 1);
+
+    let pipe = stage.folder.path().join("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    for flag in [
+        "--token-file",
+        "--client-secret-file",
+        "--ca-file",
+        "--config",
+        "--plugin",
+    ] {
+        for (file, kind) in [("pipe", "a pipe"), ("/dev/zero", "a device")] {
+            let told = stage.bare(["check", flag, file]).connected_without_ca();
+            told.env("AZURE_CLIENT_SECRET", "x")
+                .exits(2)
+                .mentions(&format!("it is {kind}, and a"));
+        }
+    }
 }
 
 #[test]
@@ -618,8 +684,11 @@ fn what_is_wrong_with_the_connection_is_said_with_what_to_do() {
     said.mentions("no connection to 127.0.0.1")
         .mentions("check the network");
     for (base, problem) in [
-        ("localhost:1", "base URL"),
-        ("https://localhost:1/api", "base URL"),
+        ("localhost:1", "--base-url: expected scheme, host"),
+        (
+            "https://localhost:1/api",
+            "--base-url: expected scheme, host",
+        ),
         (
             "http://api.security.microsoft.com",
             "only https:// is allowed",
@@ -774,10 +843,19 @@ fn compiled_code_is_kept_where_nobody_else_can_write() {
     assert!(has_files(&kept), "the compiled plugin is there");
 
     std::fs::set_permissions(&kept, std::fs::Permissions::from_mode(0o777)).unwrap();
-    inspect()
-        .exits(0)
-        .mentions("compiled code is not kept")
-        .mentions("others may write to it");
+    let not_kept = || {
+        inspect()
+            .exits(0)
+            .mentions("compiled code is not kept")
+            .mentions("others may write to");
+    };
+    not_kept();
+    // Whoever may write to a folder above can put another one into its place.
+    std::fs::set_permissions(&kept, std::fs::Permissions::from_mode(0o700)).unwrap();
+    inspect().exits(0).hides("is not kept");
+    std::fs::set_permissions(stage.folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(0o777)).unwrap();
+    not_kept();
 }
 
 fn has_files(folder: &Path) -> bool {
@@ -848,6 +926,51 @@ fn a_switch_that_is_not_there_is_answered_with_those_that_are() {
 }
 
 #[test]
+fn a_stand_in_that_can_not_start_says_what_to_do() {
+    let stage = Stage::new();
+    stage
+        .bare(["mock"])
+        .exits(2)
+        .mentions("--ca-out FILE")
+        .mentions("--plain-http");
+    let (_, port) = stage.mock.base_url().rsplit_once(':').unwrap();
+    stage
+        .bare(["mock", "--plain-http", "--port", port])
+        .exits(2)
+        .mentions(&format!(
+            "port {port} of 127.0.0.1 is in use; name another one, or 0 for any that is free"
+        ));
+}
+
+#[test]
+fn an_error_says_nothing_twice() {
+    let stage = Stage::new();
+    for (args, told) in [
+        (
+            &["inspect", "--plugin", "none.wasm"][..],
+            "the plugin none.wasm is not loaded: the file can't be read: No such file or \
+             directory (os error 2)",
+        ),
+        (
+            &["check", "--ca-file", "none.pem", "--token-file", "none"],
+            "the CA file none.pem can't be read: No such file or directory (os error 2)",
+        ),
+        (
+            &["--config", "/none.toml", "check"],
+            "the configuration /none.toml can't be read: No such file or directory (os error 2)",
+        ),
+        (
+            &["check", "--authority", "https://x/y"],
+            "--authority: expected scheme, host and optional port, and nothing else: \
+             https://api.security.microsoft.com",
+        ),
+    ] {
+        let said = stage.bare(args).exits(2);
+        assert_eq!(said.err, format!("host-demo: {told}\n"));
+    }
+}
+
+#[test]
 fn the_demo_tells_its_story_and_the_fullest_minute_has_a_hundred_calls() {
     let stage = Stage::new();
     let said = stage.bare(["demo"]).exits(0);
@@ -871,6 +994,28 @@ fn help_has_examples_and_every_shell_gets_its_completion() {
         .bare(["unrestrict", "--help"])
         .exits(0)
         .mentions("Examples:");
+    for command in [
+        &["unrestrict"][..],
+        &["status"],
+        &["check"],
+        &["config", "show"],
+        &["config", "example"],
+        &["inspect"],
+        &["audit", "verify"],
+        &["mock"],
+        &["demo"],
+        &["completion"],
+    ] {
+        let help = stage.bare(command).with_args(["--help"]).exits(0);
+        help.mentions("Exit codes:\n  0 ");
+        // What is told to be below is below.
+        assert!(
+            !help.out.contains("below")
+                || help.out.contains("--set can be given:\n")
+                || help.out.contains("With --auth METHOD"),
+            "{help}"
+        );
+    }
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         stage
             .bare(["completion", shell])

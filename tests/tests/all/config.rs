@@ -67,10 +67,7 @@ fn a_configured_pin_keeps_every_other_plugin_out() {
     assert!(said.contains(&right), "{said}");
     pinned("abc");
     let (_, said) = stage.bare(release(&stage)).exits(2);
-    assert!(
-        said.contains("plugin.sha256") && said.contains("line"),
-        "{said}"
-    );
+    assert!(said.contains("config.toml:11: plugin.sha256: "), "{said}");
     assert_eq!(stage.mock.arrivals(Api::UnrestrictCodeExecution), 1);
 }
 
@@ -183,8 +180,138 @@ fn the_printed_example_is_a_configuration() {
     let stage = Stage::new();
     let (example, _) = stage.bare(["config", "example"]).exits(0);
     stage.configure(&example);
-    let (out, _) = stage.bare(["config", "show"]).exits(0);
+    let (out, err) = stage.bare(["config", "show"]).exits(0);
     assert!(out.contains("service.region               eu"), "{out}");
+    // What it names and does not bring along.
+    assert!(
+        err.contains("identity.client-secret-file: ") && err.contains("is not there"),
+        "{err}"
+    );
+}
+
+#[test]
+fn what_a_run_would_stumble_over_is_shown_with_its_file_its_line_and_a_remedy() {
+    let stage = configured();
+    let base = complete(&stage);
+    let show = |more: &str| {
+        let path = stage.configure(&format!("{base}{more}"));
+        let (out, err) = stage.bare(["config", "show"]).exits(2);
+        assert_eq!(out, "", "{err}");
+        err.replace(&path.display().to_string(), "FILE")
+    };
+    for (more, told) in [
+        (
+            "auth = \"client-secrets\"",
+            "FILE:10: identity.auth: there is no \"client-secrets\"; did you mean",
+        ),
+        (
+            "auth = \"token-file\"",
+            "FILE:10: identity.auth: no token file is named: token-file, --token-file",
+        ),
+        (
+            "[network]\nproxy = \"http://user:hunter2@localhost:1\"",
+            "FILE:11: network.proxy: the proxy's URL has credentials in it",
+        ),
+        (
+            "[[quota]]\ncalls = 1000\nper = \"1m\"",
+            "FILE:11: quota: the service takes 100 calls at most in 1m, and this says 1000",
+        ),
+    ] {
+        let err = show(more);
+        assert!(err.contains(told), "{more}: {err}");
+        assert!(!err.contains("hunter2"), "{err}");
+    }
+    stage.configure(&base);
+    let (_, err) = stage
+        .bare(["check", "--proxy", "http://user:hunter2@localhost:1"])
+        .exits(2);
+    assert!(
+        err.contains("--proxy: the proxy's URL has") && !err.contains("hunter2"),
+        "{err}"
+    );
+    assert_eq!(stage.mock.requests().len(), 0);
+}
+
+#[test]
+fn a_configuration_that_everyone_can_change_is_not_used() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let stage = configured();
+    let path = stage.configure(&complete(&stage));
+    let change = |mode| {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    change(0o602);
+    let (_, err) = stage.bare(release(&stage)).exits(2);
+    assert!(
+        err.contains("is not used") && err.contains("chmod 600"),
+        "{err}"
+    );
+    assert_eq!(stage.mock.requests().len(), 0);
+    change(0o620);
+    let (_, err) = stage.bare(["config", "show"]).exits(0);
+    assert!(err.contains("chmod g-w"), "{err}");
+    change(0o644);
+    let (_, err) = stage.bare(["config", "show"]).exits(0);
+    assert_eq!(err, "");
+}
+
+#[test]
+fn the_configuration_can_be_named_before_the_subcommand_and_behind_it() {
+    let stage = configured();
+    let elsewhere = stage.home().join("elsewhere");
+    std::fs::rename(stage.home().join(".config/host-demo"), &elsewhere).unwrap();
+    let base = stage.mock.base_url();
+    for args in [
+        &["config", "show", "--config", "elsewhere/config.toml"][..],
+        &["--config", "elsewhere/config.toml", "config", "show"],
+        &["config", "--config", "elsewhere/config.toml", "show"],
+        &["--config", "elsewhere/config.toml", "inspect"],
+    ] {
+        let (out, _) = stage.bare(args).exits(0);
+        assert!(out.contains(base), "{args:?}: {out}");
+    }
+    let (_, err) = stage.bare(["--config", "nowhere.toml", "check"]).exits(2);
+    assert!(err.contains("nowhere.toml can't be read"), "{err}");
+}
+
+#[test]
+fn the_record_and_its_ticket_can_be_configured_and_verifying_finds_it() {
+    let stage = configured();
+    let base = complete(&stage);
+    let path = stage.configure(&format!(
+        "{base}[audit]\nfile = \"record.jsonl\"\nticket = \"INC-42\"\n"
+    ));
+    let _ = stage.bare(release(&stage)).exits(0);
+    let record = path.with_file_name("record.jsonl");
+    let text = std::fs::read_to_string(&record).unwrap();
+    assert!(text.contains("\"INC-42\""), "{text}");
+    let (out, _) = stage.bare(["audit", "verify"]).exits(0);
+    let told = format!("{}: intact", record.display());
+    assert!(out.contains(&told), "{out}");
+    let (out, _) = stage.bare(["config", "show"]).exits(0);
+    assert!(out.contains("audit.ticket                 INC-42"), "{out}");
+}
+
+#[test]
+fn a_private_address_can_be_permitted_by_the_configuration() {
+    let stage = Stage::new();
+    let service = |permitted: &str| {
+        stage.configure(&format!(
+            "[service]\nbase-url = \"https://127.0.0.1.invalid\"\nauthority = \
+             \"https://127.0.0.1.invalid\"\nscope = \"x/.default\"\n\
+             [network]\nallow-addresses = [{permitted}]\n"
+        ));
+        stage.bare(["config", "show"])
+    };
+    let (out, _) = service("\"10.1.0.0/16\", \"10.2.0.1\"").exits(0);
+    let line = "network.allow-addresses      10.1.0.0/16, 10.2.0.1";
+    assert!(out.contains(line), "{out}");
+    let (_, err) = service("\"10.1.0.0/33\"").exits(2);
+    assert!(
+        err.contains("config.toml:6: network.allow-addresses"),
+        "{err}"
+    );
 }
 
 #[test]

@@ -312,6 +312,24 @@ impl Host {
         Ok(self.limiter.quotas().iter().map(used).collect())
     }
 
+    /// How long so many calls of an operation would take from now on, if each is answered after
+    /// `answer` and nobody else calls: computed by what admits them. `None` where a quota never has
+    /// room for them.
+    pub async fn forecast(
+        &self,
+        operation: Operation,
+        calls: usize,
+        answer: Duration,
+    ) -> Result<Option<Duration>, CallError> {
+        let key = self.key(operation).await?;
+        let Reading { now, mut budgets } = self.limiter.read().await?;
+        let budget = budgets.remove(&key).unwrap_or_default();
+        let end = budget
+            .log()
+            .forecast(self.limiter.quotas(), now, calls, answer);
+        Ok(end.map(|end| end.since(now)))
+    }
+
     /// What makes the calls wait for each other.
     pub fn limiter(&self) -> &Limiter {
         &self.limiter

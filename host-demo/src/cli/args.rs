@@ -170,6 +170,10 @@ pub(crate) enum Command {
     #[command(after_help = PLAIN_EXIT_CODES)]
     Inspect(Inspect),
 
+    /// Show what is used of the quotas, and what is left.
+    #[command(after_help = QUOTA_HELP)]
+    Quota(Quota),
+
     /// Look after the record of what was done.
     Audit {
         #[command(subcommand)]
@@ -299,6 +303,84 @@ pub(crate) struct Verify {
     pub(crate) head: Option<String>,
 }
 
+const QUOTA_HELP: &str = "\
+Examples:
+  host-demo quota
+  host-demo quota --forecast 1650
+  host-demo quota --watch
+
+Where a ledger was lost, nothing is sent for one whole window (an hour): as many calls as the quota
+allows may have been made in it. `quota open` overrules that.
+
+Exit codes:
+  0  it was shown, or done
+  2  the ledger can't be used";
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Quota {
+    #[command(subcommand)]
+    pub(crate) command: Option<QuotaCommand>,
+
+    /// Show it again each second, until Ctrl-C.
+    #[arg(long)]
+    pub(crate) watch: bool,
+
+    /// Say as well how long so many calls would take from now on.
+    #[arg(long, value_name = "CALLS")]
+    pub(crate) forecast: Option<u32>,
+
+    #[command(flatten)]
+    pub(crate) counted: Counted,
+}
+
+/// Which ledger, where nothing else is needed.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Counted {
+    #[command(flatten)]
+    pub(crate) ledger: Ledger,
+
+    /// The configuration that says where calls are counted, unless it is said here.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Let time run so many times as fast, as those do whose calls are shown.
+    #[arg(long, value_name = "N", hide = true, default_value_t = 1)]
+    pub(crate) time_scale: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QuotaCommand {
+    /// Open what is closed because a ledger was lost: say that no call was made in the last hour.
+    ///
+    /// Do it where you know that: a new ledger in the place of one that was never used, say. If
+    /// calls were made, the service may answer 429. What the service closed stays closed.
+    #[command(after_help = PLAIN_EXIT_CODES)]
+    Open(Counted),
+
+    /// Put a damaged ledger (a file) aside, and begin a new one, closed for an hour.
+    #[command(after_help = PLAIN_EXIT_CODES)]
+    Renew(Counted),
+}
+
+/// Where calls are counted.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Ledger {
+    /// Count calls here, together with all who do: a file on this machine, redis://HOST for a
+    /// fleet, or `memory` for this run alone [default: host-demo/ledger.sqlite in the user's state
+    /// directory].
+    #[arg(long = "ledger", value_name = "WHERE", help_heading = "Quotas")]
+    pub(crate) at: Option<String>,
+
+    /// A file with the server's password, instead of HOST_DEMO_LEDGER_PASSWORD.
+    #[arg(
+        long = "ledger-password-file",
+        value_name = "FILE",
+        help_heading = "Quotas"
+    )]
+    pub(crate) password_file: Option<PathBuf>,
+}
+
 /// Which service, who we are there, and how long a call may take.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Connection {
@@ -416,6 +498,9 @@ pub(crate) struct Connection {
     /// What it is done for, for the record: a ticket's number, say.
     #[arg(long, value_name = "REF", help_heading = "Audit")]
     pub(crate) ticket: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) ledger: Ledger,
 
     /// Let time run so many times as fast. On loopback only, together with a stand-in at the same
     /// scale.

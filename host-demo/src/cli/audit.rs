@@ -27,7 +27,7 @@ pub(super) fn open(args: &Connection) -> anyhow::Result<Arc<Audit>> {
     Ok(Arc::new(audit))
 }
 
-fn private(folder: PathBuf) -> anyhow::Result<PathBuf> {
+pub(super) fn private(folder: PathBuf) -> anyhow::Result<PathBuf> {
     connect::make_private(&folder)
         .with_context(|| format!("the folder {} can't be used", folder.display()))?;
     Ok(folder)
@@ -159,7 +159,7 @@ fn open_json(call: &OpenCall) -> Value {
 const RECORD: &str = "audit.jsonl";
 const KEY: &str = "audit.key";
 
-fn folder() -> anyhow::Result<PathBuf> {
+pub(super) fn folder() -> anyhow::Result<PathBuf> {
     let strategy = etcetera::choose_base_strategy().context("there is no home directory")?;
     let state = strategy.state_dir().unwrap_or_else(|| strategy.data_dir());
     Ok(state.join("host-demo"))

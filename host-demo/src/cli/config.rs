@@ -46,9 +46,32 @@ pub(crate) fn settle(args: &args::Connection) -> anyhow::Result<(args::Connectio
         audit: file(&args.audit, Key::AuditFile),
         audit_key: file(&args.audit_key, Key::AuditKey),
         ticket: text(Key::Ticket),
+        ledger: ledger(&args.ledger, &settings),
         ..args.clone()
     };
     Ok((settled, settings))
+}
+
+/// Where calls are counted.
+fn ledger(args: &args::Ledger, settings: &Settings) -> args::Ledger {
+    let file = settings.text(Key::LedgerPasswordFile).map(PathBuf::from);
+    args::Ledger {
+        at: settings.text(Key::Ledger).map(str::to_owned),
+        password_file: args.password_file.clone().or(file),
+    }
+}
+
+/// The same, where nothing else is needed, and what is kept to.
+pub(crate) fn counted(args: &args::Counted) -> anyhow::Result<(args::Ledger, Settings)> {
+    let (settings, _) = settings(args.config.as_deref(), ledger_flags(&args.ledger))?;
+    Ok((ledger(&args.ledger, &settings), settings))
+}
+
+fn ledger_flags(args: &args::Ledger) -> Vec<(Key, String)> {
+    let file = args.password_file.as_ref();
+    let file = file.map(|path| (Key::LedgerPasswordFile, path.display().to_string()));
+    let at = args.at.clone().map(|at| (Key::Ledger, at));
+    at.into_iter().chain(file).collect()
 }
 
 /// Which component to run.
@@ -119,6 +142,7 @@ fn flags(args: &args::Connection) -> Vec<(Key, String)> {
     ]
     .into_iter()
     .filter_map(|(key, text)| Some((key, text?)))
+    .chain(ledger_flags(&args.ledger))
     .collect()
 }
 

@@ -16,7 +16,7 @@ use host_demo::network::Network;
 use host_demo::plugin::{self, Digest, Plugin};
 
 use super::output::clean;
-use super::{args, audit, config};
+use super::{args, audit, config, quota};
 
 /// A host for the service and the identity that the arguments and the environment name.
 pub(crate) fn host(args: &args::Connection) -> anyhow::Result<Host> {
@@ -38,6 +38,8 @@ pub(crate) fn settled(
         policy: settings.policy(service.origin().clone()),
         clock,
         audit: Some(audit::open(args)?),
+        ledger: Some(quota::ledger(&args.ledger, args.time_scale)?),
+        name: quota::name(),
         ..Setup::new(load(&args.plugin)?, service.clone(), tokens)
     };
     Ok((setup.build()?, service))
@@ -234,7 +236,7 @@ pub(crate) fn read(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Reads what nobody else should be able to, and says so where somebody is.
-fn read_secret(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
+pub(super) fn read_secret(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
     let found = contents(path, what)?;
     if found.is_open() {
         let path = clean(&path.display().to_string());

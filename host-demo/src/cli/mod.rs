@@ -15,6 +15,7 @@ mod demo;
 mod inspect;
 mod mock;
 mod output;
+mod quota;
 mod status;
 mod unrestrict;
 
@@ -100,6 +101,7 @@ async fn dispatch(command: Command, format: args::Output) -> anyhow::Result<Exit
         Command::Check(args) => check::run(args, format).await,
         Command::Config(args) => config::run(&args, format),
         Command::Inspect(args) => inspect::run(&args, format),
+        Command::Quota(args) => quota::run(args, format).await,
         Command::Audit {
             command: args::Audit::Verify(args),
         } => audit::verify(&config::verify(args)?, format),

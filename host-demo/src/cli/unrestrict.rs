@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::bail;
 use host_demo::audit::{Audit, AuditError};
 use host_demo::contract::MachineAction;
-use host_demo::host::CallError;
+use host_demo::grant::Operation;
+use host_demo::host::{CallError, Host};
 use host_demo::id::MachineId;
 use host_demo::limits::Why;
 use host_demo::release::{self, Outcome, Plan, Reporter, Verdict, Wait};
@@ -18,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::args::{Output, Unrestrict};
-use super::{Exit, audit, connect, output};
+use super::{Exit, audit, connect, output, quota};
 
 pub(crate) async fn run(args: Unrestrict, format: Output) -> anyhow::Result<Exit> {
     let ids = checked(&args.machine_ids)?;
@@ -30,6 +31,7 @@ pub(crate) async fn run(args: Unrestrict, format: Output) -> anyhow::Result<Exit
 
     let (interrupt, stop) = watch::channel(false);
     let listener = tokio::spawn(listen(interrupt));
+    foretell(&host, ids.len()).await;
     let reporter = Arc::new(Progress::new(ids.len(), format, host.audit().cloned()));
     let outcomes =
         release::release(&host, &ids, &plan, Arc::clone(&reporter) as _, stop.clone()).await;
@@ -45,6 +47,20 @@ pub(crate) async fn run(args: Unrestrict, format: Output) -> anyhow::Result<Exit
         return Ok(Exit::Interrupted);
     }
     Ok(exit(&outcomes).failed_if(missing.is_some()))
+}
+
+/// Says how long it will take to send them all, where the quota makes that long. What keeps it from
+/// being known keeps the calls from being made as well, and is told there.
+async fn foretell(host: &Host, calls: usize) {
+    const LONG: Duration = Duration::from_secs(60);
+    let operation = Operation::UnrestrictCodeExecution;
+    let forecast = host.forecast(operation, calls, quota::ANSWER).await;
+    if let Ok(Some(time)) = forecast
+        && time >= LONG
+    {
+        let time = quota::roughly(time);
+        note!("host-demo: by what is left of the quota, {calls} releases take {time} to be sent");
+    }
 }
 
 /// Every id is looked at before anything is sent; one that stands there twice is released once.

@@ -9,7 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{Doc, Form, KEYS, Key, LIST, Source, Value, duration, nearest};
-use crate::limits::Quota;
+use crate::limits::{LedgerName, Quota};
 use crate::policy::Route;
 
 /// What a configuration file says.
@@ -255,6 +255,10 @@ impl<'a> Reader<'a> {
                 "~ is not replaced; write the whole path, or one from this file's folder".into(),
             ),
             Form::Path => Ok(self.folder.join(text).display().to_string()),
+            Form::Ledger => Ok(match text.parse() {
+                Ok(LedgerName::File(path)) => self.folder.join(path).display().to_string(),
+                _ => text.to_owned(),
+            }),
             _ => Ok(text.to_owned()),
         });
         result

@@ -16,6 +16,7 @@ pub use settings::{Settings, SettingsError};
 
 use crate::cloud::{Cloud, Region};
 use crate::identity::Method;
+use crate::limits::LedgerName;
 use crate::network::{Network, Proxy};
 use crate::plugin::Digest;
 use crate::policy::Origin;
@@ -76,6 +77,10 @@ pub enum Key {
     AuditKey,
     /// What it is done for.
     Ticket,
+    /// Where calls are counted.
+    Ledger,
+    /// A file with the password of the server that counts them.
+    LedgerPasswordFile,
     /// How many calls may be made.
     Quota,
 }
@@ -94,6 +99,8 @@ enum Form {
     Proxy,
     Duration,
     Digest,
+    /// A path, unless it is `memory` or a URL.
+    Ledger,
     /// Not in the file, and never shown.
     Secret,
     Networks,
@@ -141,6 +148,7 @@ impl Form {
                 .map_err(|e| e.to_string()),
             Self::Duration => duration(text).map(drop),
             Self::Digest => parsed::<Digest>(text),
+            Self::Ledger => parsed::<LedgerName>(text),
             Self::Text | Self::Path | Self::Secret | Self::Routes | Self::Quotas => Ok(()),
         }
     }
@@ -263,6 +271,14 @@ const KEYS: &[Doc] = &[
     doc(Key::AuditFile, "audit", "file", Form::Path).flag("--audit"),
     doc(Key::AuditKey, "audit", "key", Form::Path).flag("--audit-key"),
     doc(Key::Ticket, "audit", "ticket", Form::Text).flag("--ticket"),
+    doc(Key::Ledger, "ledger", "at", Form::Ledger).flag("--ledger"),
+    doc(
+        Key::LedgerPasswordFile,
+        "ledger",
+        "password-file",
+        Form::Path,
+    )
+    .flag("--ledger-password-file"),
     doc(Key::Quota, "", "quota", Form::Quotas),
 ];
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -117,6 +118,54 @@ pub struct Reading {
     pub budgets: BTreeMap<Key, Budget>,
 }
 
+/// Which ledger is meant: the word `memory`, a server (`redis://host:6379`, `rediss://…` over TLS)
+/// or else a file's path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LedgerName {
+    /// This process's memory.
+    Memory,
+    /// An SQLite file.
+    File(PathBuf),
+    /// A Redis or Valkey server, by its URL. There is no password in it.
+    Redis(String),
+}
+
+/// Names no ledger. The text is not repeated: it may have a password in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoLedger {
+    /// A URL of another kind.
+    #[error(
+        "a ledger is `memory`, a file, or a server whose URL begins with redis:// or rediss://"
+    )]
+    Scheme,
+    /// There is a password in the URL, which is where it gets seen.
+    #[error(
+        "the server's URL has a password in it, which is where it gets seen; put it into          HOST_DEMO_LEDGER_PASSWORD or a file (--ledger-password-file), and leave the user's name,          as in redis://user@host"
+    )]
+    Password,
+}
+
+impl FromStr for LedgerName {
+    type Err = NoLedger;
+
+    fn from_str(text: &str) -> Result<Self, NoLedger> {
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Ok(match text {
+                "memory" => Self::Memory,
+                path => Self::File(path.into()),
+            });
+        };
+        if !["redis", "rediss"].contains(&scheme) {
+            return Err(NoLedger::Scheme);
+        }
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        match authority.rsplit_once('@') {
+            Some((user, _)) if user.contains(':') => Err(NoLedger::Password),
+            _ => Ok(Self::Redis(text.to_owned())),
+        }
+    }
+}
+
 /// Why a ledger can't be used. Nothing is sent without one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the quotas' ledger, {ledger}, {problem}")]
@@ -218,5 +267,35 @@ impl Ledger for Memory {
     /// Nothing is lost here but with the process.
     async fn reopen(&self) -> Result<(), LedgerError> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ledger_is_the_memory_a_file_or_a_server_whose_password_is_elsewhere() {
+        for (text, name) in [
+            ("memory", Ok(LedgerName::Memory)),
+            ("./memory", Ok(LedgerName::File("./memory".into()))),
+            (
+                "/var/lib/x.sqlite",
+                Ok(LedgerName::File("/var/lib/x.sqlite".into())),
+            ),
+            (
+                "redis://h:1/0",
+                Ok(LedgerName::Redis("redis://h:1/0".to_owned())),
+            ),
+            (
+                "rediss://u@h",
+                Ok(LedgerName::Redis("rediss://u@h".to_owned())),
+            ),
+            ("redis://u:p@h", Err(NoLedger::Password)),
+            ("redis://:p@h", Err(NoLedger::Password)),
+            ("http://h", Err(NoLedger::Scheme)),
+        ] {
+            assert_eq!(text.parse(), name, "{text}");
+        }
     }
 }

@@ -18,7 +18,9 @@ mod time;
 mod worker;
 
 pub use budget::{Ask, Budget, Holder, News, Reply, Ticket};
-pub use ledger::{Key, Ledger, LedgerError, LedgerProblem, Memory, NoKey, Reading};
+pub use ledger::{
+    Key, Ledger, LedgerError, LedgerName, LedgerProblem, Memory, NoKey, NoLedger, Reading,
+};
 pub use limiter::{Limiter, NoPermit, Permit};
 pub use log::{Log, NotUntil, Quota, Slot, Why};
 pub use sqlite::Sqlite;

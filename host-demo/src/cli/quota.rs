@@ -1,0 +1,366 @@
+//! `host-demo quota`, and where calls are counted.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use host_demo::clock::{Clock as _, Moment, SystemClock};
+use host_demo::limits::{
+    Budget, Key, Ledger, LedgerName, Memory, NotUntil, Quota, Sqlite, Why, boot_id,
+};
+use serde_json::{Value, json};
+
+use super::args::{self, Output, QuotaCommand};
+use super::{Exit, audit, config, output};
+
+/// What a forecast takes an answer to need. The service's are faster as a rule; what matters is the
+/// quota.
+pub(super) const ANSWER: Duration = Duration::from_secs(1);
+
+pub(crate) async fn run(args: args::Quota, format: Output) -> anyhow::Result<Exit> {
+    match &args.command {
+        Some(QuotaCommand::Open(counted)) => open(counted, format).await,
+        Some(QuotaCommand::Renew(counted)) => renew(counted, format),
+        None => show(&args, format).await,
+    }
+}
+
+async fn show(args: &args::Quota, format: Output) -> anyhow::Result<Exit> {
+    let (named, settings) = config::counted(&args.counted)?;
+    let clock = SystemClock::scaled(args.counted.time_scale);
+    let ledger = ledger(&named, args.counted.time_scale)?;
+    let mut drawn = 0;
+    loop {
+        let reading = ledger.read().await?;
+        let views = reading.budgets.iter().map(|(key, budget)| View {
+            key,
+            budget,
+            now: reading.now,
+            wall: clock.wall(),
+            quotas: settings.quotas(),
+            forecast: args.forecast,
+        });
+        let unused = || {
+            let forecast = |calls: u32| {
+                let log = Budget::default();
+                let calls = calls as usize;
+                log.log()
+                    .forecast(settings.quotas(), Moment::ORIGIN, calls, ANSWER)
+            };
+            args.forecast.map(|calls| (calls, forecast(calls)))
+        };
+        if format == Output::Json {
+            if reading.budgets.is_empty() {
+                let forecast =
+                    unused().map(|(calls, end)| forecast_json(calls, end, Moment::ORIGIN));
+                output::json_line(
+                    &json!({ "type": "quota", "operation": null, "forecast": forecast }),
+                );
+            }
+            for view in views {
+                output::json_line(&view.json());
+            }
+        } else {
+            let mut lines: Vec<String> = views.flat_map(|view| view.lines()).collect();
+            if lines.is_empty() {
+                lines.push("no call was counted yet".to_owned());
+                lines.extend(unused().map(|(calls, end)| took(end, Moment::ORIGIN, calls)));
+            }
+            if drawn > 0 && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+                // Back to where the last picture began.
+                lines[0] = format!("\u{1b}[{drawn}A\u{1b}[J{}", lines[0]);
+            }
+            drawn = lines.iter().map(|line| line.lines().count()).sum();
+            for line in &lines {
+                output::line(line);
+            }
+        }
+        if !args.watch {
+            return Ok(Exit::Done);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            _ = tokio::signal::ctrl_c() => return Ok(Exit::Done),
+        }
+    }
+}
+
+async fn open(counted: &args::Counted, format: Output) -> anyhow::Result<Exit> {
+    let (named, _) = config::counted(counted)?;
+    ledger(&named, counted.time_scale)?.reopen().await?;
+    told(
+        format,
+        "open",
+        "open: what was counted is counted, and nothing is taken for lost",
+    );
+    Ok(Exit::Done)
+}
+
+fn renew(counted: &args::Counted, format: Output) -> anyhow::Result<Exit> {
+    let (named, _) = config::counted(counted)?;
+    let LedgerName::File(path) = name_of(&named)? else {
+        bail!("only a ledger in a file can be put aside: a server is emptied by its own means");
+    };
+    let aside = Sqlite::renew(&path)?;
+    let text = format!(
+        "{} is put aside as {}. The new one is closed for an hour; if no call was made in the last \
+         one: host-demo quota open",
+        path.display(),
+        aside.display()
+    );
+    told(format, "renewed", &text);
+    Ok(Exit::Done)
+}
+
+fn told(format: Output, what: &str, text: &str) {
+    match format {
+        Output::Json => output::json_line(&json!({ "type": "quota", "done": what })),
+        Output::Text => output::line(&output::clean(text)),
+    }
+}
+
+/// Who this is, for those who look at the ledger.
+pub(super) fn name() -> String {
+    let user = whoami::username().unwrap_or_default();
+    let machine = whoami::hostname().unwrap_or_default();
+    format!("{user}@{machine}, process {}", std::process::id())
+}
+
+/// Where calls are counted.
+pub(super) fn ledger(args: &args::Ledger, time_scale: u32) -> anyhow::Result<Arc<dyn Ledger>> {
+    let clock = Arc::new(SystemClock::scaled(time_scale));
+    // What is played out faster is not counted with what is real.
+    if args.at.is_none() && time_scale > 1 {
+        return Ok(Arc::new(Memory::new(clock)));
+    }
+    Ok(match name_of(args)? {
+        LedgerName::Memory => Arc::new(Memory::new(clock)),
+        LedgerName::File(path) => Arc::new(Sqlite::open(&path, clock, &boot_id())?),
+        LedgerName::Redis(_) => bail!("not yet"),
+    })
+}
+
+fn name_of(args: &args::Ledger) -> anyhow::Result<LedgerName> {
+    match &args.at {
+        Some(at) => at.parse().context("--ledger"),
+        None => Ok(LedgerName::File(default()?)),
+    }
+}
+
+fn default() -> anyhow::Result<PathBuf> {
+    Ok(audit::private(audit::folder()?)?.join("ledger.sqlite"))
+}
+
+/// One key, as it is shown.
+struct View<'a> {
+    key: &'a Key,
+    budget: &'a Budget,
+    /// On the ledger's scale, and on the calendar.
+    now: Moment,
+    wall: jiff::Timestamp,
+    quotas: &'a [Quota],
+    forecast: Option<u32>,
+}
+
+impl View<'_> {
+    /// When a caller that comes now gets its turn, if it has to wait.
+    fn next(&self) -> Option<NotUntil> {
+        let log = self.budget.log();
+        let waiting = self.budget.waiting();
+        let free = log.free(self.quotas, waiting);
+        (!log.has_room(self.quotas, waiting, self.now)).then_some(free)
+    }
+
+    fn used(&self, quota: Quota) -> usize {
+        self.budget.log().used(quota, self.now)
+    }
+
+    fn finish(&self, calls: u32) -> Option<Moment> {
+        let log = self.budget.log();
+        log.forecast(self.quotas, self.now, calls as usize, ANSWER)
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let key = self.key;
+        let mut lines = vec![output::clean(&format!(
+            "{}  (tenant {}, application {})",
+            key.operation, key.tenant, key.application
+        ))];
+        for quota in self.quotas {
+            let used = self.used(*quota);
+            let (calls, left) = (quota.calls, (quota.calls as usize).saturating_sub(used));
+            let window = window(quota.per);
+            let bar = bar(used, calls as usize);
+            lines.push(format!(
+                "  {window:<8} {bar}  {used:>5} of {calls}, {left} left"
+            ));
+        }
+        lines.push(match self.next() {
+            None => "  next     now".to_owned(),
+            Some(wait) => format!("  next     {}", self.until(wait)),
+        });
+        for (name, slots, latest) in self.budget.holders() {
+            let name = output::clean(name);
+            let latest = self.at(latest);
+            let calls = if slots == 1 { "call" } else { "calls" };
+            lines.push(format!("  held     {slots} {calls} under way by {name}, counted until {latest} at the latest"));
+        }
+        if self.budget.waiting() > 0 {
+            lines.push(format!("  waiting  {}", self.budget.waiting()));
+        }
+        lines.extend(
+            self.forecast
+                .map(|calls| took(self.finish(calls), self.now, calls)),
+        );
+        lines
+    }
+
+    /// A moment, on the calendar.
+    fn at(&self, moment: Moment) -> String {
+        let at = self.time(moment);
+        format!("{} UTC", at.strftime("%H:%M:%S"))
+    }
+
+    fn time(&self, moment: Moment) -> jiff::Timestamp {
+        let left = moment.since(self.now);
+        let left = jiff::SignedDuration::try_from(left).unwrap_or(jiff::SignedDuration::MAX);
+        self.wall
+            .saturating_add(left)
+            .unwrap_or(jiff::Timestamp::MAX)
+    }
+
+    fn until(&self, wait: NotUntil) -> String {
+        if wait.at.as_nanos() == u64::MAX {
+            return "never: a quota of no calls".to_owned();
+        }
+        let seconds = wait.at.since(self.now).as_secs_f64().ceil();
+        let why = match wait.why {
+            Why::Quota => "as many were made as it allows",
+            Why::Service => "the service said to wait",
+            Why::Lost => {
+                "what was counted before is lost, so all of it is taken for used; if no call was \
+                 made in the last hour: host-demo quota open"
+            }
+        };
+        format!("at {} (in {seconds} s): {why}", self.at(wait.at))
+    }
+
+    fn json(&self) -> Value {
+        let quotas = self.quotas.iter().map(|quota| {
+            let used = self.used(*quota);
+            json!({
+                "calls": quota.calls,
+                "per_seconds": quota.per.as_secs(),
+                "used": used,
+                "left": (quota.calls as usize).saturating_sub(used),
+            })
+        });
+        let next = self.next();
+        let holders = self.budget.holders().into_iter().map(|(name, slots, latest)| {
+            json!({ "name": name, "slots": slots, "counted_until": self.time(latest).to_string() })
+        });
+        let forecast = self
+            .forecast
+            .map(|calls| forecast_json(calls, self.finish(calls), self.now));
+        json!({
+            "type": "quota",
+            "tenant": self.key.tenant,
+            "application": self.key.application,
+            "operation": self.key.operation.to_string(),
+            "quotas": quotas.collect::<Vec<_>>(),
+            "next_at": next.map(|wait| self.time(wait.at).to_string()),
+            "why": next.map(|wait| match wait.why {
+                Why::Quota => "quota",
+                Why::Service => "service",
+                Why::Lost => "lost",
+            }),
+            "waiting": self.budget.waiting(),
+            "holders": holders.collect::<Vec<_>>(),
+            "forecast": forecast,
+        })
+    }
+}
+
+fn forecast_json(calls: u32, end: Option<Moment>, now: Moment) -> Value {
+    let seconds = end.map(|end| end.since(now).as_secs_f64().ceil());
+    json!({ "calls": calls, "seconds": seconds })
+}
+
+fn took(end: Option<Moment>, now: Moment, calls: u32) -> String {
+    match end {
+        Some(end) => {
+            let time = roughly(end.since(now));
+            format!("  forecast {calls} more calls take {time}, if nobody else calls")
+        }
+        None => format!("  forecast {calls} more calls are never possible"),
+    }
+}
+
+/// A time, for people.
+pub(super) fn roughly(time: Duration) -> String {
+    let seconds = time.as_secs_f64().ceil() as u64;
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds} s"),
+        (0, minutes, seconds) => format!("{minutes} min {seconds:02} s"),
+        (hours, minutes, _) => format!("{hours} h {minutes:02} min"),
+    }
+}
+
+fn window(per: Duration) -> String {
+    match per.as_secs() {
+        60 => "minute".to_owned(),
+        3600 => "hour".to_owned(),
+        seconds => format!("{seconds} s"),
+    }
+}
+
+fn bar(used: usize, of: usize) -> String {
+    const WIDTH: usize = 24;
+    let full = match of {
+        0 => WIDTH,
+        // What is used at all is seen.
+        of => (used * WIDTH).div_ceil(of).min(WIDTH),
+    };
+    format!("{}{}", "█".repeat(full), "░".repeat(WIDTH - full))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_shows_what_is_used_and_no_more_than_all() {
+        for (used, of, full) in [
+            (0, 100, 0),
+            (1, 100, 1),
+            (50, 100, 12),
+            (100, 100, 24),
+            (7, 5, 24),
+            (0, 0, 24),
+        ] {
+            let bar = bar(used, of);
+            assert_eq!(
+                bar.chars().filter(|c| *c == '█').count(),
+                full,
+                "{used} of {of}"
+            );
+            assert_eq!(bar.chars().count(), 24);
+        }
+    }
+
+    #[test]
+    fn a_time_is_said_as_exactly_as_people_need_it() {
+        let said = [59, 60, 3599, 3600, 4325].map(|seconds| roughly(Duration::from_secs(seconds)));
+        assert_eq!(
+            said,
+            [
+                "59 s",
+                "1 min 00 s",
+                "59 min 59 s",
+                "1 h 00 min",
+                "1 h 12 min"
+            ]
+        );
+    }
+}

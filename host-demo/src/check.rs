@@ -13,7 +13,7 @@ use http::header::DATE;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::clock::Moment;
-use crate::cloud::{self, Service};
+use crate::cloud::Service;
 use crate::contract::Reason;
 use crate::grant::Operation;
 use crate::host::{CallError, Host, Patience};
@@ -24,7 +24,7 @@ use crate::transport::{TransportError, TransportErrorKind};
 /// What is read: no action has this id.
 const NO_ACTION: &str = "00000000-0000-0000-0000-000000000000";
 
-/// How long the name and the connection may take, each.
+/// How long the name and the connection may take, each, unless a call may take less.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Beyond this, a clock that is wrong begins to cost tokens: Entra dates a token back by five
@@ -99,7 +99,7 @@ impl Rights {
     /// no known rights.
     pub fn of(claims: &Claims) -> Option<Self> {
         // Every token of Entra's names its audience, also one without a right.
-        claims.audience.as_ref()?;
+        claims.audiences.first()?;
         Some(if claims.scopes.is_empty() {
             Self {
                 bearer: Bearer::Application,
@@ -130,9 +130,10 @@ impl Rights {
 /// How the service is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Way {
-    /// The file of the certificate authorities that are trusted; without one, the operating
-    /// system's.
+    /// The file of the certificate authorities that are trusted besides the operating system's.
     pub ca_file: Option<String>,
+    /// What the environment names in the place of the operating system's.
+    pub store: Option<String>,
     /// The proxy in between.
     pub proxy: Option<String>,
 }
@@ -178,7 +179,7 @@ pub async fn look(host: &Host, service: &Service, way: Way) -> Facts {
     let read = if connection.is_ok() && token.is_ok() {
         let no_waiting = Patience {
             until: Some(host.clock().now()),
-            stop: None,
+            ..Patience::default()
         };
         Some(match host.get_machine_action(NO_ACTION, no_waiting).await {
             Err(error) if matches!(error.reason(), Some(Reason::NotFound)) => Ok(()),
@@ -200,10 +201,15 @@ pub async fn look(host: &Host, service: &Service, way: Way) -> Facts {
     }
 }
 
+/// How long a step may take.
+fn patience(host: &Host) -> Duration {
+    PATIENCE.min(host.call_timeout())
+}
+
 async fn resolve(host: &Host, service: &Service) -> Result<Vec<IpAddr>, String> {
     let origin = service.origin();
     let name = origin.host().trim_matches(['[', ']']);
-    let deadline = host.clock().now() + PATIENCE;
+    let deadline = host.clock().now() + patience(host);
     let found = tokio::select! {
         found = tokio::net::lookup_host((name, origin.port())) => found,
         () = host.clock().sleep_until(deadline) => return Err("no answer in time".to_owned()),
@@ -229,14 +235,15 @@ async fn connect(host: &Host, service: &Service) -> Result<Option<SignedDuration
     let request = http::Request::get(format!("{origin}/"));
     let (head, ()) = request.body(()).map_err(unusable)?.into_parts();
     let clock = host.clock();
-    let deadline: Moment = clock.now() + PATIENCE;
+    let patience = patience(host);
+    let deadline: Moment = clock.now() + patience;
     let transport = &host.egress().transport;
     let sending = transport.send(head, Bytes::new(), std::sync::Arc::clone(clock), deadline);
     let answer = tokio::select! {
         answer = sending => answer?,
         () = clock.sleep_until(deadline) => return Err(TransportError {
             kind: TransportErrorKind::ConnectTimeout,
-            detail: format!("no answer from {origin} within {} s", PATIENCE.as_secs()),
+            detail: format!("no answer from {origin} within {} s", patience.as_secs_f64()),
         }),
     };
     let now = clock.wall();
@@ -334,13 +341,11 @@ impl Facts {
             let found = Ability::ALL.map(|ability| self.right(ability, rights.as_ref()));
             findings.extend(found);
         }
-        findings.push(self.following());
+        findings.push(self.following(rights.as_ref()));
         let worst = findings.iter().map(|finding| finding.level).max();
         let missing = rights.as_ref().map(Rights::missing).unwrap_or_default();
         let verdict = match worst {
             Some(Level::Fatal) => Verdict::Unusable,
-            // A token without a single right is one that can't do anything.
-            _ if missing.len() == Ability::ALL.len() => Verdict::Unusable,
             Some(Level::Fine) => Verdict::Ready,
             _ => Verdict::Limited,
         };
@@ -370,9 +375,13 @@ impl Facts {
     }
 
     fn connection(&self) -> Finding {
+        let system = match &self.way.store {
+            Some(store) => format!("those of {store}, in the place of the operating system's"),
+            None => "the operating system's".to_owned(),
+        };
         let trust = match &self.way.ca_file {
-            Some(file) => format!("trusting the certificate authorities in {file}"),
-            None => "trusting the operating system's certificate authorities".to_owned(),
+            Some(file) => format!("trusting the certificate authorities in {file} and {system}"),
+            None => format!("trusting the certificate authorities: {system}"),
         };
         let protection = if self.service.origin().is_secure() {
             format!("TLS, {trust}")
@@ -435,7 +444,7 @@ impl Facts {
             claims.tenant.as_deref().unwrap_or(unsaid),
         );
         let mut level = Level::Fine;
-        if claims.audience.is_none() {
+        if claims.audiences.is_empty() {
             level = Level::Unknown;
             text = "the token is none that tells what it is".to_owned();
         }
@@ -463,13 +472,16 @@ impl Facts {
     }
 
     fn audience(&self) -> Finding {
-        let audience = self.token.as_ref().ok().and_then(|c| c.audience.as_ref());
-        let Some(audience) = audience else {
-            return Topic::Audience.found(Level::Unknown, "the token does not say whom it is for");
+        let audiences = match &self.token {
+            Ok(claims) if !claims.audiences.is_empty() => &claims.audiences,
+            _ => {
+                let unsaid = "the token does not say whom it is for";
+                return Topic::Audience.found(Level::Unknown, unsaid);
+            }
         };
-        if self.is_ours(audience) {
-            return Topic::Audience.found(Level::Fine, audience.clone());
-        }
+        let Some(audience) = audiences.iter().find(|audience| !self.is_ours(audience)) else {
+            return Topic::Audience.found(Level::Fine, audiences.join(", "));
+        };
         let refused = matches!(
             &self.read,
             Some(Err(error)) if matches!(error.reason(), Some(Reason::Forbidden(_)))
@@ -499,16 +511,7 @@ impl Facts {
 
     /// Whether a token of this audience is one for this service, as far as it is known.
     fn is_ours(&self, audience: &str) -> bool {
-        let origin = self.service.origin();
-        if cloud::is_known(origin) {
-            return cloud::belongs_to(audience, origin);
-        }
-        let resource = self.service.scope().trim_end_matches("/.default");
-        let same = |a: &str, b: &str| {
-            a.trim_end_matches('/')
-                .eq_ignore_ascii_case(b.trim_end_matches('/'))
-        };
-        same(audience, resource) && !is_the_new_host(audience)
+        self.service.is_named_by(audience) && !is_the_new_host(audience)
     }
 
     fn right(&self, ability: Ability, rights: Option<&Rights>) -> Finding {
@@ -517,7 +520,7 @@ impl Facts {
         if ability == Ability::Release
             && let Err(denial) = self.policy.allows(Operation::UnrestrictCodeExecution)
         {
-            return topic.found(Level::Warning, denial.to_string());
+            return topic.found(Level::Fatal, denial.to_string());
         }
         let Some(rights) = rights else {
             return topic.found(Level::Unknown, "the token does not say what it may do");
@@ -530,28 +533,51 @@ impl Facts {
                 format!("{held}; newer pages of Microsoft's ask for {}", wanted[0]),
             ),
             Some(held) => topic.found(Level::Fine, held),
-            None => topic.found(Level::Warning, format!("missing: {}", wanted.join(" or "))),
+            None => {
+                // Without the others there is less to see; without this one there is no release.
+                let level = match ability {
+                    Ability::Release => Level::Fatal,
+                    _ => Level::Warning,
+                };
+                topic.found(level, format!("missing: {}", wanted.join(" or ")))
+            }
         }
     }
 
-    fn following(&self) -> Finding {
+    fn following(&self, rights: Option<&Rights>) -> Finding {
+        // Of a release that can't be there is nothing to say.
+        let can_release = rights.is_none_or(|rights| rights.gives(Ability::Release).is_some())
+            && self
+                .policy
+                .allows(Operation::UnrestrictCodeExecution)
+                .is_ok();
+        let so = |what: &str| {
+            if can_release {
+                format!(": a release {what}")
+            } else {
+                String::new()
+            }
+        };
         let error = match &self.read {
             Some(Ok(())) => {
-                let text = "reading an action works: a release can be followed to its end";
+                let text = format!(
+                    "reading an action works{}",
+                    so("can be followed to its end")
+                );
                 return Topic::Following.found(Level::Fine, text);
             }
             None => return Topic::Following.found(Level::Unknown, "not tried"),
             Some(Err(error)) => error,
         };
-        const UNVERIFIABLE: &str = "a release would be accepted and not verifiable";
+        let unverifiable = so("would be accepted and not verifiable");
         let (level, text) = match (error, error.reason()) {
             (_, Some(Reason::Forbidden(_))) => (
                 Level::Warning,
-                format!("reading an action is refused, so {UNVERIFIABLE}: {error}"),
+                format!("reading an action is refused{unverifiable} ({error})"),
             ),
             (_, Some(Reason::Denied)) => (
                 Level::Warning,
-                format!("this host's policy forbids to read an action, so {UNVERIFIABLE}: {error}"),
+                format!("this host's policy forbids to read an action{unverifiable} ({error})"),
             ),
             (CallError::Quota(_) | CallError::Stopped, _)
             | (_, Some(Reason::RateLimited(_) | Reason::ServiceFailure(_))) => {
@@ -657,7 +683,7 @@ mod tests {
     fn claims(roles: &[&str]) -> Claims {
         Claims {
             roles: roles.iter().map(ToString::to_string).collect(),
-            audience: Some(OLD.to_owned()),
+            audiences: vec![OLD.to_owned()],
             expires: Timestamp::from_second(1_769_807_482 + 3600).ok(),
             ..Claims::default()
         }
@@ -670,6 +696,7 @@ mod tests {
             policy: Policy::release_and_read(Service::commercial().origin().clone()),
             way: Way {
                 ca_file: None,
+                store: None,
                 proxy: None,
             },
             addresses: Some(Ok(vec![IpAddr::from([192, 0, 2, 1])])),
@@ -739,7 +766,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_right_limits_and_none_at_all_is_of_no_use() {
+    fn a_missing_right_limits_and_without_that_to_release_it_is_of_no_use() {
         let with = |roles: &[&str]| {
             let facts = Facts {
                 token: Ok(claims(roles)),
@@ -758,7 +785,68 @@ mod tests {
             how.contains("permissions Machine.ReadWrite.All of"),
             "{how}"
         );
-        assert_eq!(with(&[]).verdict, Verdict::Unusable);
+        for without in [&[][..], &["Machine.ReadWrite.All"]] {
+            let report = with(without);
+            assert_eq!(report.verdict, Verdict::Unusable, "{without:?}");
+            let release = Topic::Right(Ability::Release);
+            assert_eq!(level(&report, release), Level::Fatal, "{without:?}");
+        }
+    }
+
+    #[test]
+    fn of_following_a_release_nothing_is_said_where_there_can_be_none() {
+        let said = |facts: Facts| {
+            let report = facts.judge();
+            let found = report
+                .findings
+                .into_iter()
+                .rfind(|f| f.topic == Topic::Following);
+            found.unwrap().text
+        };
+        let reading = "Machine.ReadWrite.All";
+        let release = "Machine.RestrictExecution";
+        let with = |roles: &[&str], read| Facts {
+            token: Ok(claims(roles)),
+            read: Some(read),
+            ..facts()
+        };
+        let works = "reading an action works";
+        assert_eq!(said(with(&[reading], Ok(()))), works);
+        let followed = format!("{works}: a release can be followed to its end");
+        assert_eq!(said(with(&[reading, release], Ok(()))), followed);
+        let mut denied = with(&[reading, release], Ok(()));
+        denied.policy = Policy::deny_all(denied.service.origin().clone());
+        assert_eq!(said(denied), works);
+    }
+
+    #[test]
+    fn whose_certificates_are_trusted_is_said() {
+        let said = |ca_file: Option<&str>, store: Option<&str>| {
+            let mut facts = facts();
+            facts.way.ca_file = ca_file.map(str::to_owned);
+            facts.way.store = store.map(str::to_owned);
+            facts.connection().text
+        };
+        for (ca_file, store, expected) in [
+            (
+                None,
+                None,
+                "trusting the certificate authorities: the operating system's",
+            ),
+            (
+                Some("ca.pem"),
+                None,
+                "trusting the certificate authorities in ca.pem and the operating system's",
+            ),
+            (
+                Some("ca.pem"),
+                Some("SSL_CERT_FILE (/x)"),
+                "trusting the certificate authorities in ca.pem and those of SSL_CERT_FILE (/x), \
+                 in the place of the operating system's",
+            ),
+        ] {
+            assert_eq!(said(ca_file, store), format!("TLS, {expected}; no proxy"));
+        }
     }
 
     #[test]
@@ -805,7 +893,7 @@ mod tests {
         ] {
             let mut facts = facts();
             if let Ok(claims) = &mut facts.token {
-                claims.audience = Some(audience.to_owned());
+                claims.audiences = vec![audience.to_owned()];
             }
             let report = facts.judge();
             assert_eq!(level(&report, Topic::Audience), expected, "{audience}");

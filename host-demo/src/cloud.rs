@@ -1,8 +1,9 @@
 //! Which service: its origin, who issues tokens for it, and what a token is asked for.
 //!
 //! The clouds that Microsoft runs are a table. A token that is issued for a row goes to the row's
-//! origins and to no others: [`Service`] can't be made otherwise, and the boundary looks once more
-//! at what a token itself says before it sends it (`may_receive`).
+//! origins and to no others, and one for another API of Microsoft's to none but Microsoft's:
+//! [`Service`] can't be made otherwise, and the boundary looks once more at what a token itself
+//! says before it sends it (`Service::may_receive`).
 
 use std::fmt;
 use std::str::FromStr;
@@ -225,11 +226,87 @@ const ENTRA_HOSTS: &[&str] = &[
     "login.usgovcloudapi.net",
 ];
 
+/// Domains whose names only Microsoft's own APIs have: Entra lets a tenant name an API by domains
+/// that it has proven to be its own. (`onmicrosoft.com` is not among them: each tenant has a name
+/// below it.) Sources: Microsoft, "Microsoft Graph national cloud deployments", "Compare Azure
+/// Government and global Azure" and "Azure China developer guide", endpoints.
+const MICROSOFTS_DOMAINS: &[&str] = &[
+    "microsoft.com",
+    "microsoft.us",
+    "microsoftonline.com",
+    "windows.com",
+    "windows.net",
+    "management.azure.com",
+    "azure.net",
+    "azure.cn",
+    "usgovcloudapi.net",
+    "chinacloudapi.cn",
+    "office.com",
+    "office365.com",
+    "office365.us",
+];
+
+/// Such APIs, by their application ids. Source: merill/microsoft-info, which gathers them from
+/// Microsoft Graph.
+const MICROSOFTS_APPLICATIONS: &[&str] = &[
+    WINDOWS_DEFENDER_ATP,
+    // Microsoft Graph, and the older one of the directory alone.
+    "00000003-0000-0000-c000-000000000000",
+    "00000002-0000-0000-c000-000000000000",
+    // Azure's resources.
+    "797f4846-ba00-4fd7-ba43-dac1f8f63013",
+    // Exchange Online and SharePoint Online.
+    "00000002-0000-0ff1-ce00-000000000000",
+    "00000003-0000-0ff1-ce00-000000000000",
+    // Azure Key Vault.
+    "cfa8b339-82a2-471a-a3c9-0fc0be7a4093",
+    // Microsoft Threat Protection: `api.security.microsoft.com`, as an audience.
+    "8ee8fdad-f234-4243-8f3b-15c294843740",
+];
+
+/// An API's name in the form in which two can be compared. An application id stands alone, or as
+/// `api://` and the id, or, where older clients asked, behind `spn:`.
+fn resource_name(audience: &str) -> String {
+    let name = audience.trim().trim_end_matches('/').to_ascii_lowercase();
+    let bare = ["api://", "spn:"]
+        .iter()
+        .find_map(|prefix| name.strip_prefix(prefix))
+        .unwrap_or(&name);
+    match uuid::Uuid::try_parse(bare) {
+        Ok(id) => id.to_string(),
+        Err(_) => name,
+    }
+}
+
+/// Whether two names are of one API, as far as the names tell.
+fn is_same_resource(one: &str, other: &str) -> bool {
+    resource_name(one) == resource_name(other)
+}
+
+/// Whether an audience is an API of Microsoft's own, Defender's or another.
+fn is_microsofts(audience: &str) -> bool {
+    let name = resource_name(audience);
+    let host = name
+        .split_once("://")
+        .map_or(name.as_str(), |(_, rest)| rest)
+        .split(['/', ':', '?', '#'])
+        .next()
+        .unwrap_or_default()
+        .trim_end_matches('.');
+    let is_below = |domain: &&str| {
+        host.strip_suffix(*domain)
+            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
+    MICROSOFTS_APPLICATIONS.contains(&name.as_str())
+        || MICROSOFTS_DOMAINS.iter().any(is_below)
+        || TABLE.iter().any(|row| row.has(audience))
+}
+
 impl Row {
     fn has(&self, audience: &str) -> bool {
         self.audiences
             .iter()
-            .any(|known| known.eq_ignore_ascii_case(audience.trim_end_matches('/')))
+            .any(|known| is_same_resource(known, audience))
     }
 
     fn is_at(&self, origin: &Origin) -> bool {
@@ -249,13 +326,20 @@ pub fn belongs_to(audience: &str, origin: &Origin) -> bool {
         .any(|row| row.is_at(origin) && row.has(audience))
 }
 
-/// Whether a token of this audience may be sent to this origin.
-///
-/// One that is for a cloud of the table goes to that cloud. It may also go to loopback, which does
-/// not leave the machine: a stand-in issues such tokens.
-pub(crate) fn may_receive(origin: &Origin, audience: &str) -> bool {
-    let of_the_table = TABLE.iter().any(|row| row.has(audience));
-    !of_the_table || origin.is_loopback() || belongs_to(audience, origin)
+/// Whether tokens of this audience may go to this origin, as far as the audience alone says: one
+/// that is for a cloud of the table goes to that cloud, and one for another API of Microsoft's to
+/// none but Microsoft's.
+fn may_go(audience: &str, origin: &Origin) -> bool {
+    if TABLE.iter().any(|row| row.has(audience)) {
+        belongs_to(audience, origin)
+    } else {
+        is_known(origin) || !is_microsofts(audience)
+    }
+}
+
+/// Whether tokens of this authority are Entra's, in whichever of its clouds.
+pub(crate) fn is_entra(authority: &Origin) -> bool {
+    ENTRA_HOSTS.contains(&authority.host())
 }
 
 /// A Defender service and the authority whose tokens it takes.
@@ -267,7 +351,8 @@ pub struct Service {
     origin: Origin,
     authority: Origin,
     scope: String,
-    ca: Option<Vec<u8>>,
+    /// PEM texts, each with the origin that it counts for.
+    cas: Vec<(Origin, Vec<u8>)>,
     network: Network,
 }
 
@@ -294,17 +379,14 @@ pub enum ServiceError {
     /// for (Microsoft identity platform, "OAuth 2.0 client credentials flow").
     #[error("the scope {0:?} must end in /.default")]
     Scope(String),
-    /// Tokens of this scope are for a cloud of the table, and this origin is not of it.
-    #[error(
-        "a token for {scope} must not be sent to {origin}: it is for {}; name that cloud instead",
-        .clouds.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-    )]
+    /// Tokens of this scope are for an API of Microsoft's, and this origin is not that.
+    #[error("a token for {scope} must not be sent to {origin}: it is for {}", owner(.clouds))]
     ForeignOrigin {
         /// What a token would be asked for.
         scope: String,
         /// Where it would go.
         origin: Origin,
-        /// Whose tokens they are.
+        /// The clouds whose tokens they are. None, where they are for another API than Defender's.
         clouds: Vec<Cloud>,
     },
     /// Only the commercial cloud has regions.
@@ -325,6 +407,14 @@ pub enum ServiceError {
         /// The clouds that take tokens of that one, if any does.
         others: Option<String>,
     },
+}
+
+fn owner(clouds: &[Cloud]) -> String {
+    if clouds.is_empty() {
+        return "an API of Microsoft's; name the scope of the API that is there".to_owned();
+    }
+    let names: Vec<String> = clouds.iter().map(ToString::to_string).collect();
+    format!("{}; name that cloud instead", names.join(", "))
 }
 
 impl Service {
@@ -349,8 +439,8 @@ impl Service {
 
     /// Another service, named by all that belongs together.
     ///
-    /// What Entra issues for a cloud of the table goes to that cloud: with another origin there is
-    /// no such service.
+    /// Tokens for an API of Microsoft's go to Microsoft: with another origin there is no such
+    /// service. Only a stand-in on loopback, with an authority of its own, issues such tokens too.
     pub fn custom(base_url: &str, authority: &str, scope: &str) -> Result<Self, ServiceError> {
         let origin: Origin = base_url.parse().map_err(|problem| ServiceError::BaseUrl {
             text: base_url.to_owned(),
@@ -370,8 +460,8 @@ impl Service {
             .filter(|row| row.region.is_none() && row.has(resource))
             .map(|row| row.cloud)
             .collect();
-        let real = ENTRA_HOSTS.contains(&authority.host());
-        if real && !clouds.is_empty() && !belongs_to(resource, &origin) {
+        let is_stand_in = origin.is_loopback() && !is_entra(&authority);
+        if !is_stand_in && !may_go(resource, &origin) {
             return Err(ServiceError::ForeignOrigin {
                 scope: scope.to_owned(),
                 origin,
@@ -382,16 +472,24 @@ impl Service {
             origin,
             authority,
             scope: scope.to_owned(),
-            ca: None,
+            cas: Vec::new(),
             network: Network::default(),
         })
     }
 
-    /// Trusts, at this service's two origins, the certificate authorities in this PEM text, and no
-    /// others.
+    /// Trusts the certificate authorities in this PEM text, besides the system's, where the API is;
+    /// at the authority only if that is the same origin.
     #[must_use]
     pub fn with_ca(mut self, pem: Vec<u8>) -> Self {
-        self.ca = Some(pem);
+        self.cas.push((self.origin.clone(), pem));
+        self
+    }
+
+    /// Trusts the certificate authorities in this PEM text, besides the system's, at the authority;
+    /// where the API is only if that is the same origin.
+    #[must_use]
+    pub fn with_authority_ca(mut self, pem: Vec<u8>) -> Self {
+        self.cas.push((self.authority.clone(), pem));
         self
     }
 
@@ -448,9 +546,41 @@ impl Service {
         &self.network
     }
 
-    /// The certificate authorities to trust instead of the operating system's, as PEM.
-    pub fn ca(&self) -> Option<&[u8]> {
-        self.ca.as_deref()
+    /// The certificate authorities to trust at an origin besides the operating system's, as PEM.
+    pub fn cas(&self, at: &Origin) -> impl Iterator<Item = &[u8]> {
+        self.cas
+            .iter()
+            .filter(move |(origin, _)| origin == at)
+            .map(|(_, pem)| pem.as_slice())
+    }
+
+    /// Whether an audience names this service.
+    pub(crate) fn is_named_by(&self, audience: &str) -> bool {
+        if is_known(&self.origin) {
+            return belongs_to(audience, &self.origin);
+        }
+        let resource = self.scope.strip_suffix("/.default");
+        resource.is_some_and(|resource| is_same_resource(audience, resource))
+    }
+
+    /// Whether a token for these audiences may be sent to this service, or else the one for which
+    /// it may not. A token may be for several, and each of them could use it.
+    ///
+    /// To a service of one's own goes what is for its scope, and nothing else that says whom it is
+    /// for. Loopback does not leave the machine: a stand-in issues tokens of all kinds.
+    pub(crate) fn may_receive<'a>(&self, audiences: &'a [String]) -> Result<(), &'a str> {
+        let takes = |audience: &str| {
+            self.origin.is_loopback()
+                || if is_known(&self.origin) {
+                    may_go(audience, &self.origin)
+                } else {
+                    self.is_named_by(audience)
+                }
+        };
+        match audiences.iter().find(|audience| !takes(audience)) {
+            Some(audience) => Err(audience),
+            None => Ok(()),
+        }
     }
 }
 
@@ -544,29 +674,139 @@ mod tests {
         }
     }
 
+    const OLD: &str = "https://api.securitycenter.microsoft.com";
+
+    /// A service that takes tokens of `scope`, from an authority that is its own.
+    fn own(base: &str, scope: &str) -> Service {
+        Service::custom(base, "https://login.contoso.com", scope).unwrap()
+    }
+
+    fn may(service: &Service, audiences: &[&str]) -> bool {
+        let audiences: Vec<String> = audiences.iter().map(ToString::to_string).collect();
+        service.may_receive(&audiences).is_ok()
+    }
+
     #[test]
     fn a_token_at_hand_leaves_for_its_own_cloud_or_loopback_only() {
-        let may = |origin: &str, audience| may_receive(&origin.parse().unwrap(), audience);
-        let old = "https://api.securitycenter.microsoft.com";
-        assert!(may("https://api.security.microsoft.com", old));
-        assert!(may("https://eu.api.security.microsoft.com", old));
-        assert!(may("http://127.0.0.1:8080", old));
-        assert!(may("https://soar.contoso.com", "api://contoso"));
-        for (origin, audience) in [
-            ("https://evil.test", old),
+        let cloud = |cloud, region| Service::of(cloud, region).unwrap();
+        assert!(may(&Service::commercial(), &[OLD]));
+        assert!(may(&cloud(Cloud::Commercial, Some(Region::Eu)), &[OLD]));
+        // Said by the service itself, with 403 and the reason.
+        assert!(may(
+            &Service::commercial(),
+            &["https://api.security.microsoft.com"]
+        ));
+        let stand_in = own("http://127.0.0.1:8080", "https://x/.default");
+        assert!(may(&stand_in, &[OLD]));
+        for (service, audience) in [
+            (cloud(Cloud::Dod, None), OLD),
             (
-                "https://evil.test",
+                cloud(Cloud::Gcc, None),
                 "https://API.securitycenter.microsoft.com/",
             ),
-            ("https://evil.test", WINDOWS_DEFENDER_ATP),
-            ("https://api-gov.securitycenter.microsoft.us", old),
             (
-                "https://api.security.microsoft.com",
+                Service::commercial(),
                 "https://api-gov.securitycenter.microsoft.us",
             ),
         ] {
-            assert!(!may(origin, audience), "{audience} to {origin}");
+            assert!(!may(&service, &[audience]), "{audience} to {service:?}");
         }
+    }
+
+    #[test]
+    fn to_a_service_of_ones_own_go_tokens_of_its_scope_and_none_that_is_for_somebody_else() {
+        const ID: &str = "11111111-2222-3333-4444-555555555555";
+
+        let gateway = |scope: &str| own("https://soar.contoso.com", &format!("{scope}/.default"));
+        let by_name = gateway("api://contoso");
+        let by_id = gateway(ID);
+        let by_uri = gateway(&format!("api://{ID}"));
+        let (plain, prefixed) = (ID.to_uppercase(), format!("api://{ID}/"));
+        for service in [&by_id, &by_uri] {
+            assert!(may(service, &[&plain]) && may(service, &[&prefixed]));
+        }
+        assert!(may(&by_name, &["api://contoso"]) && may(&by_name, &["api://Contoso/"]));
+        // A token that says nothing of itself is judged by the service.
+        assert!(may(&by_name, &[]));
+        for others in [
+            &[OLD][..],
+            &["https://graph.microsoft.com"],
+            &["api://fabrikam"],
+            &["api://contoso.evil"],
+            &[ID],
+            &["api://contoso", OLD],
+            &[OLD, "api://contoso"],
+        ] {
+            assert!(!may(&by_name, others), "{others:?}");
+        }
+    }
+
+    #[test]
+    fn no_service_of_ones_own_takes_tokens_for_an_api_of_microsofts() {
+        let graph = "00000003-0000-0000-c000-000000000000";
+        for resource in [
+            OLD,
+            WINDOWS_DEFENDER_ATP,
+            "api://fc780465-2017-40d4-a0c5-307022471b92",
+            "https://api.security.microsoft.com",
+            "8ee8fdad-f234-4243-8f3b-15c294843740",
+            "https://graph.microsoft.com",
+            "https://GRAPH.microsoft.com/",
+            "https://graph.microsoft.com:443",
+            "https://graph.microsoft.com.",
+            "https://graph.microsoft.us",
+            "https://dod-graph.microsoft.us",
+            "https://microsoftgraph.chinacloudapi.cn",
+            "https://graph.windows.net",
+            graph,
+            &format!("api://{graph}"),
+            &format!("spn:{}", graph.to_uppercase()),
+            "https://management.azure.com",
+            "https://management.core.windows.net",
+            "https://management.usgovcloudapi.net",
+            "https://management.chinacloudapi.cn",
+            "797f4846-ba00-4fd7-ba43-dac1f8f63013",
+            "https://vault.azure.net",
+        ] {
+            let scope = format!("{resource}/.default");
+            for authority in ["https://login.contoso.com", ENTRA] {
+                let made = Service::custom("https://soar.contoso.com", authority, &scope);
+                let is_refused = matches!(made, Err(ServiceError::ForeignOrigin { .. }));
+                assert!(is_refused, "{resource} of {authority}: {made:?}");
+            }
+        }
+        for own_api in [
+            "https://contoso.onmicrosoft.com/soar",
+            "https://soar.contoso.com",
+            "https://notmicrosoft.com",
+            "https://microsoft.com.contoso.com",
+            "api://graph",
+            "11111111-2222-3333-4444-555555555555",
+        ] {
+            let scope = format!("{own_api}/.default");
+            let made = Service::custom("https://soar.contoso.com", ENTRA, &scope);
+            assert!(made.is_ok(), "{made:?}");
+        }
+    }
+
+    #[test]
+    fn an_authority_of_certificates_counts_at_the_origin_that_it_is_named_for() {
+        let pem = |text: &str| text.as_bytes().to_vec();
+        let two = own("https://soar.contoso.com", "api://contoso/.default")
+            .with_ca(pem("gateway"))
+            .with_authority_ca(pem("login"));
+        let at = |service: &Service, origin: &Origin| {
+            let texts: Vec<Vec<u8>> = service.cas(origin).map(<[u8]>::to_vec).collect();
+            texts
+        };
+        assert_eq!(at(&two, two.origin()), [b"gateway"]);
+        assert_eq!(at(&two, two.authority()), [b"login"]);
+        let same_host: Origin = "https://soar.contoso.com:8443".parse().unwrap();
+        assert_eq!(at(&two, &same_host), [b""; 0]);
+        let one = "https://localhost:1";
+        let one = Service::custom(one, one, "https://x/.default").unwrap();
+        let one = one.with_ca(pem("both"));
+        assert_eq!(at(&one, one.authority()), [b"both"]);
     }
 
     #[test]

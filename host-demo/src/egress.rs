@@ -25,7 +25,7 @@ use wasmtime_wasi_http::{
 use crate::answer::{Answer as AnswerBody, Needle};
 use crate::audit::{AuditError, Trail};
 use crate::clock::{Clock, Moment};
-use crate::cloud;
+use crate::cloud::Service;
 use crate::contract::connection;
 use crate::grant::{Grant, Operation};
 use crate::identity::{BearerToken, IdentityError, TokenSource};
@@ -60,25 +60,25 @@ const CORRELATION_ID: HeaderName = HeaderName::from_static("mise-correlation-id"
 /// What all calls share.
 pub(crate) struct Egress {
     pub(crate) policy: Policy,
+    /// The one that the policy is for.
+    pub(crate) service: Service,
     pub(crate) tokens: Arc<dyn TokenSource>,
     pub(crate) transport: Transport,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Egress {
-    /// A token, if it is one that may go to the policy's origin. Wherever it comes from: a file, or
+    /// A token, if it is one that may go to the service. Wherever it comes from: a file, or
     /// a source that was made for another service.
     pub(crate) async fn token(&self) -> Result<BearerToken, IdentityError> {
         let token = self.tokens.token().await?;
-        let origin = self.policy.origin();
-        match &token.claims().audience {
-            Some(audience) if !cloud::may_receive(origin, audience) => {
-                Err(IdentityError::NotForThisService {
-                    audience: audience.clone(),
-                    origin: origin.to_string(),
-                })
-            }
-            _ => Ok(token),
+        match self.service.may_receive(&token.claims().audiences) {
+            Ok(()) => Ok(token),
+            Err(audience) => Err(IdentityError::NotForThisService {
+                audience: audience.to_owned(),
+                origin: self.service.origin().to_string(),
+                scope: self.service.scope().to_owned(),
+            }),
         }
     }
 }

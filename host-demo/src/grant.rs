@@ -15,6 +15,9 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::UnrestrictCodeExecution, Self::GetMachineAction];
+
     /// The route of its request.
     pub const fn route(self) -> Route {
         match self {

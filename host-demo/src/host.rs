@@ -15,7 +15,9 @@ use crate::egress::{Call, Egress, Seen};
 use crate::grant::{Grant, Operation, Target};
 use crate::id::MachineId;
 use crate::identity::{IdentityError, TokenSource};
-use crate::limits::{Key, Limiter, NotUntil, Permit, Quota};
+use crate::limits::{
+    Key, Ledger, LedgerError, Limiter, Memory, NoPermit, NotUntil, Permit, Quota, Reading,
+};
 use crate::plugin::{Fault, Plugin};
 use crate::policy::Policy;
 use crate::transport::{SetupError, Transport, TransportError};
@@ -41,6 +43,10 @@ pub struct Setup {
     pub clock: Arc<dyn Clock>,
     /// Where every call is recorded: nowhere, unless it is said.
     pub audit: Option<Arc<Audit>>,
+    /// Where calls are counted: in this process's memory, unless it is said.
+    pub ledger: Option<Arc<dyn Ledger>>,
+    /// Who this is, for those who look at the ledger: the process, by its number.
+    pub name: String,
 }
 
 impl Setup {
@@ -55,6 +61,8 @@ impl Setup {
             call_timeout: CALL_TIMEOUT,
             clock: Arc::new(SystemClock::new()),
             audit: None,
+            ledger: None,
+            name: format!("process {}", std::process::id()),
         }
     }
 
@@ -70,13 +78,18 @@ impl Setup {
         let egress = Egress {
             policy: self.policy,
             tokens: self.tokens,
-            transport: Transport::new(&self.service)?,
+            transport: Transport::to_service(&self.service, self.call_timeout)?,
+            service: self.service,
             clock: Arc::clone(&self.clock),
         };
+        let clock = Arc::clone(&self.clock);
+        let ledger = self
+            .ledger
+            .unwrap_or_else(|| Arc::new(Memory::new(Arc::clone(&clock))));
         Ok(Host {
             plugin: self.plugin,
             egress: Arc::new(egress),
-            limiter: Limiter::new(Arc::clone(&self.clock), &self.quotas),
+            limiter: Limiter::new(clock, &self.quotas, ledger, &self.name),
             call_timeout: self.call_timeout,
             clock: self.clock,
             audit: self.audit,
@@ -96,12 +109,23 @@ pub struct Host {
 }
 
 /// How long a caller is ready to wait for the quota, before anything is sent.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Patience {
     /// Until then. Without it, as long as it takes.
     pub until: Option<Moment>,
     /// Until this becomes true. What has been sent by then is not affected.
     pub stop: Option<watch::Receiver<bool>>,
+    /// Is told when it has to wait, and when what it waits for changes.
+    pub on_wait: Option<Arc<dyn Fn(NotUntil) + Send + Sync>>,
+}
+
+impl fmt::Debug for Patience {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Patience")
+            .field("until", &self.until)
+            .field("stop", &self.stop)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Completes when it becomes true; without a sender, never.
@@ -133,6 +157,9 @@ pub enum CallError {
     /// The quota has no room before the caller's patience ends. Nothing was sent.
     #[error("the quota leaves no call before the time that you are ready to wait")]
     Quota(#[from] NotUntil),
+    /// It can't be known whether the quota has room. Nothing was sent.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// The caller stopped it, while it waited for the quota or for a token. Nothing was sent.
     #[error("stopped before it was sent")]
     Stopped,
@@ -176,12 +203,25 @@ const fn meaning(effect: Effect) -> &'static str {
     }
 }
 
+impl From<NoPermit> for CallError {
+    fn from(none: NoPermit) -> Self {
+        match none {
+            NoPermit::NotUntil(wait) => Self::Quota(wait),
+            NoPermit::Ledger(error) => Self::Ledger(error),
+        }
+    }
+}
+
 impl CallError {
     /// Whether the call can have changed anything.
     pub const fn effect(&self) -> Effect {
         match self {
             Self::Answered { error, .. } => error.effect,
-            Self::Identity(_) | Self::Quota(_) | Self::Stopped | Self::Audit(_) => Effect::None,
+            Self::Identity(_)
+            | Self::Quota(_)
+            | Self::Ledger(_)
+            | Self::Stopped
+            | Self::Audit(_) => Effect::None,
             Self::TimedOut { effect, .. }
             | Self::Fault { effect, .. }
             | Self::TokenEchoed { effect } => *effect,
@@ -201,8 +241,9 @@ impl Host {
     /// Asks for a device's release, as the contract's `unrestrict-code-execution` does.
     ///
     /// Waits for the quota first, as long as `patience` allows; then makes one call, of at most one
-    /// request, that ends within the call's time-out. Dropping the future ends both, and a request
-    /// that is under way then counts as sent.
+    /// request, that ends within the call's time-out. Where the disk is slow to take the record of
+    /// how it ended, that can add up to a second. Dropping the future ends both, and a request that
+    /// is under way then counts as sent.
     ///
     /// Arguments that do not fit are the plugin's to refuse. It gets no grant then, and spends no
     /// call of the quota.
@@ -252,14 +293,28 @@ impl Host {
         self.audit.as_ref()
     }
 
+    /// How long one call may take.
+    pub const fn call_timeout(&self) -> Duration {
+        self.call_timeout
+    }
+
     /// The clock that everything here goes by.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
     }
 
     /// How many calls of an operation count in each quota's window that ends now.
-    pub async fn used(&self, operation: Operation) -> Result<Vec<(Quota, usize)>, IdentityError> {
-        Ok(self.limiter.used(&self.key(operation).await?))
+    pub async fn used(&self, operation: Operation) -> Result<Vec<(Quota, usize)>, CallError> {
+        let key = self.key(operation).await?;
+        let Reading { now, mut budgets } = self.limiter.read().await?;
+        let budget = budgets.remove(&key).unwrap_or_default();
+        let used = |quota: &Quota| (*quota, budget.log().used(*quota, now));
+        Ok(self.limiter.quotas().iter().map(used).collect())
+    }
+
+    /// What makes the calls wait for each other.
+    pub fn limiter(&self) -> &Limiter {
+        &self.limiter
     }
 
     async fn key(&self, operation: Operation) -> Result<Key, IdentityError> {
@@ -323,9 +378,14 @@ impl Host {
         let mut permit: Option<Permit> = None;
         if grant.target().is_some() {
             let for_key = key.insert(self.key(grant.operation()).await?);
-            let waiting = self
-                .limiter
-                .acquire(for_key, self.call_timeout, patience.until);
+            let on_wait = |wait| {
+                if let Some(on_wait) = &patience.on_wait {
+                    on_wait(wait);
+                }
+            };
+            let waiting =
+                self.limiter
+                    .acquire(for_key, self.call_timeout, patience.until, &on_wait);
             permit = Some(tokio::select! {
                 biased;
                 permit = waiting => permit?,
@@ -344,13 +404,14 @@ impl Host {
             operation = %grant.operation(),
             target = grant.target().map(Target::as_str),
         );
+        let used = permit.as_ref().map(|permit| permit.used().to_vec());
         let call = Arc::new(Call::new(
             Arc::clone(&self.egress),
             grant.clone(),
             permit,
             deadline,
             stop,
-            self.trail(id, &grant, key.as_ref()),
+            self.trail(id, &grant, used.unwrap_or_default()),
             span,
         ));
         Ok(Begun {
@@ -361,14 +422,14 @@ impl Host {
         })
     }
 
-    fn trail(&self, call: String, grant: &Grant, key: Option<&Key>) -> Option<Trail> {
+    fn trail(&self, call: String, grant: &Grant, used: Vec<(Quota, usize)>) -> Option<Trail> {
         Some(Trail::new(
             Arc::clone(self.audit.as_ref()?),
             Arc::clone(&self.clock),
             call,
             self.plugin.about().digest.clone(),
             grant,
-            key.map_or_else(Vec::new, |key| self.limiter.used(key)),
+            used,
         ))
     }
 
@@ -397,7 +458,7 @@ impl Host {
             && seen.audit.is_none()
         {
             let outcome = seen.outcome(ending(&judged), &begun.grant, claimed, &judged);
-            trail.conclude(&outcome).await;
+            trail.conclude(&outcome, begun.deadline).await;
         }
         judged
     }

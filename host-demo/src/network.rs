@@ -77,8 +77,9 @@ impl Network {
 
 /// An HTTP proxy that makes tunnels.
 ///
-/// Over `https://` its certificate is checked as the service's is: against the service's own
-/// certificate authorities, where it has such, and else against the operating system's.
+/// Over `https://` its certificate is checked against the operating system's certificate
+/// authorities. Those that are named for a service vouch for the service's name, and so for a proxy
+/// only where it has the same one.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxy {
     url: Url,

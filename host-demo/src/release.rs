@@ -1,9 +1,11 @@
 //! Devices, released and followed until it is known how it ended.
 //!
 //! Nothing that might have happened is repeated here: a release is sent again only when the service
-//! said 429, which means that it did nothing. Every device ends with an [`Outcome`] that says no
+//! said 429, which means that it did nothing, and a few times only while it takes no other one
+//! either. Every device ends with an [`Outcome`] that says no
 //! more than what is known.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,9 +15,14 @@ use tokio::task::JoinSet;
 use crate::clock::Moment;
 use crate::contract::{ActionStatus, Effect, MachineAction, Reason};
 use crate::host::{CallError, Host, Patience};
+use crate::limits::{NotUntil, Why};
 
 /// Releases under way at one time. The quota sets the pace; this only bounds what is in flight.
 const AT_ONCE: usize = 8;
+
+/// How often in a row a release is sent again that the service puts off, while it takes no other
+/// one either. Whoever uses up the quota then does not stop.
+const RESENDS: u32 = 10;
 
 /// When an accepted action is looked at for the first time. It may not be visible before.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
@@ -53,9 +60,9 @@ pub enum Outcome {
     Refused(CallError),
     /// It is not known whether the service did it. Look before repeating.
     Unknown(CallError),
-    /// Nothing was sent, for a reason that has nothing to do with this device; without one, because
-    /// the run was stopped before.
-    NotRun(Option<CallError>),
+    /// Nothing was sent, for a reason that has nothing to do with this device, such as that the run
+    /// was stopped before.
+    NotRun(CallError),
 }
 
 /// What an outcome comes down to.
@@ -63,8 +70,10 @@ pub enum Outcome {
 pub enum Verdict {
     /// What was asked for is confirmed.
     Done,
-    /// It failed, or can't be known to have succeeded.
+    /// It failed.
     Failed,
+    /// It may have happened, or not: look before repeating.
+    Unknown,
     /// It may still succeed.
     Open,
     /// It was not tried.
@@ -77,7 +86,8 @@ impl Outcome {
         match self {
             Self::Released(_) | Self::Accepted(_) => Verdict::Done,
             Self::Pending(_) | Self::NotVerifiable(..) | Self::InProgress(_) => Verdict::Open,
-            Self::Failed(_) | Self::Refused(_) | Self::Unknown(_) => Verdict::Failed,
+            Self::Failed(_) | Self::Refused(_) => Verdict::Failed,
+            Self::Unknown(_) => Verdict::Unknown,
             Self::NotRun(_) => Verdict::NotRun,
         }
     }
@@ -115,15 +125,28 @@ impl Outcome {
             Self::NotVerifiable(_, error)
             | Self::InProgress(error)
             | Self::Refused(error)
-            | Self::Unknown(error) => Some(error),
-            Self::NotRun(error) => error.as_ref(),
+            | Self::Unknown(error)
+            | Self::NotRun(error) => Some(error),
             Self::Released(_) | Self::Accepted(_) | Self::Pending(_) | Self::Failed(_) => None,
         }
     }
 }
 
+/// What a call waits for before it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// When the quota has room for it as things stand, by the host's calendar. Answers that come
+    /// meanwhile can make it sooner.
+    pub until: jiff::Timestamp,
+    /// What stands in the way.
+    pub why: Why,
+}
+
 /// Is told what happens, as it happens.
 pub trait Reporter: Send + Sync {
+    /// The quota has no room now for this device's release, or for a look at its action.
+    fn waiting(&self, machine_id: &str, wait: Wait);
+
     /// The release of this device was accepted, or its action was looked at again.
     fn progress(&self, machine_id: &str, action: &MachineAction);
 
@@ -136,7 +159,7 @@ pub trait Reporter: Send + Sync {
 ///
 /// Where a call could not even be tried, for a reason that will not be better for the next device
 /// (no token, a connection that the policy denies, a service that can't be reached, a comment that
-/// does not fit), no further one is begun.
+/// does not fit, a quota that others have used up each time), no further one is begun.
 ///
 /// When `stop` becomes true, what is in flight is brought to its answer, and nothing else is begun
 /// or followed.
@@ -153,6 +176,7 @@ pub async fn release(
         reporter,
         in_flight: Semaphore::new(AT_ONCE),
         hopeless: Mutex::new(None),
+        answered: AtomicU64::new(0),
         stop,
     });
     let mut tasks = JoinSet::new();
@@ -172,6 +196,8 @@ struct Run {
     in_flight: Semaphore,
     /// Why no further release is begun.
     hopeless: Mutex<Option<CallError>>,
+    /// Releases that were not put off.
+    answered: AtomicU64,
     stop: watch::Receiver<bool>,
 }
 
@@ -196,25 +222,44 @@ impl Run {
 
     async fn send(&self, id: &str) -> Result<MachineAction, Outcome> {
         let _in_flight = self.in_flight.acquire().await;
+        let (mut resends, mut answered) = (0, 0);
+        // What the service said last, if it put this one off.
+        let mut put_off: Option<CallError> = None;
         loop {
-            let hopeless = self.hopeless().clone();
-            if hopeless.is_some() || *self.stop.borrow() {
-                return Err(Outcome::NotRun(hopeless));
+            let stopped = || self.stop.borrow().then_some(CallError::Stopped);
+            if let Some(error) = self.hopeless().clone().or_else(stopped) {
+                return Err(put_off.map_or(Outcome::NotRun(error), Outcome::Refused));
             }
             let patience = Patience {
-                until: None,
                 stop: Some(self.stop.clone()),
+                on_wait: self.on_wait(id),
+                ..Patience::default()
             };
             match self
                 .host
                 .unrestrict_code_execution(id, &self.plan.comment, patience)
                 .await
             {
-                Ok(action) => return Ok(action),
-                Err(CallError::Stopped) => return Err(Outcome::NotRun(None)),
+                Ok(action) => {
+                    self.answered.fetch_add(1, Ordering::Relaxed);
+                    return Ok(action);
+                }
+                Err(CallError::Stopped) => {}
                 // The host has closed the key; the next call waits until it opens.
-                Err(error) if matches!(error.reason(), Some(Reason::RateLimited(_))) => {}
+                Err(error) if matches!(error.reason(), Some(Reason::RateLimited(_))) => {
+                    let of_all = self.answered.load(Ordering::Relaxed);
+                    if of_all != answered {
+                        (resends, answered) = (0, of_all);
+                    }
+                    if resends == RESENDS {
+                        *self.hopeless() = Some(error.clone());
+                        return Err(Outcome::Refused(error));
+                    }
+                    resends += 1;
+                    put_off = Some(error);
+                }
                 Err(error) => {
+                    self.answered.fetch_add(1, Ordering::Relaxed);
                     if concerns_all(&error) {
                         *self.hopeless() = Some(error.clone());
                     }
@@ -222,6 +267,23 @@ impl Run {
                 }
             }
         }
+    }
+
+    /// Tells the reporter what this device waits for.
+    fn on_wait(&self, id: &str) -> Option<Arc<dyn Fn(NotUntil) + Send + Sync>> {
+        let (id, reporter) = (id.to_owned(), Arc::clone(&self.reporter));
+        let clock = Arc::clone(self.host.clock());
+        Some(Arc::new(move |wait: NotUntil| {
+            let (now, wall) = (clock.now(), clock.wall());
+            let until = wall.saturating_add(wait.at.since(now)).unwrap_or(wall);
+            reporter.waiting(
+                &id,
+                Wait {
+                    until,
+                    why: wait.why,
+                },
+            );
+        }))
     }
 
     /// Looks at the action until it has ended or the time is up. Reading changes nothing, so
@@ -244,7 +306,8 @@ impl Run {
             }
             let patience = Patience {
                 until: Some(until),
-                stop: None,
+                on_wait: self.on_wait(id),
+                ..Patience::default()
             };
             let look = self.host.get_machine_action(&action.id, patience);
             match self.unless_stopped(look).await {
@@ -291,7 +354,7 @@ fn judge(error: CallError) -> Outcome {
         (Effect::None, Some(Reason::AlreadyInProgress)) => Outcome::InProgress(error),
         // The service said no.
         (Effect::None, Some(Reason::Unauthorized)) => Outcome::Refused(error),
-        (Effect::None, _) if concerns_all(&error) => Outcome::NotRun(Some(error)),
+        (Effect::None, _) if concerns_all(&error) => Outcome::NotRun(error),
         (Effect::None, _) => Outcome::Refused(error),
     }
 }
@@ -305,6 +368,7 @@ fn concerns_all(error: &CallError) -> bool {
     match error {
         CallError::Identity(_)
         | CallError::Quota(_)
+        | CallError::Ledger(_)
         | CallError::Stopped
         | CallError::Audit(_)
         | CallError::TokenEchoed { .. } => true,
@@ -319,7 +383,7 @@ fn concerns_all(error: &CallError) -> bool {
 
 fn can_be_read_later(error: &CallError) -> bool {
     match error {
-        CallError::TimedOut { .. } | CallError::Identity(_) => true,
+        CallError::TimedOut { .. } | CallError::Identity(_) | CallError::Ledger(_) => true,
         CallError::Quota(_)
         | CallError::Stopped
         | CallError::TokenEchoed { .. }

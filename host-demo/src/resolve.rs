@@ -96,6 +96,11 @@ mod tests {
             .with_network(network)
     }
 
+    fn transport(service: &Service, lookup: Lookup) -> Transport {
+        let patience = Duration::from_secs(10);
+        Transport::with_lookup(service, service.origin(), patience, lookup).unwrap()
+    }
+
     async fn get(transport: &Transport, url: &str) -> Result<Bytes, TransportError> {
         let (head, ()) = http::Request::get(url).body(()).unwrap().into_parts();
         let clock = Arc::new(ManualClock::new());
@@ -131,14 +136,10 @@ mod tests {
             let (listener, port) = listen().await;
             let names = Names::default();
             let answers: &'static [&'static [&'static str]] = Box::leak(Box::new(answers));
-            let transport =
-                Transport::with_lookup(&service(Network::default()), names.lookup(answers));
-            let error = get(
-                &transport.unwrap(),
-                &format!("http://defender.test:{port}/"),
-            )
-            .await
-            .unwrap_err();
+            let transport = transport(&service(Network::default()), names.lookup(answers));
+            let error = get(&transport, &format!("http://defender.test:{port}/"))
+                .await
+                .unwrap_err();
             assert_eq!(error.kind, TransportErrorKind::Address, "{error}");
             assert!(!error.kind.may_have_arrived());
             assert!(error.detail.contains("defender.test leads to"), "{error}");
@@ -165,7 +166,7 @@ mod tests {
         let network = Network::default().permitting("127.0.0.1").unwrap();
         // The second answer, of a name that is being rebound, is never asked for.
         let lookup = names.lookup(&[&["127.0.0.1"], &["169.254.169.254"]]);
-        let transport = Transport::with_lookup(&service(network), lookup).unwrap();
+        let transport = transport(&service(network), lookup);
         for _ in 0..2 {
             let body = get(&transport, &format!("http://defender.test:{port}/")).await;
             assert_eq!(body.unwrap(), "ok");
@@ -181,8 +182,7 @@ mod tests {
     #[tokio::test]
     async fn an_address_in_the_url_is_checked_however_it_is_written() {
         let names = Names::default();
-        let transport = Transport::with_lookup(&service(Network::default()), names.lookup(&[]));
-        let transport = transport.unwrap();
+        let transport = transport(&service(Network::default()), names.lookup(&[]));
         for host in [
             "169.254.169.254",
             "0xa9fea9fe",
@@ -208,7 +208,7 @@ mod tests {
     async fn a_name_without_an_address_is_an_error_of_the_name() {
         let names = Names::default();
         let lookup = names.lookup(&[&[]]);
-        let transport = Transport::with_lookup(&service(Network::default()), lookup).unwrap();
+        let transport = transport(&service(Network::default()), lookup);
         for _ in 0..2 {
             let error = get(&transport, "https://defender.test/").await.unwrap_err();
             assert_eq!(error.kind, TransportErrorKind::Dns, "{error}");
@@ -226,7 +226,7 @@ mod tests {
         let names = Names::default();
         let service = service(Network::default().through(proxy));
         let lookup = names.lookup(&[&["127.0.0.1"], &["127.0.0.1"]]);
-        let transport = Transport::with_lookup(&service, lookup).unwrap();
+        let transport = transport(&service, lookup);
         let error = get(&transport, "https://defender.test/").await.unwrap_err();
         assert!(!error.kind.may_have_arrived(), "{error:?}");
         assert_eq!(names.asked(), ["proxy.corp"]);
@@ -250,7 +250,7 @@ mod tests {
                 let proxy = Proxy::new(proxy).unwrap();
                 service = service.with_network(Network::default().through(proxy));
             }
-            let error = Transport::new(&service).unwrap_err();
+            let error = Transport::to_service(&service, Duration::from_secs(30)).unwrap_err();
             assert!(error.to_string().contains("may not be dialled"), "{error}");
         }
     }

@@ -1,7 +1,9 @@
 //! Sending one request, once.
 //!
-//! Nothing here repeats or follows: no redirects, no retries, no proxy from the environment. Where
-//! a name may lead is [`guard`](crate::guard)'s decision, asked for at each connection.
+//! A transport leads to one origin, because that is what trust is for: a certificate authority that
+//! is named for a service vouches for nobody else. Nothing here repeats or follows: no redirects,
+//! no retries, no proxy from the environment. Where a name may lead is [`guard`](crate::guard)'s
+//! decision, asked for at each connection.
 
 use std::error::Error as _;
 use std::pin::Pin;
@@ -12,16 +14,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use reqwest::header::HeaderValue;
-use rustls::pki_types::CertificateDer;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls_platform_verifier::Verifier;
 
 use crate::clock::{Clock, Moment};
 use crate::cloud::Service;
 use crate::guard::{Guard, Refusal};
+use crate::network::Proxy;
 use crate::policy::Origin;
 use crate::resolve::{self, Guarded, Lookup};
 
-/// How long a connection may take to come about, TLS included.
+/// How long a connection may take to come about, TLS included, and a proxy's tunnel.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long an unused connection is kept. Shorter than the idle time-outs of common load balancers,
@@ -44,10 +51,11 @@ pub enum SetupError {
     Ca(String),
     /// The operating system's certificate authorities could not be read.
     #[error(
-        "the operating system's certificate authorities could not be loaded: {0}; \
-         install its package of CA certificates, or name a CA file"
+        "the operating system's certificate authorities could not be loaded: {0}; install its \
+         package of CA certificates, check SSL_CERT_FILE and SSL_CERT_DIR if they are set, or \
+         name a CA file for {1}"
     )]
-    System(String),
+    System(String, Origin),
     /// The policy names another origin than the service's, whose tokens would go there.
     #[error("the policy is for {policy}, and the service is at {service}")]
     OtherOrigin {
@@ -64,11 +72,12 @@ pub enum SetupError {
     Client(String),
 }
 
-/// Pooled connections to one service's origins.
+/// Pooled connections to one origin.
 #[derive(Clone, Debug)]
-pub struct Transport {
+pub(crate) struct Transport {
     client: reqwest::Client,
     guard: Arc<Guard>,
+    connect_timeout: Duration,
 }
 
 /// Why no answer came.
@@ -122,30 +131,78 @@ impl TransportErrorKind {
 }
 
 impl Transport {
-    /// A transport to the service's origins, that trusts its certificate authorities, or where it
-    /// has none the operating system's.
-    pub fn new(service: &Service) -> Result<Self, SetupError> {
-        Self::with_lookup(service, resolve::platform())
+    /// To the service's API, for calls that may take so long.
+    ///
+    /// A connection has half of that at most. One that does not come about then fails while its
+    /// call still runs, as what it is: nothing was sent. At the call's own end nobody could tell.
+    pub(crate) fn to_service(
+        service: &Service,
+        call_timeout: Duration,
+    ) -> Result<Self, SetupError> {
+        let connect_timeout = CONNECT_TIMEOUT.min(call_timeout / 2);
+        let lookup = resolve::platform();
+        Self::with_lookup(service, service.origin(), connect_timeout, lookup)
     }
 
-    pub(crate) fn with_lookup(service: &Service, lookup: Lookup) -> Result<Self, SetupError> {
+    /// To the service's authority.
+    pub(crate) fn to_authority(service: &Service) -> Result<Self, SetupError> {
+        let lookup = resolve::platform();
+        Self::with_lookup(service, service.authority(), CONNECT_TIMEOUT, lookup)
+    }
+
+    /// To the machine's own endpoint, which is never behind a proxy. It speaks plain HTTP, so no
+    /// certificate is trusted.
+    pub(crate) fn to_machine() -> Result<Self, SetupError> {
+        let guard = Guard::default();
+        Self::build(
+            tls(None)?,
+            guard,
+            None,
+            CONNECT_TIMEOUT,
+            resolve::platform(),
+        )
+    }
+
+    pub(crate) fn with_lookup(
+        service: &Service,
+        origin: &Origin,
+        connect_timeout: Duration,
+        lookup: Lookup,
+    ) -> Result<Self, SetupError> {
         let network = service.network();
         let proxy = network.proxy();
-        let hosts = [service.origin().host(), service.authority().host()];
-        let guard = Arc::new(Guard {
-            trusted: hosts
-                .into_iter()
+        let host = origin.host();
+        let guard = Guard {
+            trusted: Some(host.to_owned())
                 .filter(|host| Service::is_listed(host))
-                .map(str::to_owned)
+                .into_iter()
                 .collect(),
             proxy: proxy.and_then(|p| p.url().host_str()).map(str::to_owned),
             permitted: network.permitted().to_vec(),
-        });
-        for host in hosts.into_iter().chain(guard.proxy.as_deref()) {
+        };
+        for host in [Some(host), guard.proxy.as_deref()].into_iter().flatten() {
             allows(&guard, host)?;
         }
+        let verifier = origin.is_secure().then(|| verifier(service, origin));
+        Self::build(
+            tls(verifier.transpose()?)?,
+            guard,
+            proxy,
+            connect_timeout,
+            lookup,
+        )
+    }
+
+    fn build(
+        tls: ClientConfig,
+        guard: Guard,
+        proxy: Option<&Proxy>,
+        connect_timeout: Duration,
+        lookup: Lookup,
+    ) -> Result<Self, SetupError> {
+        let guard = Arc::new(guard);
         let mut builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls(service.ca())?)
+            .tls_backend_preconfigured(tls)
             .dns_resolver(Guarded {
                 guard: Arc::clone(&guard),
                 lookup,
@@ -158,7 +215,7 @@ impl Transport {
             .retry(reqwest::retry::never())
             .no_proxy()
             .referer(false)
-            .connect_timeout(CONNECT_TIMEOUT)
+            .connect_timeout(connect_timeout)
             .pool_idle_timeout(IDLE_TIMEOUT)
             .tcp_nodelay(true);
         if let Some(proxy) = proxy {
@@ -173,7 +230,11 @@ impl Transport {
         let client = builder
             .build()
             .map_err(|e| SetupError::Client(root_cause(&e)))?;
-        Ok(Self { client, guard })
+        Ok(Self {
+            client,
+            guard,
+            connect_timeout,
+        })
     }
 
     /// Decides about an address in a URL, which no resolver gets to see.
@@ -216,15 +277,68 @@ impl Transport {
             })
         };
         let request = reqwest::Request::try_from(http::Request::from_parts(head, body))
-            .map_err(|e| describe(&e, &origin))?;
+            .map_err(|e| self.describe(&e, &origin))?;
         // After the client's reading of the URL, which knows more ways to write an address.
         self.allows(request.url())?;
         let response = self
             .client
             .execute(request)
             .await
-            .map_err(|e| describe(&e, &origin))?;
+            .map_err(|e| self.describe(&e, &origin))?;
         Ok(response.into())
+    }
+
+    /// What a failure of the client's means. `origin` is named to people.
+    pub(crate) fn describe(&self, error: &reqwest::Error, origin: &str) -> TransportError {
+        use TransportErrorKind as Kind;
+
+        let cause = root_cause(error);
+        let tls = find::<rustls::Error>(error);
+        let io = find::<std::io::Error>(error).map(std::io::Error::kind);
+        let (kind, detail) = if find::<TooLate>(error).is_some() {
+            (
+                Kind::TooLate,
+                format!("the call's deadline passed before the request to {origin} was written"),
+            )
+        } else if error.is_builder() || error.is_request() && error.source().is_none() {
+            (
+                Kind::NotARequest,
+                format!("the request to {origin} could not be made: {cause}"),
+            )
+        } else if !error.is_connect() {
+            (
+                Kind::Broken,
+                format!("the connection to {origin} failed before an answer came: {cause}"),
+            )
+        } else if let Some(rustls::Error::InvalidCertificate(problem)) = tls {
+            (
+                Kind::Certificate,
+                format!("the certificate of {origin} is not trusted: {problem}"),
+            )
+        } else if let Some(problem) = tls {
+            (
+                Kind::Tls,
+                format!("no TLS connection to {origin}: {problem}"),
+            )
+        } else if error.is_timeout() || io == Some(std::io::ErrorKind::TimedOut) {
+            (
+                Kind::ConnectTimeout,
+                format!(
+                    "no connection to {origin} within {} s",
+                    self.connect_timeout.as_secs_f64()
+                ),
+            )
+        } else if let Some(refusal) = find::<Refusal>(error) {
+            (Kind::Address, refusal.to_string())
+        } else if is_about_the_name(error) {
+            (
+                Kind::Dns,
+                format!("the name of {origin} can't be resolved: {cause}"),
+            )
+        } else {
+            (Kind::Refused, format!("no connection to {origin}: {cause}"))
+        };
+        TransportError { kind, detail }
     }
 
     /// The client, for the requests of the identity library.
@@ -240,90 +354,118 @@ fn allows(guard: &Guard, host: &str) -> Result<(), Refusal> {
         .map_or(Ok(()), |address| guard.literal(address))
 }
 
-/// TLS 1.2 or 1.3, with the platform's verifier or with the given roots alone.
-fn tls(ca: Option<&[u8]>) -> Result<rustls::ClientConfig, SetupError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
+/// TLS 1.2 or 1.3. Without a verifier no certificate is trusted.
+fn tls(verifier: Option<Arc<dyn ServerCertVerifier>>) -> Result<ClientConfig, SetupError> {
+    let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&TLS_VERSIONS)
         .map_err(|e| SetupError::Client(e.to_string()))?;
-    let mut config = match ca {
-        Some(pem) => {
-            let mut roots = rustls::RootCertStore::empty();
-            for certificate in CertificateDer::pem_slice_iter(pem) {
-                let certificate = certificate.map_err(|e| SetupError::Ca(e.to_string()))?;
-                roots
-                    .add(certificate)
-                    .map_err(|e| SetupError::Ca(e.to_string()))?;
-            }
-            if roots.is_empty() {
-                return Err(SetupError::Ca("no certificate in it".to_owned()));
-            }
-            builder.with_root_certificates(roots).with_no_client_auth()
-        }
-        None => {
-            let verifier = rustls_platform_verifier::Verifier::new(provider)
-                .map_err(|e| SetupError::System(e.to_string()))?;
-            builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(verifier))
-                .with_no_client_auth()
-        }
+    let builder = match verifier {
+        Some(verifier) => builder
+            .dangerous()
+            .with_custom_certificate_verifier(verifier),
+        None => builder.with_root_certificates(rustls::RootCertStore::empty()),
     };
+    let mut config = builder.with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
 
-/// What a failure of the client's means. `origin` is named to people.
-pub(crate) fn describe(error: &reqwest::Error, origin: &str) -> TransportError {
-    use TransportErrorKind as Kind;
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
 
-    let cause = root_cause(error);
-    let tls = find::<rustls::Error>(error);
-    let io = find::<std::io::Error>(error).map(std::io::Error::kind);
-    let (kind, detail) = if find::<TooLate>(error).is_some() {
-        (
-            Kind::TooLate,
-            format!("the call's deadline passed before the request to {origin} was written"),
-        )
-    } else if error.is_builder() || error.is_request() && error.source().is_none() {
-        (
-            Kind::NotARequest,
-            format!("the request to {origin} could not be made: {cause}"),
-        )
-    } else if !error.is_connect() {
-        (
-            Kind::Broken,
-            format!("the connection to {origin} failed before an answer came: {cause}"),
-        )
-    } else if let Some(rustls::Error::InvalidCertificate(problem)) = tls {
-        (
-            Kind::Certificate,
-            format!("the certificate of {origin} is not trusted: {problem}"),
-        )
-    } else if let Some(problem) = tls {
-        (
-            Kind::Tls,
-            format!("no TLS connection to {origin}: {problem}"),
-        )
-    } else if error.is_timeout() || io == Some(std::io::ErrorKind::TimedOut) {
-        (
-            Kind::ConnectTimeout,
-            format!(
-                "no connection to {origin} within {} s",
-                CONNECT_TIMEOUT.as_secs()
-            ),
-        )
-    } else if let Some(refusal) = find::<Refusal>(error) {
-        (Kind::Address, refusal.to_string())
-    } else if is_about_the_name(error) {
-        (
-            Kind::Dns,
-            format!("the name of {origin} can't be resolved: {cause}"),
-        )
-    } else {
-        (Kind::Refused, format!("no connection to {origin}: {cause}"))
-    };
-    TransportError { kind, detail }
+/// Who vouches for an origin: the operating system's certificate authorities, and those that are
+/// named for it. Where some are named, a system without any is no hindrance.
+fn verifier(service: &Service, origin: &Origin) -> Result<Arc<dyn ServerCertVerifier>, SetupError> {
+    let named = named(service, origin)?;
+    let system = || Verifier::new(provider());
+    if named.is_empty() {
+        let system = system().map_err(|e| SetupError::System(e.to_string(), origin.clone()))?;
+        return Ok(Arc::new(system));
+    }
+    let there = Verifier::new_with_extra_roots(named, provider())
+        .map_err(|e| SetupError::Ca(e.to_string()))?;
+    let proxy = service.network().proxy();
+    if proxy.is_none_or(|proxy| proxy.url().scheme() != "https") {
+        return Ok(Arc::new(there));
+    }
+    let host = origin.host().trim_start_matches('[').trim_end_matches(']');
+    let host = ServerName::try_from(host.to_owned())
+        .map_err(|e| SetupError::Client(format!("{origin} has no name for TLS: {e}")))?;
+    Ok(Arc::new(AtOneName {
+        host,
+        there,
+        elsewhere: system().ok(),
+    }))
+}
+
+/// The certificates in the PEM texts that are named for an origin.
+fn named(service: &Service, origin: &Origin) -> Result<Vec<CertificateDer<'static>>, SetupError> {
+    let mut certificates = Vec::new();
+    for pem in service.cas(origin) {
+        let before = certificates.len();
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            certificates.push(certificate.map_err(|e| SetupError::Ca(e.to_string()))?);
+        }
+        if certificates.len() == before {
+            return Err(SetupError::Ca("no certificate in it".to_owned()));
+        }
+    }
+    Ok(certificates)
+}
+
+/// Trusts an origin's own certificate authorities at its name, and the operating system's alone at
+/// every other, which is that of a proxy on the way.
+#[derive(Debug)]
+struct AtOneName {
+    host: ServerName<'static>,
+    there: Verifier,
+    /// Absent where the system has none.
+    elsewhere: Option<Verifier>,
+}
+
+impl ServerCertVerifier for AtOneName {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verifier = if *name == self.host {
+            &self.there
+        } else {
+            self.elsewhere
+                .as_ref()
+                .ok_or(CertificateError::UnknownIssuer)?
+        };
+        verifier.verify_server_cert(end_entity, intermediates, name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.there
+            .verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.there
+            .verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.there.supported_verify_schemes()
+    }
 }
 
 /// The error of type `E` in the chain of causes, wherever `io::Error`s have wrapped it.

@@ -16,7 +16,6 @@ use host_demo::host::{Host, Patience, Setup};
 use host_demo::identity::{FixedToken, Identity, Method, Settings, TokenSource};
 use host_demo::limits::Quota;
 use host_demo::plugin::{self, Plugin};
-use host_demo::transport::Transport;
 use serde_json::Value;
 use tests::bare::{self, COMMENT, Error};
 use tests::binary::host_demo_binary;
@@ -271,7 +270,6 @@ fn host(stand_in: &StandIn) -> Result<Host, Error> {
             Method::ClientSecret,
             settings,
             &service,
-            Transport::new(&service)?,
             Arc::new(SystemClock::new()),
         )?)
     } else {

@@ -16,7 +16,6 @@ use host_demo::limits::Quota;
 use host_demo::mock::{Api, Arrival, Duplicate, Fault, Grant, Mock, Switches};
 use host_demo::plugin::{self, Plugin};
 use host_demo::policy::Policy;
-use host_demo::transport::Transport;
 use tokio::task::yield_now;
 use wasmtime::Engine;
 
@@ -368,8 +367,6 @@ fn client_secret(service: &Service, [tenant, id, secret]: [&str; 3], clock: &Wat
         client_secret: Some(secret.to_owned()),
         ..Settings::default()
     };
-    let transport = Transport::new(service).expect("the transport is set up");
     let clock = Arc::new(clock.clone());
-    Identity::new(Method::ClientSecret, settings, service, transport, clock)
-        .expect("the identity is set up")
+    Identity::new(Method::ClientSecret, settings, service, clock).expect("the identity is set up")
 }

@@ -5,12 +5,14 @@
 //! `,"hash":`. The previous record's hash is among those bytes, so each hash vouches for all
 //! records before it. Nothing is parsed and written anew to be checked: what counts is the bytes.
 
+use std::collections::HashMap;
 use std::io::{BufRead, Read as _};
 
 use hmac::{Hmac, Mac as _};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::AuditError;
 use super::key::Key;
 
 /// The length of a hash in hexadecimal digits.
@@ -61,6 +63,32 @@ pub(super) struct Links {
     key: String,
     pub(super) time: String,
     pub(super) torn: Option<Torn>,
+    kind: Option<String>,
+    call: Option<String>,
+    operation: Option<String>,
+    machine: Option<String>,
+    action: Option<String>,
+}
+
+impl Links {
+    /// The call that it begins, if it is an intent.
+    fn begun(&self) -> Option<OpenCall> {
+        let is_intent = self.kind.as_deref() == Some("intent");
+        is_intent.then_some(OpenCall {
+            seq: self.seq,
+            call: self.call.clone()?,
+            time: self.time.clone(),
+            operation: self.operation.clone().unwrap_or_default(),
+            machine: self.machine.clone(),
+            action: self.action.clone(),
+        })
+    }
+
+    /// The call that it ends, if it is an outcome.
+    fn ended(&self) -> Option<&str> {
+        let is_outcome = self.kind.as_deref() == Some("outcome");
+        self.call.as_deref().filter(|_| is_outcome)
+    }
 }
 
 /// Why a line is not a record of this chain.
@@ -175,6 +203,9 @@ pub struct Verified {
     pub first: Option<String>,
     /// When the last record was made.
     pub last: Option<String>,
+    /// The calls that have an intent and no outcome, in the order of their intents. They were cut
+    /// short, or are under way now, and may have arrived.
+    pub open: Vec<OpenCall>,
     /// The last record's hash. Whoever keeps it elsewhere can tell later that nothing was cut off.
     pub head: String,
     /// How many records follow the one with the hash that was looked for. `None`: there is no such
@@ -182,9 +213,29 @@ pub struct Verified {
     pub after_noted: Option<u64>,
 }
 
+/// A call of which it is not known how it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenCall {
+    /// The number of its intent's record.
+    pub seq: u64,
+    /// The call's id.
+    pub call: String,
+    /// When its intent was recorded.
+    pub time: String,
+    /// What it was to do.
+    pub operation: String,
+    /// To which device.
+    pub machine: Option<String>,
+    /// To which action.
+    pub action: Option<String>,
+}
+
 /// What keeps a file from being verified.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
+    /// It can't be opened, or another process holds it.
+    #[error(transparent)]
+    Closed(#[from] AuditError),
     /// It can't be read.
     #[error("it can't be read: {0}")]
     Unreadable(#[from] std::io::Error),
@@ -211,9 +262,12 @@ pub(super) fn verify(
         torn: 0,
         first: None,
         last: None,
+        open: Vec::new(),
         head: head.hash.clone(),
         after_noted: (noted == Some(NOTHING)).then_some(0),
     };
+    // Only these are kept of a file that can be large.
+    let mut open: HashMap<String, OpenCall> = HashMap::new();
     // Lines that were not made with the key, until the record after them accounts for them.
     let mut loose: Option<Loose> = None;
     let (mut number, mut offset) = (0, 0);
@@ -250,6 +304,11 @@ pub(super) fn verify(
                 if links.previous != head.hash {
                     return damaged(number, Problem::OtherPast);
                 }
+                if let Some(call) = links.ended() {
+                    open.remove(call);
+                } else if let Some(begun) = links.begun() {
+                    open.insert(begun.call.clone(), begun);
+                }
                 head = next;
                 found.records += 1;
                 found.after_noted = match found.after_noted {
@@ -280,6 +339,8 @@ pub(super) fn verify(
             problem: loose.problem,
         });
     }
+    found.open = open.into_values().collect();
+    found.open.sort_unstable_by_key(|call| call.seq);
     found.head = head.hash;
     Ok(found)
 }

@@ -1,24 +1,34 @@
 //! The file that the records are in: appended to by several processes, and never rewritten.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read as _, Seek as _, SeekFrom, Take, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
 use super::chain::{self, Head, Torn};
 use super::key::Key;
 use super::{AuditError, Doing};
+use crate::files::{self, FileError};
 
 /// How far back the last whole record is looked for: it, and what a killed process may have left.
 const TAIL_MAX: usize = chain::LINE_MAX;
+
+/// How often the lock is asked for. A batch holds it for one trip to the disk; a process that holds
+/// it for so long is stopped, or hangs.
+const ATTEMPTS: u32 = 1000;
+
+/// From one time that the lock is asked for to the next: five seconds in all.
+pub(super) const PAUSE: Duration = Duration::from_millis(5);
 
 /// Opened anew for each batch: where somebody moved the file away, the next record does not go into
 /// a file without a name.
 pub(super) struct LogFile {
     path: PathBuf,
     key: Key,
+    pause: Duration,
     /// How long the file was when this process was done with it.
     left_at: u64,
 }
@@ -33,7 +43,7 @@ struct Tail {
 
 impl LogFile {
     /// Finds out at once whether records can be written, and follow from those that are there.
-    pub(super) fn open(path: &Path, key_path: &Path) -> Result<Self, AuditError> {
+    pub(super) fn open(path: &Path, key_path: &Path, pause: Duration) -> Result<Self, AuditError> {
         let mut file = open(path)?;
         let key = if length(&file, path)? == 0 {
             Key::load_or_make(key_path)?
@@ -41,12 +51,13 @@ impl LogFile {
             // A new key would not fit what is there.
             Key::load(key_path)?
         };
-        lock(&file, path)?;
+        lock(path, pause, || file.try_lock())?;
         let left_at = length(&file, path)?;
         tail(&mut file, left_at, &key, path)?;
         Ok(Self {
             path: path.to_owned(),
             key,
+            pause,
             left_at,
         })
     }
@@ -62,10 +73,14 @@ impl LogFile {
         let path = &self.path;
         let mut file = open(path)?;
         // Unlocked when it is closed, also where this process is killed.
-        lock(&file, path)?;
+        lock(path, self.pause, || file.try_lock())?;
         let length = length(&file, path)?;
         if length < self.left_at {
             return Err(AuditError::Shorter { path: path.clone() });
+        }
+        if length == 0 {
+            // Before anything is written: what is written must not fail any more.
+            sync_folder_of(path).map_err(|e| AuditError::io(Doing::Write, path, &e))?;
         }
         let Tail {
             mut head,
@@ -99,9 +114,6 @@ impl LogFile {
             let _ = file.set_len(length);
             return Err(AuditError::io(Doing::Write, path, &error));
         }
-        if length == 0 {
-            sync_folder_of(path).map_err(|e| AuditError::io(Doing::Write, path, &e))?;
-        }
         self.left_at = length + text.len() as u64;
         Ok(())
     }
@@ -118,9 +130,38 @@ fn open(path: &Path) -> Result<File, AuditError> {
     Ok(file)
 }
 
-fn lock(file: &File, path: &Path) -> Result<(), AuditError> {
-    file.lock()
-        .map_err(|e| AuditError::io(Doing::Lock, path, &e))
+/// The file's records as they are now, none of them half written. Nobody is held up while they are
+/// read: a file that is only appended to has them later too.
+pub(super) fn records(path: &Path, pause: Duration) -> Result<Take<File>, AuditError> {
+    let (file, _) = files::open(path).map_err(|error| match error {
+        FileError::Io(e) => AuditError::io(Doing::Open, path, &e),
+        FileError::NotAFile(_) | FileError::TooLarge(_) => AuditError::NotAFile {
+            path: path.to_owned(),
+        },
+    })?;
+    lock(path, pause, || file.try_lock_shared())?;
+    let length = length(&file, path)?;
+    file.unlock()
+        .map_err(|e| AuditError::io(Doing::Lock, path, &e))?;
+    Ok(file.take(length))
+}
+
+/// Waits for its turn, though not for ever.
+fn lock(
+    path: &Path,
+    pause: Duration,
+    ask: impl Fn() -> Result<(), TryLockError>,
+) -> Result<(), AuditError> {
+    for _ in 0..ATTEMPTS {
+        match ask() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(pause),
+            Err(TryLockError::Error(e)) => return Err(AuditError::io(Doing::Lock, path, &e)),
+        }
+    }
+    Err(AuditError::Held {
+        path: path.to_owned(),
+    })
 }
 
 fn length(file: &File, path: &Path) -> Result<u64, AuditError> {

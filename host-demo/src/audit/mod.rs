@@ -12,23 +12,25 @@
 //!   it what the plugin `claimed`. A call that is denied, or asks for nothing, has only this one.
 //!
 //! An intent without an outcome is a call that was cut short, by a crash or a power cut: it may
-//! have arrived. Reading is recorded too, but nobody waits for the disk then: the last reads before
-//! a power cut can be missing. Calls that never began (no quota left, no token to learn the quota's
-//! key from) have no record. No record holds a token, a secret, or the comment's text.
+//! have arrived, and [`verify`] lists it. An outcome that can't be written is kept and tried again
+//! with whatever comes next. Reading is recorded too, but nobody waits for the disk then: the last
+//! reads before a power cut can be missing. Calls that never began (no quota left, no token to
+//! learn the quota's key from) have no record. No record holds a token, a secret, or the comment's
+//! text.
 //!
 //! # Where
 //!
-//! In one file for all processes of a user, which lock it for each batch of records. Nothing in it
-//! is rewritten: what a process left behind when it was killed in the middle of a line stays, and
-//! the next record accounts for it. To put a file away, rename it between two runs; the next one
-//! begins a new chain.
+//! In one file for all processes of a user, which lock it for each batch of records, and wait for
+//! the lock for five seconds at most. Nothing in it is rewritten: what a process left behind when
+//! it was killed in the middle of a line stays, and the next record accounts for it. To put a file
+//! away, rename it between two runs; the next one begins a new chain.
 
 mod chain;
 mod file;
 mod key;
 mod record;
+mod writer;
 
-use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -36,18 +38,13 @@ use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 
-pub use chain::{Problem, Verified, VerifyError};
+pub use chain::{OpenCall, Problem, Verified, VerifyError};
 pub use key::Key;
 pub use record::Who;
 pub(crate) use record::{Claimed, Ending, Observed, Outcome, SaidAction, Trail};
 
 use file::LogFile;
-
-/// Records that are written and brought to the disk together, at most.
-const BATCH: usize = 64;
-
-/// Outcomes that are kept until they can be written, at most.
-const OWED_MAX: usize = 10_000;
+use writer::{Backlog, Entry};
 
 /// Why a record can't be written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +60,15 @@ pub enum AuditError {
         kind: std::io::ErrorKind,
         /// What the system says.
         problem: String,
+    },
+    /// Another process has the file's lock, and does not let it go.
+    #[error(
+        "another process holds the audit file {}, and did not let it go within 5 s: find out which \
+         (`fuser` names it) and end it, or record in another file", .path.display()
+    )]
+    Held {
+        /// Which file.
+        path: PathBuf,
     },
     /// Not a file that can be appended to, and read.
     #[error("the audit file {} is not a regular file", .path.display())]
@@ -91,7 +97,11 @@ pub enum AuditError {
         path: PathBuf,
     },
     /// There are records, but not the key that they were made with.
-    #[error("the audit key {} is not there", .path.display())]
+    #[error(
+        "the audit key {} is not there, and the records that were made with it can be neither \
+         continued nor verified without it. Put it back; or put the audit file away, and a new \
+         chain with a new key is begun", .path.display()
+    )]
     NoKey {
         /// Where it should be.
         path: PathBuf,
@@ -112,7 +122,7 @@ pub enum AuditError {
     #[error("no audit key can be made: {0}")]
     NoRandomness(String),
     /// The disk, or whoever holds the file's lock, takes too long.
-    #[error("the audit record was not written in time")]
+    #[error("the audit record was not written in time: find out what holds up its disk")]
     TooSlow,
 }
 
@@ -158,23 +168,13 @@ impl AuditError {
 ///
 /// They are written by a thread of its own, so that a slow disk holds up the calls that wait for it
 /// and no others; records that come at the same time share one trip to the disk. Dropping it waits
-/// for what was handed over.
+/// for what was handed over, and tries a last time to write what could not be written so far.
 pub struct Audit {
     who: Who,
     queue: Option<mpsc::Sender<Entry>>,
     writer: Option<JoinHandle<()>>,
-    /// The last outcome that could not be written.
-    unwritten: Arc<Mutex<Option<AuditError>>>,
+    backlog: Arc<Mutex<Backlog>>,
     kept: Arc<Mutex<Vec<String>>>,
-}
-
-struct Entry {
-    record: String,
-    /// Whether it has to be on the disk.
-    durable: bool,
-    /// Whether it is to be written later if it can't be written now: it has happened.
-    has_happened: bool,
-    done: oneshot::Sender<Result<(), AuditError>>,
 }
 
 impl Audit {
@@ -184,7 +184,7 @@ impl Audit {
     ///
     /// Whatever would keep a record from being written is found out now.
     pub fn open(path: &Path, key: &Path, who: Who) -> Result<Self, AuditError> {
-        let mut file = LogFile::open(path, key)?;
+        let mut file = LogFile::open(path, key, file::PAUSE)?;
         Ok(Self::start(who, move |records, durable| {
             file.append(records, record::closing, durable)
         }))
@@ -210,53 +210,35 @@ impl Audit {
 
     fn start(
         who: Who,
-        mut append: impl FnMut(&[&str], bool) -> Result<(), AuditError> + Send + 'static,
+        append: impl FnMut(&[&str], bool) -> Result<(), AuditError> + Send + 'static,
     ) -> Self {
-        let (queue, entries) = mpsc::channel::<Entry>();
-        let unwritten = Arc::new(Mutex::new(None));
-        let last = Arc::clone(&unwritten);
-        let writer = std::thread::spawn(move || {
-            // What has happened and is not written yet. It goes first; until it is written nothing
-            // that comes later is, so that nothing more is sent.
-            let mut owed: Vec<String> = Vec::new();
-            while let Ok(first) = entries.recv() {
-                let mut batch = vec![first];
-                batch.extend(entries.try_iter().take(BATCH - 1));
-                let records: Vec<&str> = owed
-                    .iter()
-                    .map(String::as_str)
-                    .chain(batch.iter().map(|entry| entry.record.as_str()))
-                    .collect();
-                let durable = !owed.is_empty() || batch.iter().any(|entry| entry.durable);
-                let result = append(&records, durable);
-                if result.is_ok() {
-                    owed.clear();
-                }
-                for entry in batch {
-                    if let (Err(error), true) = (&result, entry.has_happened) {
-                        tracing::error!(%error, "a call's outcome is not recorded");
-                        *lock(&last) = Some(error.clone());
-                        if owed.len() < OWED_MAX {
-                            owed.push(entry.record);
-                        }
-                    }
-                    let _ = entry.done.send(result.clone());
-                }
-            }
-        });
+        let (queue, entries) = mpsc::channel();
+        let backlog = Arc::default();
+        let to_write = Arc::clone(&backlog);
+        let writer = std::thread::spawn(move || writer::run(&entries, &to_write, append));
         Self {
             who,
             queue: Some(queue),
             writer: Some(writer),
-            unwritten,
+            backlog,
             kept: Arc::default(),
         }
     }
 
-    /// Why the outcome of a call was not recorded, if that happened. The call's own result is not
-    /// affected, but no further one is sent before the record is written.
+    /// Why the outcome of a call is not on record, if that is so. The call's own result is not
+    /// affected, but no further one is sent before it is written.
     pub fn unwritten(&self) -> Option<AuditError> {
-        lock(&self.unwritten).clone()
+        lock(&self.backlog).why().cloned()
+    }
+
+    /// Whether all is on record that was done for this device or to this action, and has ended.
+    pub fn has_all_of(&self, target: &str) -> bool {
+        !lock(&self.backlog).lacks(target)
+    }
+
+    /// Waits for what was handed over, and tries once more to write what could not be written.
+    pub async fn catch_up(&self) {
+        let _ = self.ask(None, true, None).await;
     }
 
     /// The records, where they are kept in memory.
@@ -264,29 +246,37 @@ impl Audit {
         lock(&self.kept).clone()
     }
 
-    /// Hands a record over. The receiver tells when it is written; nobody has to listen.
-    fn hand_over(
-        &self,
-        record: String,
-        durable: bool,
-        has_happened: bool,
-    ) -> oneshot::Receiver<Result<(), AuditError>> {
+    /// Hands over what a call is about to do.
+    fn intend(&self, record: String, durable: bool) -> Written {
+        self.ask(Some(record), durable, None)
+    }
+
+    /// Hands over what came of a call, made for `target`. Nobody has to listen.
+    fn conclude(&self, call: &str, target: Option<&str>, record: String, durable: bool) -> Written {
+        lock(&self.backlog).expect(call.to_owned(), target.map(str::to_owned));
+        self.ask(Some(record), durable, Some(call.to_owned()))
+    }
+
+    fn ask(&self, record: Option<String>, durable: bool, outcome_of: Option<String>) -> Written {
         let (done, written) = oneshot::channel();
         if let Some(queue) = &self.queue {
             let _ = queue.send(Entry {
                 record,
                 durable,
-                has_happened,
+                outcome_of,
                 done,
             });
         }
         written
     }
 
-    fn note_unwritten(&self, error: AuditError) {
-        *lock(&self.unwritten) = Some(error);
+    fn is_late(&self, call: &str) {
+        lock(&self.backlog).is_late(call, AuditError::TooSlow);
     }
 }
+
+/// Tells when a record is written.
+type Written = oneshot::Receiver<Result<(), AuditError>>;
 
 impl Drop for Audit {
     fn drop(&mut self) {
@@ -306,13 +296,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// `noted` is the hash of a record that was there earlier: with it, it can be told that nothing was
 /// cut off since.
 pub fn verify(path: &Path, key: &Key, noted: Option<&str>) -> Result<Verified, VerifyError> {
-    let file = File::open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(std::io::Error::other("it is not a regular file").into());
-    }
-    // Nobody is in the middle of a line then.
-    file.lock_shared()?;
-    chain::verify(BufReader::new(file), key, noted)
+    let records = file::records(path, file::PAUSE)?;
+    chain::verify(BufReader::new(records), key, noted)
 }
 
 #[cfg(test)]

@@ -2,19 +2,23 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer as _, Serialize, Serializer};
 use serde_json::json;
 
 use super::chain::Torn;
-use super::{Audit, AuditError};
-use crate::clock::Clock;
+use super::{Audit, AuditError, Written};
+use crate::clock::{Clock, Moment};
 use crate::grant::{Grant, Operation, Target};
 use crate::limits::Quota;
 
 /// How long a caller waits for the record of a call that has ended.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How far beyond the call's deadline, at most.
+const OVERTIME: Duration = Duration::from_secs(1);
 
 /// Characters of a text from outside. What is longer is cut.
 const TEXT_MAX: usize = 500;
@@ -260,21 +264,25 @@ impl Trail {
             denied: &[],
         };
         let record = text(&self.record("intent", decision));
-        let written = self.audit.hand_over(record, self.is_durable(), false);
+        let written = self.audit.intend(record, self.is_durable());
         // The writer answers as long as it lives.
         written.await.unwrap_or(Err(AuditError::TooSlow))
     }
 
-    /// Records how it ended, and waits for it, though not for ever. Only the first time counts.
-    pub(crate) async fn conclude(&self, outcome: &Outcome) {
+    /// Records how it ended, and waits for it: for five seconds at most, and no longer than a
+    /// second after the call's deadline. It is still written then; nobody waits for it any more.
+    /// Only the first time counts.
+    pub(crate) async fn conclude(&self, outcome: &Outcome, deadline: Moment) {
         let Some(written) = self.hand_over(outcome) else {
             return;
         };
-        let give_up = self.clock.sleep_until(self.clock.now() + PATIENCE);
+        let now = self.clock.now();
+        let until = (now + PATIENCE).min(deadline.max(now) + OVERTIME);
         tokio::select! {
             biased;
-            _ = written => {}
-            () = give_up => self.audit.note_unwritten(AuditError::TooSlow),
+            // The writer has said itself what it could not write; without one, nobody has.
+            Ok(_) = written => {}
+            () = self.clock.sleep_until(until) => self.audit.is_late(&self.call),
         }
     }
 
@@ -283,10 +291,7 @@ impl Trail {
         let _ = self.hand_over(outcome);
     }
 
-    fn hand_over(
-        &self,
-        outcome: &Outcome,
-    ) -> Option<tokio::sync::oneshot::Receiver<Result<(), AuditError>>> {
+    fn hand_over(&self, outcome: &Outcome) -> Option<Written> {
         if self.is_concluded.swap(true, Ordering::AcqRel) {
             return None;
         }
@@ -310,7 +315,9 @@ impl Trail {
             fault: outcome.fault.clone(),
             ..self.record("outcome", decision)
         });
-        Some(self.audit.hand_over(record, self.is_durable(), true))
+        let target = self.target.as_ref().map(Target::as_str);
+        let durable = self.is_durable();
+        Some(self.audit.conclude(&self.call, target, record, durable))
     }
 
     fn record<'a>(&'a self, kind: &'static str, decision: Decision<'a>) -> Record<'a> {

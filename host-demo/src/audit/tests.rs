@@ -2,6 +2,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -9,6 +10,8 @@ use serde_json::{Value, json};
 use super::chain::{self, Head, Torn};
 use super::file::LogFile;
 use super::*;
+use crate::clock::{Clock as _, ManualClock};
+use crate::grant::{Grant, Operation, Target};
 
 struct Folder(tempfile::TempDir);
 
@@ -26,7 +29,7 @@ impl Folder {
     }
 
     fn file(&self) -> Result<LogFile, AuditError> {
-        LogFile::open(&self.log(), &self.key())
+        LogFile::open(&self.log(), &self.key(), file::PAUSE)
     }
 
     /// A file of so many records.
@@ -148,6 +151,11 @@ fn another_key_is_told_from_a_change() {
         matches!(refused, Some(AuditError::NoKey { .. })),
         "a new key would not fit: {refused:?}"
     );
+    let remedy = refused.unwrap().to_string();
+    assert!(
+        remedy.contains("Put it back") && remedy.contains("put the audit file away"),
+        "{remedy}"
+    );
     let other = Folder::with(1);
     fs::copy(other.key(), folder.key()).unwrap();
     let problem = folder.assert_damaged(1);
@@ -239,7 +247,7 @@ fn what_is_no_file_of_records_is_refused_at_once() {
         (folder.0.path().to_owned(), "it is a folder"),
         (folder.0.path().join("no/such/folder/x"), "it has no folder"),
     ] {
-        let refused = LogFile::open(&path, &folder.key()).err();
+        let refused = LogFile::open(&path, &folder.key(), file::PAUSE).err();
         assert!(refused.is_some(), "{expected}");
     }
     fs::write(folder.log(), "something else\n").unwrap();
@@ -273,7 +281,12 @@ fn a_process_appends_where_it_is_told_to() {
     let Some(folder) = std::env::var_os("AUDIT_TEST_FOLDER").map(PathBuf::from) else {
         return;
     };
-    let mut file = LogFile::open(&folder.join("audit.jsonl"), &folder.join("audit.key")).unwrap();
+    let mut file = LogFile::open(
+        &folder.join("audit.jsonl"),
+        &folder.join("audit.key"),
+        file::PAUSE,
+    )
+    .unwrap();
     for n in 0..50 {
         append(&mut file, &format!("{} {n}", std::process::id())).unwrap();
     }
@@ -303,34 +316,196 @@ fn processes_append_in_turn_and_make_one_key() {
     assert_eq!(left.len(), 2, "the file and its key: {left:?}");
 }
 
-/// A trail over a writer that fails as it is told to.
-fn failing(works: Arc<Mutex<bool>>, written: Arc<Mutex<Vec<String>>>) -> Audit {
-    Audit::start(Who::default(), move |records, _| {
+#[test]
+fn a_lock_that_is_never_let_go_is_waited_for_a_while_and_then_told_of() {
+    let folder = Folder::with(1);
+    let open = || LogFile::open(&folder.log(), &folder.key(), Duration::ZERO);
+    let mut file = open().unwrap();
+    let other = File::open(folder.log()).unwrap();
+    other.lock().unwrap();
+    let reading = file::records(&folder.log(), Duration::ZERO).err();
+    for refused in [append(&mut file, "x").err(), open().err(), reading] {
+        let Some(error @ AuditError::Held { .. }) = refused else {
+            panic!("{refused:?}")
+        };
+        assert!(error.to_string().contains("another process holds"));
+    }
+    other.unlock().unwrap();
+    append(&mut file, "y").unwrap();
+    assert_eq!(folder.verify().unwrap().records, 2);
+}
+
+#[test]
+fn who_verifies_holds_nobody_up_and_sees_no_half_a_record() {
+    let folder = Folder::with(2);
+    let records = file::records(&folder.log(), Duration::ZERO).unwrap();
+    append(&mut folder.file().unwrap(), "meanwhile").unwrap();
+    let key = Key::load(&folder.key()).unwrap();
+    let found = chain::verify(BufReader::new(records), &key, None).unwrap();
+    assert_eq!(found.records, 2);
+}
+
+#[test]
+fn calls_with_an_intent_and_no_outcome_are_listed() {
+    let folder = Folder::new();
+    let mut file = folder.file().unwrap();
+    let mut write = |kind: &str, call: &str, time: &str, target: (&str, &str)| {
+        let record = json!({
+            "kind": kind, "time": time, "call": call,
+            "operation": "an operation", target.0: target.1,
+        });
+        let record = record.to_string();
+        file.append(&[&record], record::closing, false).unwrap();
+    };
+    write("intent", "cut short", "1", ("machine", "m1"));
+    write("intent", "ended", "2", ("machine", "m2"));
+    write("outcome", "denied", "3", ("machine", "m3"));
+    write("outcome", "ended", "4", ("machine", "m2"));
+    write("intent", "cut short too", "5", ("action", "a1"));
+    let open = folder.verify().unwrap().open;
+    let told: Vec<_> = open
+        .iter()
+        .map(|o| {
+            (
+                &*o.call,
+                &*o.time,
+                o.machine.as_deref(),
+                o.action.as_deref(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("cut short", "1", Some("m1"), None),
+            ("cut short too", "5", None, Some("a1")),
+        ]
+    );
+    assert_eq!(open[0].operation, "an operation");
+}
+
+/// An audit over a writer that fails as it is told to, and what it has written.
+fn failing(works: &Arc<Mutex<bool>>) -> (Audit, Arc<Mutex<Vec<String>>>) {
+    let works = Arc::clone(works);
+    let written = Arc::new(Mutex::new(Vec::new()));
+    let lines = Arc::clone(&written);
+    let audit = Audit::start(Who::default(), move |records, _| {
         if *lock(&works) {
-            lock(&written).extend(records.iter().map(|record| (*record).to_owned()));
+            lock(&lines).extend(records.iter().map(|record| (*record).to_owned()));
             Ok(())
         } else {
             Err(AuditError::TooSlow)
         }
-    })
+    });
+    (audit, written)
+}
+
+fn outcome(audit: &Audit, call: &str) -> Written {
+    audit.conclude(call, Some("m1"), format!("outcome of {call}"), true)
 }
 
 #[tokio::test]
 async fn an_outcome_that_could_not_be_written_goes_before_everything_that_comes_later() {
-    let (works, written) = (Arc::new(Mutex::new(true)), Arc::default());
-    let audit = failing(Arc::clone(&works), Arc::clone(&written));
-    let write = |text: &str, has_happened| audit.hand_over(text.to_owned(), true, has_happened);
-    assert_eq!(write("intent 1", false).await, Ok(Ok(())));
+    let works = Arc::new(Mutex::new(true));
+    let (audit, written) = failing(&works);
+    let intend = |text: &str| audit.intend(text.to_owned(), true);
+    assert_eq!(intend("intent 1").await, Ok(Ok(())));
     *lock(&works) = false;
-    assert!(write("outcome 1", true).await.unwrap().is_err());
+    assert!(outcome(&audit, "1").await.unwrap().is_err());
     assert_eq!(audit.unwritten(), Some(AuditError::TooSlow));
+    assert!(!audit.has_all_of("m1") && audit.has_all_of("m2"));
     assert!(
-        write("intent 2", false).await.unwrap().is_err(),
+        intend("intent 2").await.unwrap().is_err(),
         "so it is not sent"
     );
     *lock(&works) = true;
-    assert_eq!(write("intent 3", false).await, Ok(Ok(())));
-    assert_eq!(*lock(&written), ["intent 1", "outcome 1", "intent 3"]);
+    assert_eq!(intend("intent 3").await, Ok(Ok(())));
+    assert_eq!(*lock(&written), ["intent 1", "outcome of 1", "intent 3"]);
+    assert_eq!(audit.unwritten(), None, "it is written now");
+    assert!(audit.has_all_of("m1"));
+}
+
+#[tokio::test]
+async fn what_is_owed_is_tried_again_when_asked_for_and_a_last_time_at_the_end() {
+    let works = Arc::new(Mutex::new(false));
+    let (audit, written) = failing(&works);
+    let _ = outcome(&audit, "1").await;
+    audit.catch_up().await;
+    assert_eq!(audit.unwritten(), Some(AuditError::TooSlow));
+    *lock(&works) = true;
+    audit.catch_up().await;
+    assert_eq!(audit.unwritten(), None);
+    audit.catch_up().await;
+    assert_eq!(*lock(&written), ["outcome of 1"]);
+
+    *lock(&works) = false;
+    let _ = outcome(&audit, "2").await;
+    *lock(&works) = true;
+    drop(audit);
+    assert_eq!(*lock(&written), ["outcome of 1", "outcome of 2"]);
+}
+
+#[tokio::test]
+async fn what_there_was_no_room_to_keep_stays_missing() {
+    let works = Arc::new(Mutex::new(false));
+    let (audit, written) = failing(&works);
+    for call in 0..=writer::OWED_MAX {
+        let _nobody_listens = outcome(&audit, &call.to_string());
+    }
+    audit.catch_up().await;
+    *lock(&works) = true;
+    audit.catch_up().await;
+    assert_eq!(lock(&written).len(), writer::OWED_MAX);
+    assert_eq!(audit.unwritten(), Some(AuditError::TooSlow));
+    assert!(!audit.has_all_of("m2"), "it is not known whose it was");
+}
+
+/// The disk hangs until it is let go.
+#[tokio::test]
+async fn a_caller_waits_five_seconds_for_the_disk_and_a_second_beyond_its_deadline_at_most() {
+    const SECOND: Duration = Duration::from_secs(1);
+    for (left, waits) in [(30, 5), (2, 3), (0, 1)] {
+        let clock = ManualClock::new();
+        let (let_go, hangs) = mpsc::channel::<()>();
+        let audit = Arc::new(Audit::start(Who::default(), move |_, _| {
+            let _ = hangs.recv();
+            Ok(())
+        }));
+        let machine = "1e5bc9d7e413ddd7902c2932e418702b84d0cc07";
+        let target = Target::Machine(machine.parse().unwrap());
+        let trail = Trail::new(
+            Arc::clone(&audit),
+            Arc::new(clock.clone()),
+            "a call".to_owned(),
+            String::new(),
+            &Grant::new(Operation::UnrestrictCodeExecution, Some(target)),
+            Vec::new(),
+        );
+        let ended = Outcome {
+            ended: Ending::TimedOut,
+            allowed_by: None,
+            denied: Vec::new(),
+            denials: 0,
+            observed: Observed::default(),
+            claimed: None,
+            fault: None,
+        };
+        let deadline = clock.now() + left * SECOND;
+        let concluding = tokio::spawn(async move { trail.conclude(&ended, deadline).await });
+        while clock.next_wake().is_none() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(clock.next_wake(), Some(clock.now() + waits * SECOND));
+        assert_eq!(audit.unwritten(), None, "not yet");
+        clock.advance(waits * SECOND);
+        concluding.await.unwrap();
+        assert_eq!(audit.unwritten(), Some(AuditError::TooSlow));
+        assert!(!audit.has_all_of(machine));
+        drop(let_go);
+        audit.catch_up().await;
+        assert_eq!(audit.unwritten(), None, "late, and written");
+        assert!(audit.has_all_of(machine));
+    }
 }
 
 #[test]

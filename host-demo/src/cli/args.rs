@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,10 +22,15 @@ Examples:
 
 Exit codes:
   0  all that was asked for is confirmed (with --no-wait: accepted)
-  1  some of it failed, or can't be known to have succeeded
+  1  some of it failed, can't be known to have succeeded, or is not on record
   2  it could not run: wrong arguments, no credentials, no connection
   3  none failed, but some are still pending or can't be verified
-  130  interrupted";
+  130  interrupted
+
+With --output json, standard output has one JSON object a line. Its \"type\" says what it is: device,
+summary, action, check, config, plugin, audit or error. What went wrong stands in its \"error\", as a
+\"message\" and, where there is something to do about it, an \"advice\"; that holds for wrong arguments
+too. The other commands print text: completion, config example, demo, mock.";
 
 /// Where credentials come from: at the end of the help of every subcommand that wants some.
 macro_rules! credentials {
@@ -55,7 +61,7 @@ Ctrl-C brings what is in flight to its answer, and says what is known of every d
 
 Exit codes:
   0  every device is free (with --no-wait: every release was accepted)
-  1  some failed, or can't be known to have succeeded
+  1  some failed, can't be known to have succeeded, or are not on record
   2  it could not run: wrong arguments, no credentials, no connection
   3  none failed, but some are still pending or can't be verified
   130  interrupted
@@ -70,7 +76,7 @@ const STATUS_HELP: &str = concat!(
     "\
 Exit codes:
   0  the action has succeeded
-  1  it has failed, timed out or been cancelled, or the service did not show it
+  1  it has failed, timed out or been cancelled, the service did not show it, or that is not on record
   2  it could not run: wrong arguments, no credentials, no connection
   3  it is still under way"
 );
@@ -83,8 +89,8 @@ does not exist, which costs one call of the quota for reading.
 
 Exit codes:
   0  all is well
-  1  it works with limits: a right is missing, or something is about to fail
-  2  it does not work"
+  1  releases work, with limits: another right is missing, or something is about to fail
+  2  releases do not work"
 );
 
 /// The exit codes of what either works or does not.
@@ -265,6 +271,9 @@ pub(crate) struct Plugin {
 pub(crate) enum Audit {
     /// Check that the record is as it was written, and name the first line that is not.
     ///
+    /// Calls whose outcome is not on record are listed: they were cut short, by a crash or a second
+    /// Ctrl-C, and may have arrived.
+    ///
     /// Keep the hash it prints in another place: with --head it shows later that nothing was cut
     /// off.
     #[command(after_help = VERIFY_HELP)]
@@ -341,10 +350,14 @@ pub(crate) struct Connection {
     )]
     pub(crate) scope: Option<String>,
 
-    /// Trust the certificate authorities in this file (PEM) for this service, instead of the
-    /// system's.
+    /// Trust the certificate authorities in this file (PEM) at the service too, besides the
+    /// system's; at its authority only if that has the same URL.
     #[arg(long, value_name = "FILE", help_heading = "Service")]
     pub(crate) ca_file: Option<PathBuf>,
+
+    /// The same for its authority.
+    #[arg(long, value_name = "FILE", help_heading = "Service")]
+    pub(crate) authority_ca_file: Option<PathBuf>,
 
     /// Reach the service and its authority through this HTTP proxy. None is taken from the
     /// environment.
@@ -395,8 +408,8 @@ pub(crate) struct Connection {
     #[arg(long, value_name = "FILE", help_heading = "Audit")]
     pub(crate) audit: Option<PathBuf>,
 
-    /// The key that chains the records, instead of host-demo/keys/audit.key in the user's data
-    /// directory.
+    /// Chain the record with the key in this file, instead of host-demo/keys/audit.key in the user's
+    /// data directory. It is made if nothing is recorded yet.
     #[arg(long, value_name = "FILE", help_heading = "Audit")]
     pub(crate) audit_key: Option<PathBuf>,
 
@@ -456,6 +469,16 @@ where
         + 'static,
 {
     PossibleValuesParser::new(names).try_map(|name| name.parse())
+}
+
+/// Whether JSON was asked for, by arguments that may be wrong in other places.
+pub(crate) fn ask_for_json(args: impl IntoIterator<Item = OsString>) -> bool {
+    let options = args.into_iter().take_while(|arg| arg != "--");
+    let options: Vec<OsString> = options.collect();
+    options.iter().any(|arg| arg == "--output=json")
+        || options
+            .windows(2)
+            .any(|pair| pair[0] == "--output" && pair[1] == "json")
 }
 
 /// A record's hash.

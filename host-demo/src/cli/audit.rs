@@ -5,34 +5,52 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use etcetera::BaseStrategy as _;
-use host_demo::audit::{self, Audit, Key, VerifyError, Who};
+use host_demo::audit::{self, Audit, AuditError, Key, OpenCall, VerifyError, Who};
 use host_demo::host::Host;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::args::{Connection, Output, Verify};
 use super::{Exit, connect, output};
 
 /// Where the calls of this run are recorded. Without it there is no run.
 pub(super) fn open(args: &Connection) -> anyhow::Result<Arc<Audit>> {
-    let folder = folder()?;
-    connect::make_private(&folder)
-        .with_context(|| format!("the folder {} can't be used", folder.display()))?;
-    let path = args.audit.clone().unwrap_or_else(|| folder.join(RECORD));
-    let keys = key_folder()?;
-    connect::make_private(&keys)
-        .with_context(|| format!("the folder {} can't be used", keys.display()))?;
-    let audit = Audit::open(&path, &keys.join(KEY), who(args))
+    let path = match &args.audit {
+        Some(path) => path.clone(),
+        None => private(folder()?)?.join(RECORD),
+    };
+    let key = match &args.audit_key {
+        Some(path) => path.clone(),
+        None => private(key_folder()?)?.join(KEY),
+    };
+    let audit = Audit::open(&path, &key, who(args))
         .context("without a record of what is done, nothing is")?;
     Ok(Arc::new(audit))
 }
 
-/// Says so where what was done is not on record. What was done is not affected.
-pub(super) fn warn(host: &Host) {
-    if let Some(error) = host.audit().and_then(|audit| audit.unwritten()) {
-        let text = format!("the outcome of a call is not recorded: {error}");
-        note!("host-demo: {}", output::clean(&text));
-    }
+fn private(folder: PathBuf) -> anyhow::Result<PathBuf> {
+    connect::make_private(&folder)
+        .with_context(|| format!("the folder {} can't be used", folder.display()))?;
+    Ok(folder)
 }
+
+/// Why what was done is not on record, if it is not after a last attempt. What was done is not
+/// affected.
+pub(super) async fn missing(host: &Host) -> Option<AuditError> {
+    let audit = host.audit()?;
+    audit.catch_up().await;
+    let error = audit.unwritten()?;
+    let text = format!("{NOT_RECORDED}: {error}; {KEEP_THIS}");
+    note!("host-demo: {}", output::clean(&text));
+    Some(error)
+}
+
+/// The same, for programs.
+pub(super) fn missing_json(error: &AuditError) -> Value {
+    json!({ "message": format!("{NOT_RECORDED}: {error}"), "advice": KEEP_THIS })
+}
+
+const NOT_RECORDED: &str = "what came of a call is not recorded";
+const KEEP_THIS: &str = "keep what is printed here in its place";
 
 pub(super) fn verify(args: &Verify, format: Output) -> anyhow::Result<Exit> {
     let path = match &args.file {
@@ -45,6 +63,7 @@ pub(super) fn verify(args: &Verify, format: Output) -> anyhow::Result<Exit> {
     };
     let shown = output::clean(&path.display().to_string());
     let verdict = match audit::verify(&path, &key, args.head.as_deref()) {
+        Err(VerifyError::Closed(error)) => return Err(error.into()),
         Err(VerifyError::Unreadable(error)) => {
             return Err(error).with_context(|| format!("{} can't be read", path.display()));
         }
@@ -61,6 +80,7 @@ pub(super) fn verify(args: &Verify, format: Output) -> anyhow::Result<Exit> {
                 value["torn"] = json!(found.torn);
                 value["first"] = json!(found.first);
                 value["last"] = json!(found.last);
+                value["open"] = found.open.iter().map(open_json).collect();
                 value["head"] = json!(found.head);
                 value["after_noted"] = json!(found.after_noted);
             }
@@ -68,7 +88,7 @@ pub(super) fn verify(args: &Verify, format: Output) -> anyhow::Result<Exit> {
                 value["line"] = json!(line);
                 value["problem"] = json!(problem.to_string());
             }
-            Err(VerifyError::Unreadable(_)) => {}
+            Err(VerifyError::Closed(_) | VerifyError::Unreadable(_)) => {}
         }
         output::json_line(&value);
     } else {
@@ -106,6 +126,34 @@ fn print(shown: &str, found: &audit::Verified, is_there: bool) {
         ));
     }
     output::line(&format!("  head     {}", found.head));
+    if found.open.is_empty() {
+        return;
+    }
+    output::line(&format!(
+        "  open     {} (it is not on record how they ended: they were cut short, or are under way \
+         now; look at the device before you repeat one)",
+        found.open.len()
+    ));
+    for call in &found.open {
+        let target = call.machine.as_ref().or(call.action.as_ref());
+        output::line(&output::clean(&format!(
+            "    {}  {}  {}  call {}",
+            call.time,
+            call.operation,
+            target.map_or("", String::as_str),
+            call.call
+        )));
+    }
+}
+
+fn open_json(call: &OpenCall) -> Value {
+    json!({
+        "call": call.call,
+        "time": call.time,
+        "operation": call.operation,
+        "machine": call.machine,
+        "action": call.action,
+    })
 }
 
 const RECORD: &str = "audit.jsonl";

@@ -11,6 +11,7 @@ pub(crate) async fn run(args: args::Check, format: Output) -> anyhow::Result<Exi
     let (host, service) = connect::settled(&connection, &settings)?;
     let way = Way {
         ca_file: connection.ca_file.map(|path| path.display().to_string()),
+        store: store(),
         proxy: connection.proxy.clone(),
     };
     let facts = check::look(&host, &service, way).await;
@@ -24,6 +25,21 @@ pub(crate) async fn run(args: args::Check, format: Output) -> anyhow::Result<Exi
         Verdict::Limited => Exit::Failed,
         Verdict::Unusable => Exit::CouldNotRun,
     })
+}
+
+/// What the environment names as the system's certificate authorities, for OpenSSL and for us. It
+/// replaces them, also where it names nothing that is there. (On macOS the keychain is asked.)
+fn store() -> Option<String> {
+    if cfg!(target_vendor = "apple") {
+        return None;
+    }
+    let named: Vec<String> = ["SSL_CERT_FILE", "SSL_CERT_DIR"]
+        .iter()
+        .filter_map(|name| Some((name, std::env::var_os(name)?)))
+        .filter(|(name, value)| **name == "SSL_CERT_FILE" || !value.is_empty())
+        .map(|(name, value)| format!("{name} ({})", value.display()))
+        .collect();
+    (!named.is_empty()).then(|| named.join(" and "))
 }
 
 fn print(facts: &Facts, report: &Report) {
@@ -81,12 +97,13 @@ fn to_json(facts: &Facts, report: &Report) -> Value {
         "authority": facts.service.authority().to_string(),
         "scope": facts.service.scope(),
         "ca_file": facts.way.ca_file,
+        "trust_store": facts.way.store,
         "proxy": facts.way.proxy,
         "addresses": addresses,
         "clock_skew_seconds": facts.skew.map(|skew| skew.as_secs()),
         "tenant": claims.and_then(|c| c.tenant.as_ref()),
         "application": claims.and_then(|c| c.application.as_ref()),
-        "audience": claims.and_then(|c| c.audience.as_ref()),
+        "audience": claims.map(|c| c.audiences.join(", ")).filter(|all| !all.is_empty()),
         "expires": claims.and_then(|c| c.expires).map(|end| end.as_second()),
         "permissions": report.rights.as_ref().map(|rights| &rights.held),
         "rights": Value::Object(rights.into_iter().collect()),

@@ -36,6 +36,7 @@ pub(crate) fn settle(args: &args::Connection) -> anyhow::Result<(args::Connectio
     let settled = args::Connection {
         plugin: plugin(&args.plugin, &settings),
         ca_file: file(&args.ca_file, Key::CaFile),
+        authority_ca_file: file(&args.authority_ca_file, Key::AuthorityCaFile),
         tenant_id: text(Key::TenantId),
         client_id: text(Key::ClientId),
         client_secret_file: file(&args.client_secret_file, Key::ClientSecretFile),
@@ -91,6 +92,7 @@ fn flags(args: &args::Connection) -> Vec<(Key, String)> {
         (Key::Authority, args.authority.clone()),
         (Key::Scope, args.scope.clone()),
         (Key::CaFile, path(&args.ca_file)),
+        (Key::AuthorityCaFile, path(&args.authority_ca_file)),
         (Key::TenantId, args.tenant_id.clone()),
         (Key::ClientId, args.client_id.clone()),
         (Key::ClientSecretFile, path(&args.client_secret_file)),

@@ -14,7 +14,6 @@ use host_demo::host::{Host, Setup};
 use host_demo::identity::{self, FixedToken, Identity, Method, Prompt, SignIn, TokenSource};
 use host_demo::network::Network;
 use host_demo::plugin::{self, Digest, Plugin};
-use host_demo::transport::Transport;
 
 use super::output::clean;
 use super::{args, audit, config};
@@ -92,6 +91,9 @@ fn service(args: &args::Connection, settings: &Settings) -> anyhow::Result<Servi
     if let Some(path) = &args.ca_file {
         service = service.with_ca(read(path, "the CA file")?);
     }
+    if let Some(path) = &args.authority_ca_file {
+        service = service.with_authority_ca(read(path, "the authority's CA file")?);
+    }
     Ok(service.with_network(network(args, settings)?))
 }
 
@@ -151,13 +153,6 @@ fn tokens(
         client_secret,
         certificate: read_file(Key::CertificateFile, "the certificate's file")?,
         federated_token_file: settings.text(Key::FederatedTokenFile).map(PathBuf::from),
-        // The machine's own endpoint is never behind a proxy.
-        machine_transport: match args.proxy {
-            Some(_) => Some(Transport::new(
-                &service.clone().with_network(Network::default()),
-            )?),
-            None => None,
-        },
         // Azure CLI sees of it what the library lets through.
         environment: std::env::vars_os().collect(),
         prompt: Some(Arc::new(OnStandardError)),
@@ -167,8 +162,7 @@ fn tokens(
         Some(method) => method,
         None => usual(&credentials)?,
     };
-    let transport = Transport::new(service)?;
-    let identity = Identity::new(method, credentials, service, transport, clock)?;
+    let identity = Identity::new(method, credentials, service, clock)?;
     Ok(Arc::new(identity))
 }
 
@@ -244,7 +238,7 @@ fn read_secret(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
     let found = contents(path, what)?;
     if found.is_open() {
         let path = clean(&path.display().to_string());
-        note!("host-demo: others can read {what} {path}; close it: chmod 600 {path}");
+        note!("host-demo: {what} {path} is open to others; close it: chmod 600 {path}");
     }
     Ok(found.bytes)
 }

@@ -12,8 +12,7 @@ use host_demo::host::{CallError, Host, Patience, Setup};
 use host_demo::identity::{Identity, Method, Settings, TokenSource as _};
 use host_demo::limits::Quota;
 use host_demo::mock::{Api, Duplicate, Mock, Switches};
-use host_demo::release::{self, Outcome, Plan, Reporter, Verdict};
-use host_demo::transport::Transport;
+use host_demo::release::{self, Outcome, Plan, Reporter, Verdict, Wait};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 
@@ -83,7 +82,6 @@ pub(crate) async fn run() -> anyhow::Result<Exit> {
         Method::ClientSecret,
         settings,
         &service,
-        Transport::new(&service)?,
         Arc::clone(&clock),
     )?);
     let token = tokens.token().await?;
@@ -240,6 +238,8 @@ async fn release(
 struct Lines;
 
 impl Reporter for Lines {
+    fn waiting(&self, _: &str, _: Wait) {}
+
     fn progress(&self, _: &str, action: &MachineAction) {
         line(&format!(
             "    {:<10}  action {}",
@@ -269,15 +269,15 @@ impl Bar {
 }
 
 impl Reporter for Bar {
+    fn waiting(&self, _: &str, _: Wait) {
+        self.0
+            .set_message("the minute is full: waiting for its first call to leave it");
+    }
+
     fn progress(&self, _: &str, _: &MachineAction) {}
 
     fn finished(&self, _: &str, _: &Outcome) {
         self.0.inc(1);
-        let full = self.0.position() == u64::from(Quota::DOCUMENTED[0].calls);
-        self.0.set_message(if full {
-            "the minute is full: waiting for its first call to leave it"
-        } else {
-            ""
-        });
+        self.0.set_message("");
     }
 }

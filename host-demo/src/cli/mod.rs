@@ -29,7 +29,7 @@ use args::{Cli, Command};
 pub(crate) enum Exit {
     /// All that was asked for is confirmed.
     Done = 0,
-    /// Some of it failed.
+    /// Some of it failed, or is not on record.
     Failed = 1,
     /// It could not run.
     CouldNotRun = 2,
@@ -37,6 +37,16 @@ pub(crate) enum Exit {
     Open = 3,
     /// Somebody pressed Ctrl-C.
     Interrupted = 130,
+}
+
+impl Exit {
+    /// As it is, or a failure if this went wrong besides.
+    pub(crate) fn failed_if(self, wrong: bool) -> Self {
+        match self {
+            Self::Done | Self::Open if wrong => Self::Failed,
+            exit => exit,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
@@ -47,7 +57,19 @@ impl From<Exit> for ExitCode {
 
 /// Reads the arguments, runs the command, and reports what kept it from running.
 pub(crate) fn run() -> Exit {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let format = match args::ask_for_json(std::env::args_os()) {
+                true => args::Output::Json,
+                false => args::Output::Text,
+            };
+            return match output::misused(format, &error) {
+                true => Exit::CouldNotRun,
+                false => Exit::Done,
+            };
+        }
+    };
     diagnose(cli.verbose);
     let format = cli.output;
     let result = match cli.command {
@@ -65,11 +87,7 @@ pub(crate) fn run() -> Exit {
     match output::lost() {
         Some(why) => {
             note!("host-demo: some of the output could not be written: {why}");
-            if exit == Exit::Done {
-                Exit::Failed
-            } else {
-                exit
-            }
+            exit.failed_if(true)
         }
         None => exit,
     }

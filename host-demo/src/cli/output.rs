@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
 
+use clap::error::ErrorKind;
 use host_demo::contract::{MachineAction, Reason};
 use host_demo::host::CallError;
 use host_demo::identity::IdentityError;
@@ -84,11 +85,43 @@ pub(crate) fn json_line(value: &Value) {
 
 /// Says why nothing was done.
 pub(crate) fn could_not_run(format: Output, error: &anyhow::Error) {
-    let text = format!("{error:#}");
+    let (text, value) = match error.downcast_ref::<CallError>() {
+        Some(error) => (explain(error), error_json(error)),
+        None => {
+            let text = format!("{error:#}");
+            let value = json!({ "message": text, "advice": null });
+            (text, value)
+        }
+    };
     if format == Output::Json {
-        json_line(&json!({ "type": "error", "message": text }));
+        json_line(&json!({ "type": "error", "error": value }));
     }
     note!("host-demo: {}", clean(&text));
+}
+
+/// Says what is wrong with the arguments, or what was asked for with them. `true`: something is
+/// wrong.
+pub(crate) fn misused(format: Output, error: &clap::Error) -> bool {
+    let _ = error.print();
+    let is_wrong = error.use_stderr();
+    if is_wrong && format == Output::Json {
+        let message = match error.kind() {
+            // Its text is the help itself.
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "there is no command".to_owned(),
+            _ => what_is_wrong(&error.render().to_string()),
+        };
+        let error = json!({ "message": message, "advice": "--help lists what there is" });
+        json_line(&json!({ "type": "error", "error": error }));
+    }
+    is_wrong
+}
+
+/// Without the usage, and in one line.
+fn what_is_wrong(rendered: &str) -> String {
+    let text = rendered.strip_prefix("error: ").unwrap_or(rendered);
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let lines = lines.take_while(|line| !line.starts_with("Usage:") && !line.contains("'--help'"));
+    lines.collect::<Vec<_>>().join(" ")
 }
 
 /// An error for programs.
@@ -97,6 +130,7 @@ pub(crate) fn error_json(error: &CallError) -> Value {
         "message": error.to_string(),
         "effect": error.effect().name(),
         "reason": error.reason().map(Reason::name),
+        "advice": advice(error),
     });
     let CallError::Answered { error, .. } = error else {
         return value;
@@ -130,6 +164,12 @@ pub(crate) fn error_json(error: &CallError) -> Value {
 /// What else to do about an error, for people. Most errors say it themselves; what they can't name
 /// is a flag.
 pub(crate) fn advice(error: &CallError) -> Option<&'static str> {
+    if matches!(error.reason(), Some(Reason::RateLimited(_))) {
+        return Some(
+            "the application's quota is used up, here or by others: try again later, or use an \
+             application of your own",
+        );
+    }
     let transport = match error {
         CallError::Answered { detail, .. } => detail.as_ref()?,
         CallError::Identity(IdentityError::NoAnswer(failure)) => failure,
@@ -137,7 +177,8 @@ pub(crate) fn advice(error: &CallError) -> Option<&'static str> {
     };
     match transport.kind {
         TransportErrorKind::Certificate => Some(
-            "where a proxy or a stand-in has a certificate authority of its own, name it with --ca-file",
+            "where what answers there has a certificate authority of its own, name it with \
+             --ca-file (for tokens from elsewhere: --authority-ca-file)",
         ),
         TransportErrorKind::Dns
         | TransportErrorKind::Refused

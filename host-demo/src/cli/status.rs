@@ -12,16 +12,19 @@ pub(crate) async fn run(args: Status, format: Output) -> anyhow::Result<Exit> {
     let read = host
         .get_machine_action(&args.action_id, Patience::default())
         .await;
-    audit::warn(&host);
+    let missing = audit::missing(&host).await;
     match read {
         Ok(action) => {
             match format {
-                Output::Json => {
-                    output::json_line(&json!({ "type": "action", "action": action.to_json() }))
-                }
+                Output::Json => output::json_line(&json!({
+                    "type": "action",
+                    "action": action.to_json(),
+                    "recorded": missing.is_none(),
+                    "error": missing.as_ref().map(audit::missing_json),
+                })),
                 Output::Text => print(&action),
             }
-            Ok(match action.status {
+            let exit = match action.status {
                 ActionStatus::Succeeded => Exit::Done,
                 ActionStatus::Failed | ActionStatus::TimeOut | ActionStatus::Cancelled => {
                     Exit::Failed
@@ -29,20 +32,22 @@ pub(crate) async fn run(args: Status, format: Output) -> anyhow::Result<Exit> {
                 ActionStatus::Pending | ActionStatus::InProgress | ActionStatus::Other(_) => {
                     Exit::Open
                 }
-            })
+            };
+            Ok(exit.failed_if(missing.is_some()))
         }
         Err(error @ CallError::Answered { .. }) if error.reason().is_some_and(is_an_answer) => {
             match format {
                 Output::Json => output::json_line(&json!({
                     "type": "action",
                     "action": null,
+                    "recorded": missing.is_none(),
                     "error": output::error_json(&error),
                 })),
-                Output::Text => note!("host-demo: {}", output::clean(&error.to_string())),
+                Output::Text => note!("host-demo: {}", output::clean(&output::explain(&error))),
             }
             Ok(Exit::Failed)
         }
-        Err(error) => Err(anyhow::Error::msg(output::explain(&error))),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -1,14 +1,17 @@
 //! `host-demo unrestrict`
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::IsTerminal as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::bail;
+use host_demo::audit::{Audit, AuditError};
 use host_demo::contract::MachineAction;
+use host_demo::host::CallError;
 use host_demo::id::MachineId;
-use host_demo::release::{self, Outcome, Plan, Reporter, Verdict};
+use host_demo::limits::Why;
+use host_demo::release::{self, Outcome, Plan, Reporter, Verdict, Wait};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,18 +30,21 @@ pub(crate) async fn run(args: Unrestrict, format: Output) -> anyhow::Result<Exit
 
     let (interrupt, stop) = watch::channel(false);
     let listener = tokio::spawn(listen(interrupt));
-    let reporter = Arc::new(Progress::new(ids.len(), format));
+    let reporter = Arc::new(Progress::new(ids.len(), format, host.audit().cloned()));
     let outcomes =
         release::release(&host, &ids, &plan, Arc::clone(&reporter) as _, stop.clone()).await;
-    listener.abort();
     reporter.bar.finish_and_clear();
+    let missing = audit::missing(&host).await;
+    listener.abort();
 
-    summarise(&ids, &outcomes, format);
-    audit::warn(&host);
+    match format {
+        Output::Json => output::json_line(&summary_json(&outcomes, missing.as_ref())),
+        Output::Text => summarise(&ids, &outcomes),
+    }
     if *stop.borrow() {
         return Ok(Exit::Interrupted);
     }
-    Ok(exit(&outcomes))
+    Ok(exit(&outcomes).failed_if(missing.is_some()))
 }
 
 /// Every id is looked at before anything is sent; one that stands there twice is released once.
@@ -71,7 +77,7 @@ async fn listen(interrupt: watch::Sender<bool>) {
     note!("\nhost-demo: stopping; what was sent is brought to its answer. Once more ends at once.");
     let _ = interrupt.send(true);
     if interrupted().await.is_ok() {
-        note!("host-demo: ended; the audit record (`host-demo audit verify`) has what was sent");
+        note!("host-demo: ended; `host-demo audit verify` lists the calls that were cut short");
         std::process::exit(Exit::Interrupted as i32);
     }
 }
@@ -91,7 +97,7 @@ fn exit(outcomes: &[Outcome]) -> Exit {
     let any = |verdict| outcomes.iter().any(|outcome| outcome.verdict() == verdict);
     if any(Verdict::NotRun) && outcomes.iter().all(|o| o.verdict() == Verdict::NotRun) {
         Exit::CouldNotRun
-    } else if any(Verdict::Failed) || any(Verdict::NotRun) {
+    } else if any(Verdict::Failed) || any(Verdict::Unknown) || any(Verdict::NotRun) {
         Exit::Failed
     } else if any(Verdict::Open) {
         Exit::Open
@@ -105,12 +111,15 @@ fn exit(outcomes: &[Outcome]) -> Exit {
 struct Progress {
     bar: ProgressBar,
     format: Output,
+    audit: Option<Arc<Audit>>,
     /// The last status that was shown, so that looking twice at the same says nothing.
-    shown: Mutex<std::collections::HashMap<String, String>>,
+    shown: Mutex<HashMap<String, String>>,
+    /// Until when the last one was said to wait.
+    waits: Mutex<Option<jiff::Timestamp>>,
 }
 
 impl Progress {
-    fn new(devices: usize, format: Output) -> Self {
+    fn new(devices: usize, format: Output, audit: Option<Arc<Audit>>) -> Self {
         let bar = if format == Output::Text && std::io::stderr().is_terminal() {
             let style =
                 ProgressStyle::with_template("{spinner} [{bar:30}] {pos}/{len}  {wide_msg}");
@@ -126,12 +135,26 @@ impl Progress {
         Self {
             bar,
             format,
+            audit,
             shown: Mutex::default(),
+            waits: Mutex::default(),
         }
     }
 }
 
 impl Reporter for Progress {
+    fn waiting(&self, _: &str, wait: Wait) {
+        if !self.bar.is_hidden() {
+            return self.bar.set_message(waiting(wait));
+        }
+        // Said once of all that wait for the same moment.
+        let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        if waits.is_none_or(|until| until.as_second() < wait.until.as_second()) {
+            *waits = Some(wait.until);
+            note!("{}", waiting(wait));
+        }
+    }
+
     fn progress(&self, machine_id: &str, action: &MachineAction) {
         let status = output::clean(action.status.as_str());
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,56 +174,83 @@ impl Reporter for Progress {
     fn finished(&self, machine_id: &str, outcome: &Outcome) {
         self.bar.inc(1);
         if self.format == Output::Json {
-            output::json_line(&device_json(machine_id, outcome));
+            let audit = self.audit.as_ref();
+            let is_recorded = audit.is_none_or(|audit| audit.has_all_of(machine_id));
+            output::json_line(&device_json(machine_id, outcome, is_recorded));
         }
     }
 }
 
-fn device_json(machine_id: &str, outcome: &Outcome) -> Value {
+/// In the universal time of the record, not the terminal's.
+fn waiting(wait: Wait) -> String {
+    let whose = match wait.why {
+        Why::Quota => "as many were sent as it allows",
+        Why::Service => "the service said to wait",
+        Why::Lost => "what was sent before is not known; see `host-demo quota --help`",
+    };
+    let until = wait.until.strftime("%H:%M:%S");
+    format!("waiting for the service's quota, until {until} UTC: {whose}")
+}
+
+fn device_json(machine_id: &str, outcome: &Outcome, is_recorded: bool) -> Value {
     json!({
         "type": "device",
         "machine_id": machine_id,
         "outcome": outcome.name(),
         "action": outcome.action().map(MachineAction::to_json),
+        "recorded": is_recorded,
         "error": outcome.error().map(output::error_json),
     })
 }
 
+fn count(outcomes: &[Outcome], verdict: Verdict) -> usize {
+    outcomes.iter().filter(|o| o.verdict() == verdict).count()
+}
+
+fn summary_json(outcomes: &[Outcome], missing: Option<&AuditError>) -> Value {
+    let count = |verdict| count(outcomes, verdict);
+    json!({
+        "type": "summary",
+        "devices": outcomes.len(),
+        "done": count(Verdict::Done),
+        "failed": count(Verdict::Failed),
+        "unknown": count(Verdict::Unknown),
+        "open": count(Verdict::Open),
+        "not_run": count(Verdict::NotRun),
+        "recorded": missing.is_none(),
+        "error": missing.map(audit::missing_json),
+    })
+}
+
 /// What became of every device, and what to do about it.
-fn summarise(ids: &[String], outcomes: &[Outcome], format: Output) {
-    let count = |verdict| outcomes.iter().filter(|o| o.verdict() == verdict).count();
-    let (done, failed, open, not_run) = (
-        count(Verdict::Done),
-        count(Verdict::Failed),
-        count(Verdict::Open),
-        count(Verdict::NotRun),
-    );
-    if format == Output::Json {
-        output::json_line(&json!({
-            "type": "summary",
-            "devices": ids.len(),
-            "done": done,
-            "failed": failed,
-            "open": open,
-            "not_run": not_run,
-        }));
-        return;
-    }
+fn summarise(ids: &[String], outcomes: &[Outcome]) {
     for (id, outcome) in ids.iter().zip(outcomes) {
         let detail = detail(outcome);
         output::line(
             format!("{:<19}  {id}  {}", outcome.name(), output::clean(&detail)).trim_end(),
         );
     }
+    let count = |verdict| count(outcomes, verdict);
+    let unknown = count(Verdict::Unknown);
     if ids.len() > 1 {
         output::line(&format!(
-            "{} devices: {done} done, {failed} failed, {open} open, {not_run} not run",
-            ids.len()
+            "{} devices: {} done, {} failed, {unknown} unknown{}, {} open, {} not run",
+            ids.len(),
+            count(Verdict::Done),
+            count(Verdict::Failed),
+            if unknown > 0 {
+                " (look before repeating)"
+            } else {
+                ""
+            },
+            count(Verdict::Open),
+            count(Verdict::NotRun),
         ));
     }
     // What kept one from being tried kept the others too, and is said once.
     let why = outcomes.iter().find_map(|outcome| match outcome {
-        Outcome::NotRun(Some(error)) => Some(output::explain(error)),
+        Outcome::NotRun(CallError::Stopped) => None,
+        Outcome::NotRun(error) => Some(output::explain(error)),
         _ => None,
     });
     if let Some(why) = why {
@@ -231,9 +281,10 @@ fn detail(outcome: &Outcome) -> String {
             action(a, &format!(" was accepted but can't be read: {why}"))
         }
         Outcome::Failed(a) => action(a, &format!(" ended as {}", a.status.as_str())),
+        Outcome::NotRun(stopped @ CallError::Stopped) => stopped.to_string(),
         Outcome::NotRun(_) => "nothing was sent".to_owned(),
         Outcome::InProgress(error) | Outcome::Refused(error) | Outcome::Unknown(error) => {
-            error.to_string()
+            output::explain(error)
         }
     }
 }

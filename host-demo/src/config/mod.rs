@@ -36,8 +36,10 @@ pub enum Key {
     Authority,
     /// What a token for it is asked for.
     Scope,
-    /// Whom to trust at the service, instead of the system's authorities.
+    /// Whom to trust at the service, besides the system's certificate authorities.
     CaFile,
+    /// Whom to trust at its authority, besides those.
+    AuthorityCaFile,
     /// How to sign in.
     Auth,
     /// The tenant.
@@ -202,6 +204,13 @@ const KEYS: &[Doc] = &[
         .flag("--authority"),
     doc(Key::Scope, "service", "scope", Form::Scope).flag("--scope"),
     doc(Key::CaFile, "service", "ca-file", Form::Path).flag("--ca-file"),
+    doc(
+        Key::AuthorityCaFile,
+        "service",
+        "authority-ca-file",
+        Form::Path,
+    )
+    .flag("--authority-ca-file"),
     doc(Key::Auth, "identity", "auth", Form::Auth).flag("--auth"),
     doc(Key::TenantId, "identity", "tenant-id", Form::Tenant)
         .or("AZURE_TENANT_ID")

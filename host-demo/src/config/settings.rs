@@ -121,13 +121,13 @@ impl Settings {
     }
 
     fn choose_service(&mut self, in_file: &BTreeMap<Key, Value>) {
-        use Key::{Authority, BaseUrl, CaFile, Region, Scope};
+        use Key::{Authority, AuthorityCaFile, BaseUrl, CaFile, Region, Scope};
 
         let own = self.rank(BaseUrl);
         let (cloud, region) = (self.rank(Key::Cloud), self.rank(Region));
         if own >= cloud.max(region) && own > 0 {
             self.drop_below(own + 1, &[Key::Cloud, Region]);
-            self.drop_below(own, &[Scope, CaFile]);
+            self.drop_below(own, &[Scope, CaFile, AuthorityCaFile]);
             // The environment's authority is for other tools as well: it fills a gap, and does not
             // come between a service and the authority that it was named with.
             if let (true, Some(authority)) = (own == 1, in_file.get(&Authority))
@@ -144,7 +144,11 @@ impl Settings {
             if self.rank(Authority) == 1 {
                 self.values.remove(&Authority);
             }
-            self.drop_below(cloud, &[Region, CaFile]);
+            self.drop_below(cloud, &[Region, CaFile, AuthorityCaFile]);
+        }
+        // Whoever is trusted at one authority is not at the one that takes its place.
+        if self.rank(Authority) == 3 {
+            self.drop_below(3, &[AuthorityCaFile]);
         }
     }
 

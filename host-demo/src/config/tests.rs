@@ -58,7 +58,13 @@ fn the_example_is_a_configuration_and_so_is_each_line_that_is_commented_out() {
 
     for (on, off) in [
         (
-            vec!["# base-url", "# authority", "# scope", "# ca-file"],
+            vec![
+                "# base-url",
+                "# authority",
+                "# scope",
+                "# ca-file",
+                "# authority-ca-file",
+            ],
             vec!["cloud", "region"],
         ),
         (vec!["# auth", "# file", "# sha256"], vec![]),
@@ -506,6 +512,29 @@ fn whoever_names_a_service_names_the_whole_of_it() {
         error.contains("AZURE_AUTHORITY_HOST") && error.contains("gcc-high, dod"),
         "{error}"
     );
+}
+
+#[test]
+fn who_is_trusted_at_one_authority_is_not_at_the_one_that_takes_its_place() {
+    const OWN: &str = "[service]\nbase-url = \"https://one.test\"\n\
+                       authority = \"https://login.one.test\"\n\
+                       scope = \"https://one.test/.default\"\nauthority-ca-file = \"login.pem\"";
+    let trusted = |flags: &[(Key, &str)]| {
+        let settings = settle(OWN, &[], flags);
+        settings.text(Key::AuthorityCaFile).map(str::to_owned)
+    };
+    let same = Some("/etc/x/login.pem".to_owned());
+    assert_eq!(trusted(&[]), same);
+    assert_eq!(trusted(&[(Key::TenantId, "t")]), same);
+    let two = (Key::Authority, "https://login.two.test");
+    assert_eq!(trusted(&[two]), None);
+    assert_eq!(
+        trusted(&[two, (Key::AuthorityCaFile, "two.pem")]),
+        Some("two.pem".to_owned())
+    );
+    let scope = (Key::Scope, "https://two.test/.default");
+    assert_eq!(trusted(&[(Key::BaseUrl, "https://two.test"), scope]), None);
+    assert_eq!(trusted(&[(Key::Cloud, "gcc")]), None);
 }
 
 #[test]

@@ -9,7 +9,6 @@ use async_trait::async_trait;
 use super::{BearerToken, IdentityError, Method, Principal, Settings, TokenSource, method};
 use crate::clock::{Clock, Moment};
 use crate::cloud::Service;
-use crate::transport::Transport;
 
 /// A token is renewed so long before it ends: a call may wait for its answer, and clocks differ.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(300);
@@ -73,16 +72,15 @@ impl fmt::Debug for Identity {
 impl Identity {
     /// Tokens for a service, by a method, with what `settings` has for it. Asks nobody yet.
     ///
-    /// What is sent to the service's authority goes over `transport`, so its CA, proxy and
-    /// time-outs apply.
+    /// The service's authority is reached as the service says: by its proxy, and trusting whom it
+    /// trusts there.
     pub fn new(
         method: Method,
         settings: Settings,
         service: &Service,
-        transport: Transport,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, IdentityError> {
-        let fetch = method::fetch(method, &settings, service, transport, &clock)?;
+        let fetch = method::fetch(method, &settings, service, &clock)?;
         Ok(Self::keeping(method, fetch, clock))
     }
 

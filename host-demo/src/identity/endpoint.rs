@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,8 +18,9 @@ use http_body_util::{BodyExt as _, Limited};
 
 use super::IdentityError;
 use super::error::Refusal;
+use super::mask::Secrets;
 use crate::policy::Origin;
-use crate::transport::{self, Transport, TransportError, TransportErrorKind};
+use crate::transport::{Transport, TransportError, TransportErrorKind};
 
 /// How long the authority may take for an answer.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -48,7 +49,15 @@ pub(super) enum Whom {
 pub(super) struct Endpoint {
     transport: Transport,
     whom: Whom,
-    failure: Mutex<Option<Failure>>,
+    state: Mutex<State>,
+}
+
+/// What is known of the last request.
+#[derive(Debug, Default)]
+struct State {
+    secrets: Secrets,
+    /// Without the secrets.
+    failure: Option<Failure>,
 }
 
 /// Why an answer is none.
@@ -60,6 +69,18 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// The same, without the secrets that the request had: they may be repeated in it.
+    fn without(self, secrets: &Secrets) -> Self {
+        match self {
+            Self::Refused(status, refusal) => Self::Refused(status, refusal.without(secrets)),
+            Self::NotAnAnswer(detail) => Self::NotAnAnswer(secrets.masked(&detail)),
+            Self::NoAnswer(error) => Self::NoAnswer(TransportError {
+                detail: secrets.masked(&error.detail),
+                ..error
+            }),
+        }
+    }
+
     pub(super) fn into_error(self, authority: &str) -> IdentityError {
         match self {
             Self::Refused(_, refusal) => refusal.into_error(authority),
@@ -84,17 +105,15 @@ impl Endpoint {
         Arc::new(Self {
             transport: transport.clone(),
             whom,
-            failure: Mutex::new(None),
+            state: Mutex::default(),
         })
     }
 
     /// What went wrong last; otherwise what the library says of it.
     pub(super) fn failure(&self, library: &dyn std::error::Error) -> Failure {
-        self.failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-            .unwrap_or_else(|| Failure::NotAnAnswer(library.to_string()))
+        let mut state = self.state();
+        let noted = state.failure.take();
+        noted.unwrap_or_else(|| Failure::NotAnAnswer(library.to_string()).without(&state.secrets))
     }
 
     /// The library's options: over this, without repeating, and at this authority.
@@ -117,7 +136,12 @@ impl Endpoint {
     }
 
     fn note(&self, failure: Failure) {
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
+        let mut state = self.state();
+        state.failure = Some(failure.without(&state.secrets));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where the request really goes.
@@ -150,6 +174,7 @@ impl Endpoint {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), Failure> {
+        self.state().secrets = Secrets::of(&headers, &body);
         let uri = self.destination(url)?;
         let origin = uri.authority().map(ToString::to_string).unwrap_or_default();
         let url: reqwest::Url = uri
@@ -170,7 +195,7 @@ impl Endpoint {
             .body(body)
             .send()
             .await
-            .map_err(|e| Failure::NoAnswer(transport::describe(&e, &origin)))?;
+            .map_err(|e| Failure::NoAnswer(self.transport.describe(&e, &origin)))?;
         let (head, body) = http::Response::from(answer).into_parts();
         let body = Limited::new(body, ANSWER_MAX)
             .collect()
@@ -300,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_request_for_a_token_goes_to_its_authority_or_nowhere() {
-        let transport = crate::identity::tests::transport();
+        let transport = Transport::to_machine().unwrap();
         let authority = "https://login.microsoftonline.com".parse().unwrap();
         let authority = Endpoint::new(&transport, Whom::Authority(authority));
         let machine = Endpoint::new(&transport, Whom::Machine(None));

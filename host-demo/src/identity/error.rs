@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Method;
+use super::mask::Secrets;
 use crate::transport::{SetupError, TransportError};
 
 /// Why there is no token. Nothing was sent to the service.
@@ -36,12 +37,17 @@ pub enum IdentityError {
     )]
     Malformed,
     /// The token is for another service than the one that it would go to.
-    #[error("the token is for {audience} and is not sent to {origin}")]
+    #[error(
+        "the token is for {audience} and is not sent to {origin}: get one for the scope {scope}, or, \
+         if the token is right, name its service or its scope"
+    )]
     NotForThisService {
         /// Whom it is for.
         audience: String,
         /// Where it would have gone.
         origin: String,
+        /// What tokens for there are asked for.
+        scope: String,
     },
     /// The credential can't be used as it is.
     #[error("the credential is not usable: {0}")]
@@ -85,6 +91,14 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
+    pub(super) fn without(self, secrets: &Secrets) -> Self {
+        Self {
+            error: secrets.masked(&self.error),
+            error_description: secrets.masked(&self.error_description),
+            error_codes: self.error_codes,
+        }
+    }
+
     pub(super) fn into_error(self, authority: &str) -> IdentityError {
         let advice = self
             .error_codes

@@ -17,7 +17,7 @@ use super::device::DeviceCode;
 use super::managed::Managed;
 use super::{IdentityError, Prompt};
 use crate::clock::Clock;
-use crate::cloud::Service;
+use crate::cloud::{self, Service};
 use crate::policy::Origin;
 use crate::transport::Transport;
 
@@ -118,9 +118,6 @@ pub struct Settings {
     pub federated_token_file: Option<PathBuf>,
     /// In place of the metadata service's address, for tests: a loopback origin.
     pub metadata_endpoint: Option<Origin>,
-    /// The transport to the machine's own endpoint. It must not lead through a proxy; without it,
-    /// the one to the authority is used.
-    pub machine_transport: Option<Transport>,
     /// The environment that Azure CLI may see a part of: `PATH`, `HOME`, `AZURE_CONFIG_DIR`, the
     /// language, proxy and CA. The rest is dropped here.
     pub environment: Vec<(OsString, OsString)>,
@@ -155,13 +152,11 @@ pub(super) fn fetch(
     method: Method,
     settings: &Settings,
     service: &Service,
-    transport: Transport,
     clock: &Arc<dyn Clock>,
 ) -> Result<Box<dyn Fetch>, IdentityError> {
     let parts = Parts {
         settings,
         service,
-        transport,
         clock,
     };
     if method == Method::Default {
@@ -183,7 +178,6 @@ pub(super) fn fetch(
 struct Parts<'a> {
     settings: &'a Settings,
     service: &'a Service,
-    transport: Transport,
     clock: &'a Arc<dyn Clock>,
 }
 
@@ -200,44 +194,47 @@ impl Parts<'_> {
                 let (tenant, client_id, secret) = self
                     .application("the client secret", secret)
                     .map_err(lacks)?;
-                Ok(self.proven(tenant, client_id, Proof::Secret(Secret::new(secret))))
+                self.proven(tenant, client_id, Proof::Secret(Secret::new(secret)))
             }
             Method::ClientCertificate => {
                 let pem = settings.certificate.as_deref();
                 let (tenant, client_id, pem) =
                     self.application("the certificate", pem).map_err(lacks)?;
                 let certificate = Certificate::from_pem(pem)?;
-                Ok(self.proven(tenant, client_id, Proof::Certificate(certificate)))
+                self.proven(tenant, client_id, Proof::Certificate(certificate))
             }
             Method::WorkloadIdentity => {
                 let file = settings.federated_token_file.clone();
                 let (tenant, client_id, file) = self
                     .application("the federated token's file", file)
                     .map_err(lacks)?;
-                Ok(self.proven(tenant, client_id, Proof::Federated(file)))
+                self.proven(tenant, client_id, Proof::Federated(file))
             }
             Method::ManagedIdentity => {
+                self.expect_entra(method)?;
                 let instead = settings.metadata_endpoint.clone();
                 if instead.as_ref().is_some_and(|origin| !origin.is_loopback()) {
                     return Err(IdentityError::Unusable(
                         "another metadata endpoint can only be on loopback".to_owned(),
                     ));
                 }
-                let transport = settings.machine_transport.as_ref();
                 Ok(Box::new(Managed {
                     client_id: settings.client_id.clone(),
                     instead,
                     service: self.service.clone(),
-                    transport: transport.unwrap_or(&self.transport).clone(),
+                    transport: Transport::to_machine()?,
                     clock: Arc::clone(self.clock),
                 }))
             }
-            Method::AzureCli => Ok(Box::new(AzureCli::new(
-                settings.tenant_id.clone(),
-                &settings.environment,
-                self.service.clone(),
-                Arc::clone(self.clock),
-            ))),
+            Method::AzureCli => {
+                self.expect_entra(method)?;
+                Ok(Box::new(AzureCli::new(
+                    settings.tenant_id.clone(),
+                    &settings.environment,
+                    self.service.clone(),
+                    Arc::clone(self.clock),
+                )))
+            }
             Method::DeviceCode => {
                 let client_id = settings.client_id.clone();
                 let client_id = client_id.ok_or_else(|| lacks(Lacks(vec!["the client id"])))?;
@@ -249,7 +246,7 @@ impl Parts<'_> {
                     client_id,
                     prompt,
                     self.service.clone(),
-                    self.transport.clone(),
+                    Transport::to_authority(self.service)?,
                     Arc::clone(self.clock),
                 )?))
             }
@@ -280,14 +277,34 @@ impl Parts<'_> {
         }
     }
 
-    fn proven(&self, tenant: String, client_id: String, proof: Proof) -> Box<dyn Fetch> {
-        Box::new(Application {
+    /// Refuses an authority of one's own where it would not be asked: whoever named it expects its
+    /// tokens, and would get Entra's.
+    fn expect_entra(&self, method: Method) -> Result<(), IdentityError> {
+        let authority = self.service.authority();
+        if cloud::is_entra(authority) || authority.is_loopback() {
+            return Ok(());
+        }
+        Err(IdentityError::NotAvailable {
+            method,
+            why: format!(
+                "its tokens come from Microsoft Entra, and this service takes those of {authority}"
+            ),
+        })
+    }
+
+    fn proven(
+        &self,
+        tenant: String,
+        client_id: String,
+        proof: Proof,
+    ) -> Result<Box<dyn Fetch>, IdentityError> {
+        Ok(Box::new(Application {
             tenant,
             client_id,
             proof,
             service: self.service.clone(),
-            transport: self.transport.clone(),
+            transport: Transport::to_authority(self.service)?,
             clock: Arc::clone(self.clock),
-        })
+        }))
     }
 }

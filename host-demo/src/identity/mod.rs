@@ -16,6 +16,7 @@ mod device;
 mod endpoint;
 mod error;
 mod managed;
+mod mask;
 mod method;
 #[cfg(test)]
 mod tests;

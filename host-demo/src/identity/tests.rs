@@ -20,18 +20,9 @@ use super::*;
 use crate::clock::{Clock, ManualClock};
 use crate::cloud::Service;
 use crate::mock::{Api, Builder, Fault, Federation, Mock, Switches, UserSignIn};
-use crate::transport::Transport;
 
 const KEY: &str = include_str!("tests/key.pem");
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// One that trusts nobody.
-pub(super) fn transport() -> Transport {
-    let key = KeyPair::generate().unwrap();
-    let here = "https://localhost:1";
-    let service = Service::custom(here, here, "https://localhost/.default").unwrap();
-    Transport::new(&service.with_ca(certificate(&key).pem().into_bytes())).unwrap()
-}
 
 fn certificate(key: &KeyPair) -> rcgen::Certificate {
     CertificateParams::default().self_signed(key).unwrap()
@@ -79,18 +70,8 @@ impl World {
     }
 
     fn try_identity(&self, method: Method) -> Result<Identity, IdentityError> {
-        let transport = match self.service.ca() {
-            Some(_) => Transport::new(&self.service).unwrap(),
-            None => transport(),
-        };
         let clock = Arc::new(self.clock.clone());
-        Identity::new(
-            method,
-            self.settings.clone(),
-            &self.service,
-            transport,
-            clock,
-        )
+        Identity::new(method, self.settings.clone(), &self.service, clock)
     }
 
     fn identity(&self, method: Method) -> Identity {
@@ -273,6 +254,97 @@ async fn entras_refusals_come_with_what_to_do_and_without_the_secret() {
         .await
         .unwrap_err();
     assert!(advice(&error).0.starts_with("AADSTS90002"), "{error}");
+}
+
+#[tokio::test]
+async fn what_an_authority_repeats_of_a_request_is_shown_without_its_secret() {
+    let secret = "s3cr3t+with/ \"all\" of=it";
+    let mut world = World::with_secret().await;
+    world.settings.client_secret = Some(secret.to_owned());
+    let url_encoded = "s3cr3t%2Bwith%2F+%22all%22%20of%3Dit";
+    let json_escaped = r#"s3cr3t\u002bwith\/ \"all\" of=it"#;
+    for repeated in [secret, url_encoded, json_escaped] {
+        for document in [
+            json!({ "error": "invalid_client", "error_description": format!("bad: {repeated}.") }),
+            json!({ "error": format!("no {repeated}") }),
+        ] {
+            let fault = Fault::answer(401, document.to_string());
+            world.mock.inject(fault.on(Api::Token));
+            let error = world
+                .identity(Method::ClientSecret)
+                .token()
+                .await
+                .unwrap_err();
+            let shown = format!("{error} {error:?}");
+            assert!(
+                shown.contains("****") && !shown.contains("s3cr3t"),
+                "{shown}"
+            );
+        }
+    }
+    // An answer that the library can't read, and quotes.
+    let document = json!({ "token_type": "Bearer", "expires_in": secret, "access_token": "x" });
+    let fault = Fault::answer(200, document.to_string());
+    world.mock.inject(fault.on(Api::Token));
+    let error = world
+        .identity(Method::ClientSecret)
+        .token()
+        .await
+        .unwrap_err();
+    let shown = format!("{error} {error:?}");
+    assert!(!shown.contains("s3cr3t"), "{shown}");
+}
+
+#[tokio::test]
+async fn an_assertion_that_the_authority_repeats_is_not_shown() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "eyJhbGciOiJub25lIn0.e30.c2ln").unwrap();
+    let mut world = World::new(trusting).await;
+    world.settings.federated_token_file = Some(file);
+    let document = json!({
+        "error": "invalid_request",
+        "error_description": "AADSTS50027: JWT eyJhbGciOiJub25lIn0.e30.c2ln is invalid.",
+        "error_codes": [50_027],
+    });
+    let fault = Fault::answer(400, document.to_string());
+    world.mock.inject(fault.on(Api::Token));
+    let identity = world.identity(Method::WorkloadIdentity);
+    let error = identity.token().await.unwrap_err();
+    let (text, _) = advice(&error);
+    assert_eq!(text, "AADSTS50027: JWT **** is invalid. (invalid_request)");
+}
+
+// Authorities.
+
+#[tokio::test]
+async fn what_entra_alone_can_issue_is_not_asked_for_a_service_with_another_authority() {
+    let mut world = World::with_secret().await;
+    world.settings = Settings::default();
+    let entra = "https://login.microsoftonline.us";
+    for (authority, is_had) in [(entra, true), ("https://login.contoso.com", false)] {
+        let base = "https://soar.contoso.com";
+        world.service = Service::custom(base, authority, "api://contoso/.default").unwrap();
+        for method in [Method::ManagedIdentity, Method::AzureCli] {
+            match world.try_identity(method) {
+                Ok(_) => assert!(is_had, "{method} at {authority}"),
+                Err(error) => {
+                    assert!(!is_had, "{method} at {authority}: {error}");
+                    let expected = format!(
+                        "{method} can't be used here: its tokens come from Microsoft Entra, and \
+                         this service takes those of {authority}"
+                    );
+                    assert_eq!(error.to_string(), expected);
+                }
+            }
+        }
+    }
+    // Nor does the search for a credential end up with one of them.
+    let error = world.identity(Method::Default).token().await.unwrap_err();
+    assert!(
+        matches!(error, IdentityError::NoneAvailable(_)),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]

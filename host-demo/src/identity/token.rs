@@ -18,8 +18,8 @@ pub struct BearerToken {
     claims: Claims,
 }
 
-/// What a token says of itself. Read for display and for the quota's key, never trusted for a
-/// decision: it is the service that verifies it.
+/// What a token says of itself. Read for display, for the quota's key, and to keep it from those
+/// whom it is not for; never trusted beyond that: it is the service that verifies it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claims {
     /// The tenant that issued it (`tid`).
@@ -32,8 +32,8 @@ pub struct Claims {
     pub roles: Vec<String>,
     /// What it may do on a user's behalf (`scp`), which that user's own rights bound further.
     pub scopes: Vec<String>,
-    /// Which API it is for (`aud`).
-    pub audience: Option<String>,
+    /// Which API it is for, or which several (`aud`).
+    pub audiences: Vec<String>,
     /// When it ends (`exp`).
     pub expires: Option<Timestamp>,
 }
@@ -103,7 +103,10 @@ impl Claims {
             scopes: text("scp")
                 .map(|scp| scp.split_whitespace().map(str::to_owned).collect())
                 .unwrap_or_default(),
-            audience: text("aud").or_else(|| texts(&payload["aud"]).pop()),
+            audiences: match text("aud") {
+                Some(one) => vec![one],
+                None => texts(&payload["aud"]),
+            },
             expires: payload["exp"]
                 .as_i64()
                 .and_then(|second| Timestamp::from_second(second).ok()),
@@ -149,7 +152,7 @@ mod tests {
             tenant: Some("t-1".into()),
             application: Some("a-1".into()),
             roles: vec!["Machine.RestrictExecution".into()],
-            audience: Some("x".into()),
+            audiences: vec!["x".into()],
             ..Claims::default()
         };
         assert_eq!(token.claims(), &expected);
@@ -173,6 +176,11 @@ mod tests {
             ..Claims::default()
         };
         assert_eq!(claims, expected);
+    }
+
+    #[test]
+    fn a_token_for_several_names_them_all() {
+        assert_eq!(claims(r#"{"aud":["x",7,"y"]}"#).audiences, ["x", "y"]);
     }
 
     #[test]

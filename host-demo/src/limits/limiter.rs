@@ -1,56 +1,83 @@
 //! Waiting for a call's turn.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::{GRACE, Log, NotUntil, Quota, Slot};
+use super::{
+    Ask, Holder, Key, Ledger, LedgerError, News, NotUntil, Quota, Reading, Reply, Slot, Ticket,
+};
 use crate::clock::{Clock, Moment};
-use crate::grant::Operation;
 
-/// What the service counts by: a real 429 names it "Destination+TenantID+AppID".
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
-    /// The tenant.
-    pub tenant: String,
-    /// The application.
-    pub application: String,
-    /// The API operation.
-    pub operation: Operation,
-}
+/// How often one that waits looks whether another process's call freed a slot before its time. A
+/// minute's quota is used 0.4 % late for it, at the worst.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Hands out permits, as many as the quotas allow, in the order they were asked for.
 #[derive(Clone)]
 pub struct Limiter {
     clock: Arc<dyn Clock>,
     quotas: Arc<[Quota]>,
-    keys: Arc<Mutex<HashMap<Key, Arc<Budget>>>>,
+    ledger: Arc<dyn Ledger>,
+    holder: Holder,
+    keys: Arc<Mutex<HashMap<Key, Arc<Here>>>>,
 }
 
-/// What is left of one key's quotas.
-struct Budget {
-    log: Mutex<Log>,
-    /// Held by whoever is next; tokio's mutex is first come, first served.
-    turn: tokio::sync::Mutex<()>,
-    /// Something happened that may have freed a slot, or closed the key.
+/// What this process knows of a key by itself.
+#[derive(Default)]
+struct Here {
+    state: Mutex<State>,
+    /// Something happened that may have freed a slot, made another one the first, or closed the
+    /// key.
     changed: Notify,
 }
 
-impl Budget {
-    fn log(&self) -> MutexGuard<'_, Log> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+#[derive(Default)]
+struct State {
+    /// The places of those who wait. The ledger is asked for the first of them only: for the others
+    /// it can't have good news before.
+    tickets: BTreeSet<Ticket>,
+    closed_until: Moment,
+}
+
+impl Here {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Why there is no permit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoPermit {
+    /// No call is left within the caller's patience.
+    #[error(transparent)]
+    NotUntil(#[from] NotUntil),
+    /// It can't be known whether a call is left.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
 impl Limiter {
-    /// Keeps the same quotas for every key.
-    pub fn new(clock: Arc<dyn Clock>, quotas: &[Quota]) -> Self {
+    /// Keeps the same quotas for every key, together with all who use the ledger. `name` says who
+    /// this is, for those who look at the ledger.
+    pub fn new(
+        clock: Arc<dyn Clock>,
+        quotas: &[Quota],
+        ledger: Arc<dyn Ledger>,
+        name: &str,
+    ) -> Self {
+        let holder = Holder {
+            id: uuid::Uuid::new_v4().as_u64_pair().0,
+            name: name.into(),
+        };
         Self {
             clock,
             quotas: quotas.into(),
+            ledger,
+            holder,
             keys: Arc::default(),
         }
     }
@@ -58,79 +85,116 @@ impl Limiter {
     /// Waits for a slot for a call that will take no longer than `call` from the moment it is
     /// admitted.
     ///
-    /// Callers are served in the order they came. Where the wait of the first of them would go past
-    /// its `until` it ends at once, with the moment at which it would have been worth it; one that
-    /// others are before waits for them, and until `until` at most. Dropping the future leaves the
-    /// queue.
+    /// Callers are served in the order they came, across all who share the ledger. One whose turn
+    /// will not come by `until` is told so at once, with a moment before which it is not worth
+    /// coming back; where more calls were under way or waiting than was known then, it is told at
+    /// `until`. Dropping the future leaves the queue.
+    ///
+    /// `on_wait` is told when it has to wait, and when what it waits for changes.
     pub async fn acquire(
         &self,
         key: &Key,
         call: Duration,
         until: Option<Moment>,
-    ) -> Result<Permit, NotUntil> {
-        let budget = self.budget(key);
-        let turn = budget.turn.lock();
-        let _turn = match until {
-            None => turn.await,
-            Some(until) => tokio::select! {
-                biased;
-                turn = turn => turn,
-                // Those before it took all the time that it had.
-                () = self.clock.sleep_until(until) => return Err(self.not_now(&budget)),
-            },
-        };
+        on_wait: &(dyn Fn(NotUntil) + Sync),
+    ) -> Result<Permit, NoPermit> {
+        let here = self.here(key);
+        let mut place: Option<Place> = None;
+        let mut told = None;
         loop {
-            // Registered before the log is looked at, so that what changes in between is not
-            // missed.
-            let changed = budget.changed.notified();
+            // Registered before the ledger is asked, so that what changes in between is not missed.
+            let changed = here.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
 
             let now = self.clock.now();
+            let is_late = until.is_some_and(|until| now >= until);
+            if !is_late && place.as_ref().is_some_and(|place| !place.is_first()) {
+                tokio::select! {
+                    () = changed => {}
+                    () = self.sleep(until) => {}
+                }
+                continue;
+            }
+            // Before the ledger is asked: however long that takes, it is the call's own time.
             let deadline = now + call;
-            let admitted = budget.log().admit(now, deadline + GRACE);
-            match admitted {
-                Ok(slot) => {
-                    let budget = Arc::clone(&budget);
+            let ask = Ask {
+                quotas: Arc::clone(&self.quotas),
+                holder: self.holder.clone(),
+                ticket: place.as_ref().map(|place| place.ticket),
+                call,
+                patience: until.map(|until| until.since(now)),
+            };
+            match self.ledger.ask(key, ask).await? {
+                Reply::Admitted { slot, used } => {
+                    if let Some(place) = place {
+                        place.is_taken_back();
+                    }
                     return Ok(Permit {
-                        budget,
+                        key: key.clone(),
+                        ledger: Arc::clone(&self.ledger),
+                        here: Arc::clone(&here),
                         slot,
+                        used: self.quotas.iter().copied().zip(used).collect(),
                         deadline,
-                        state: State::Fresh,
+                        state: Use::Fresh,
                     });
                 }
-                Err(wait) if until.is_some_and(|until| wait.at > until) => return Err(wait),
-                Err(wait) => {
+                Reply::NotNow(free) => {
+                    if let Some(place) = place {
+                        place.is_taken_back();
+                    }
+                    return Err(free.into());
+                }
+                Reply::Wait { ticket, free, .. } if is_late => {
+                    place.get_or_insert_with(|| Place::new(self, key, &here, ticket));
+                    return Err(free.into());
+                }
+                Reply::Wait {
+                    ticket,
+                    free,
+                    may_be_sooner,
+                    ..
+                } => {
+                    if place.as_ref().is_none_or(|place| place.ticket != ticket) {
+                        place = Some(Place::new(self, key, &here, ticket));
+                    }
+                    if told.replace(free) != Some(free) {
+                        on_wait(free);
+                    }
+                    let look = now + LOOK;
+                    let wake = match free.at {
+                        at if at <= now => look,
+                        at if may_be_sooner => at.min(look),
+                        at => at,
+                    };
                     tokio::select! {
-                        () = self.clock.sleep_until(wait.at) => {}
+                        () = self.clock.sleep_until(wake) => {}
                         () = changed => {}
+                        () = self.sleep(until) => {}
                     }
                 }
             }
         }
     }
 
-    /// When the key is worth another look, for one who is not next.
-    fn not_now(&self, budget: &Budget) -> NotUntil {
-        let now = self.clock.now();
-        let mut log = budget.log();
-        match log.admit(now, now) {
-            Err(wait) => wait,
-            Ok(slot) => {
-                log.cancel(slot);
-                NotUntil {
-                    at: now,
-                    by_service: false,
-                }
-            }
+    async fn sleep(&self, until: Option<Moment>) {
+        match until {
+            Some(until) => self.clock.sleep_until(until).await,
+            None => std::future::pending().await,
         }
     }
 
     /// The service answered 429: nobody calls again before `wait` has passed.
     pub fn close(&self, key: &Key, wait: Duration) {
-        let budget = self.budget(key);
-        budget.log().close(self.clock.now() + wait);
-        budget.changed.notify_waiters();
+        let until = self.clock.now() + wait;
+        let here = self.here(key);
+        {
+            let mut state = here.state();
+            state.closed_until = state.closed_until.max(until);
+        }
+        self.ledger.tell(key, News::ClosedUntil(until));
+        here.changed.notify_waiters();
     }
 
     /// The longest of the windows.
@@ -142,29 +206,63 @@ impl Limiter {
             .unwrap_or_default()
     }
 
-    /// How many calls count in each quota's window that ends now.
-    pub fn used(&self, key: &Key) -> Vec<(Quota, usize)> {
-        let budget = self.budget(key);
-        let log = budget.log();
-        let now = self.clock.now();
-        self.quotas
-            .iter()
-            .map(|quota| (*quota, log.used(*quota, now)))
-            .collect()
+    /// What is kept to.
+    pub fn quotas(&self) -> &[Quota] {
+        &self.quotas
     }
 
-    fn budget(&self, key: &Key) -> Arc<Budget> {
+    /// Everything that the ledger knows.
+    pub async fn read(&self) -> Result<Reading, LedgerError> {
+        self.ledger.read().await
+    }
+
+    fn here(&self, key: &Key) -> Arc<Here> {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(budget) = keys.get(key) {
-            return Arc::clone(budget);
+        if let Some(here) = keys.get(key) {
+            return Arc::clone(here);
         }
-        let budget = Arc::new(Budget {
-            log: Mutex::new(Log::new(self.quotas.to_vec())),
-            turn: tokio::sync::Mutex::new(()),
-            changed: Notify::new(),
-        });
-        keys.insert(key.clone(), Arc::clone(&budget));
-        budget
+        Arc::clone(keys.entry(key.clone()).or_default())
+    }
+}
+
+/// A place in the queue, left when it is dropped.
+struct Place {
+    key: Key,
+    ledger: Arc<dyn Ledger>,
+    here: Arc<Here>,
+    ticket: Ticket,
+    is_taken_back: bool,
+}
+
+impl Place {
+    fn new(limiter: &Limiter, key: &Key, here: &Arc<Here>, ticket: Ticket) -> Self {
+        here.state().tickets.insert(ticket);
+        Self {
+            key: key.clone(),
+            ledger: Arc::clone(&limiter.ledger),
+            here: Arc::clone(here),
+            ticket,
+            is_taken_back: false,
+        }
+    }
+
+    fn is_first(&self) -> bool {
+        self.here.state().tickets.first() == Some(&self.ticket)
+    }
+
+    /// The ledger has it no more.
+    fn is_taken_back(mut self) {
+        self.is_taken_back = true;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.here.state().tickets.remove(&self.ticket);
+        if !self.is_taken_back {
+            self.ledger.tell(&self.key, News::Left(self.ticket));
+        }
+        self.here.changed.notify_waiters();
     }
 }
 
@@ -173,14 +271,17 @@ impl Limiter {
 /// Dropped as it is, its slot is free again: nothing was sent. From [`redeem`](Self::redeem) on the
 /// slot counts until the answer [settles](Self::settle) it, however the call ends.
 pub struct Permit {
-    budget: Arc<Budget>,
+    key: Key,
+    ledger: Arc<dyn Ledger>,
+    here: Arc<Here>,
     slot: Slot,
+    used: Vec<(Quota, usize)>,
     deadline: Moment,
-    state: State,
+    state: Use,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum Use {
     Fresh,
     Redeemed,
     Done,
@@ -192,46 +293,54 @@ impl Permit {
         self.deadline
     }
 
-    /// Whether it is still good for a request.
-    pub fn is_fresh(&self) -> bool {
-        self.state == State::Fresh
+    /// How many calls counted in each quota's window when it was handed out, with this one.
+    pub fn used(&self) -> &[(Quota, usize)] {
+        &self.used
     }
 
-    /// How long the service has closed the key for, if it did so since the permit was handed out.
+    /// Whether it is still good for a request.
+    pub fn is_fresh(&self) -> bool {
+        self.state == Use::Fresh
+    }
+
+    /// How long the service has closed the key for, if it told this process so since the permit was
+    /// handed out.
     pub fn closed_for(&self, now: Moment) -> Option<Duration> {
-        let wait = self.budget.log().closed_until().since(now);
+        let wait = self.here.state().closed_until.since(now);
         (!wait.is_zero()).then_some(wait)
     }
 
     /// Takes the one request. `false` where it was taken before.
     pub fn redeem(&mut self) -> bool {
         let fresh = self.is_fresh();
-        self.state = State::Redeemed;
+        self.state = Use::Redeemed;
         fresh
     }
 
     /// The answer's head came at this moment.
-    pub fn settle(&mut self, now: Moment) {
-        if self.state == State::Redeemed {
-            self.state = State::Done;
-            self.budget.log().settle(self.slot, now);
-            self.budget.changed.notify_waiters();
+    pub fn settle(&mut self, at: Moment) {
+        if self.state == Use::Redeemed {
+            self.done(News::Settled(self.slot, at));
         }
     }
 
     /// Nothing was sent after all, for certain.
     pub fn give_back(&mut self) {
-        if self.state != State::Done {
-            self.state = State::Done;
-            self.budget.log().cancel(self.slot);
-            self.budget.changed.notify_waiters();
+        if self.state != Use::Done {
+            self.done(News::Cancelled(self.slot));
         }
+    }
+
+    fn done(&mut self, news: News) {
+        self.state = Use::Done;
+        self.ledger.tell(&self.key, news);
+        self.here.changed.notify_waiters();
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if self.state == State::Fresh {
+        if self.state == Use::Fresh {
             self.give_back();
         }
     }
@@ -254,6 +363,8 @@ mod tests {
 
     use super::*;
     use crate::clock::ManualClock;
+    use crate::grant::Operation;
+    use crate::limits::{GRACE, Memory, Why};
 
     const CALL: Duration = Duration::from_secs(30);
 
@@ -271,7 +382,26 @@ mod tests {
             calls,
             per: Duration::from_secs(60),
         };
-        (clock.clone(), Limiter::new(Arc::new(clock), &[quota]))
+        let ledger = Memory::new(Arc::new(clock.clone()));
+        let limiter = Limiter::new(
+            Arc::new(clock.clone()),
+            &[quota],
+            Arc::new(ledger),
+            "a test",
+        );
+        (clock, limiter)
+    }
+
+    async fn used(limiter: &Limiter) -> usize {
+        let Reading { now, budgets } = limiter.read().await.unwrap();
+        budgets[&key()].log().used(limiter.quotas()[0], now)
+    }
+
+    fn not_until(refused: NoPermit) -> NotUntil {
+        match refused {
+            NoPermit::NotUntil(wait) => wait,
+            NoPermit::Ledger(error) => panic!("{error}"),
+        }
     }
 
     fn poll<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Poll<T> {
@@ -281,23 +411,25 @@ mod tests {
     #[tokio::test]
     async fn a_permit_that_is_dropped_unused_gives_its_slot_back() {
         let (_clock, limiter) = limiter(1);
-        let unused = limiter.acquire(&key(), CALL, None).await.unwrap();
-        assert_eq!(limiter.used(&key())[0].1, 1);
+        let unused = limiter.acquire(&key(), CALL, None, &|_| {}).await.unwrap();
+        assert_eq!(used(&limiter).await, 1);
         drop(unused);
-        assert_eq!(limiter.used(&key())[0].1, 0);
+        assert_eq!(used(&limiter).await, 0);
     }
 
     #[tokio::test]
     async fn a_permit_that_was_redeemed_counts_however_the_call_ends() {
         let (clock, limiter) = limiter(1);
-        let mut permit = limiter.acquire(&key(), CALL, None).await.unwrap();
+        let mut permit = limiter.acquire(&key(), CALL, None, &|_| {}).await.unwrap();
         assert!(permit.redeem());
         assert!(!permit.redeem(), "one permit, one request");
         drop(permit);
-        let refused = limiter
-            .acquire(&key(), CALL, Some(clock.now()))
-            .await
-            .unwrap_err();
+        let refused = not_until(
+            limiter
+                .acquire(&key(), CALL, Some(clock.now()), &|_| {})
+                .await
+                .unwrap_err(),
+        );
         let counted_by = clock.now() + CALL + GRACE;
         assert_eq!(refused.at, counted_by + Duration::from_millis(60_060));
     }
@@ -305,12 +437,12 @@ mod tests {
     #[tokio::test]
     async fn those_who_wait_are_served_in_the_order_they_came() {
         let (clock, limiter) = limiter(1);
-        let mut first = limiter.acquire(&key(), CALL, None).await.unwrap();
+        let mut first = limiter.acquire(&key(), CALL, None, &|_| {}).await.unwrap();
         first.redeem();
         first.settle(clock.now());
         let key = key();
-        let mut second = pin!(limiter.acquire(&key, CALL, None));
-        let mut third = pin!(limiter.acquire(&key, CALL, None));
+        let mut second = pin!(limiter.acquire(&key, CALL, None, &|_| {}));
+        let mut third = pin!(limiter.acquire(&key, CALL, None, &|_| {}));
         assert!(poll(second.as_mut()).is_pending() && poll(third.as_mut()).is_pending());
         clock.advance(Duration::from_millis(60_060));
         assert!(
@@ -321,30 +453,65 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_waits_behind_others_gives_up_in_time_too() {
+    async fn whoever_would_wait_too_long_is_told_so_at_once() {
         let (clock, limiter) = limiter(1);
-        let mut first = limiter.acquire(&key(), CALL, None).await.unwrap();
+        let mut first = limiter.acquire(&key(), CALL, None, &|_| {}).await.unwrap();
         first.redeem();
         first.settle(clock.now());
         let key = key();
-        let mut patient = pin!(limiter.acquire(&key, CALL, None));
+        let told = std::sync::Mutex::new(Vec::new());
+        let note = |wait| told.lock().unwrap().push(wait);
+        let mut patient = pin!(limiter.acquire(&key, CALL, None, &note));
         assert!(poll(patient.as_mut()).is_pending());
-        let until = clock.now() + Duration::from_secs(10);
-        let mut hurried = pin!(limiter.acquire(&key, CALL, Some(until)));
-        assert!(poll(hurried.as_mut()).is_pending());
-        clock.advance(Duration::from_secs(10));
-        assert!(matches!(poll(hurried.as_mut()), Poll::Ready(Err(_))));
-        clock.advance(Duration::from_millis(50_060));
+        let free = NotUntil {
+            at: clock.now() + Duration::from_millis(60_060),
+            why: Why::Quota,
+        };
+        assert_eq!(*told.lock().unwrap(), [free]);
+        let until = Some(clock.now() + Duration::from_secs(10));
+        let mut hurried = pin!(limiter.acquire(&key, CALL, until, &|_| {}));
+        let Poll::Ready(Err(refused)) = poll(hurried.as_mut()) else {
+            panic!("it waits");
+        };
+        assert_eq!(not_until(refused), free);
+        clock.advance(Duration::from_millis(60_060));
         assert!(poll(patient.as_mut()).is_ready(), "it held nobody up");
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_is_told_when_the_hope_is_gone() {
+        let (clock, limiter) = limiter(1);
+        let mut first = limiter.acquire(&key(), CALL, None, &|_| {}).await.unwrap();
+        first.redeem();
+        first.settle(clock.now());
+        let key = key();
+        let until = Some(clock.now() + Duration::from_secs(100));
+        let mut patient = pin!(limiter.acquire(&key, CALL, until, &|_| {}));
+        // As far as anybody knows now, the call before it ends at once.
+        let mut hopeful = pin!(limiter.acquire(&key, CALL, until, &|_| {}));
+        assert!(poll(patient.as_mut()).is_pending() && poll(hopeful.as_mut()).is_pending());
+        clock.advance(Duration::from_millis(60_060));
+        let Poll::Ready(Ok(_running)) = poll(patient.as_mut()) else {
+            panic!("no permit");
+        };
+        // Now it is known that that one may take until after its time.
+        let Poll::Ready(Err(refused)) = poll(hopeful.as_mut()) else {
+            panic!("it still waits");
+        };
+        let counted_by = clock.now() + CALL + GRACE;
+        assert_eq!(
+            not_until(refused).at,
+            counted_by + Duration::from_millis(60_060)
+        );
     }
 
     #[tokio::test]
     async fn an_answer_wakes_whoever_waits() {
         let (clock, limiter) = limiter(1);
-        let mut running = limiter.acquire(&key(), CALL, None).await.unwrap();
+        let mut running = limiter.acquire(&key(), CALL, None, &|_| {}).await.unwrap();
         running.redeem();
         let key = key();
-        let mut waiting = pin!(limiter.acquire(&key, CALL, None));
+        let mut waiting = pin!(limiter.acquire(&key, CALL, None, &|_| {}));
         assert!(poll(waiting.as_mut()).is_pending());
         running.give_back();
         assert!(
@@ -357,15 +524,15 @@ mod tests {
     #[tokio::test]
     async fn a_caller_that_leaves_the_queue_holds_nobody_up() {
         let (clock, limiter) = limiter(1);
-        let mut first = limiter.acquire(&key(), CALL, None).await.unwrap();
+        let mut first = limiter.acquire(&key(), CALL, None, &|_| {}).await.unwrap();
         first.redeem();
         first.settle(clock.now());
         let key = key();
         {
-            let mut leaving = pin!(limiter.acquire(&key, CALL, None));
+            let mut leaving = pin!(limiter.acquire(&key, CALL, None, &|_| {}));
             assert!(poll(leaving.as_mut()).is_pending());
         }
-        let mut staying = pin!(limiter.acquire(&key, CALL, None));
+        let mut staying = pin!(limiter.acquire(&key, CALL, None, &|_| {}));
         assert!(poll(staying.as_mut()).is_pending());
         clock.advance(Duration::from_millis(60_060));
         assert!(poll(staying.as_mut()).is_ready());
@@ -375,24 +542,26 @@ mod tests {
     async fn a_429_holds_back_those_who_wait_already() {
         let (clock, limiter) = limiter(5);
         limiter.close(&key(), Duration::from_secs(8));
-        let refused = limiter
-            .acquire(&key(), CALL, Some(clock.now()))
-            .await
-            .unwrap_err();
+        let refused = not_until(
+            limiter
+                .acquire(&key(), CALL, Some(clock.now()), &|_| {})
+                .await
+                .unwrap_err(),
+        );
         assert_eq!(
-            (refused.at, refused.by_service),
-            (clock.now() + Duration::from_secs(8), true)
+            (refused.at, refused.why),
+            (clock.now() + Duration::from_secs(8), Why::Service)
         );
     }
 
     #[tokio::test]
     async fn keys_do_not_share() {
         let (_clock, limiter) = limiter(1);
-        let _one = limiter.acquire(&key(), CALL, None).await.unwrap();
+        let _one = limiter.acquire(&key(), CALL, None, &|_| {}).await.unwrap();
         let reading = Key {
             operation: Operation::GetMachineAction,
             ..key()
         };
-        assert!(limiter.acquire(&reading, CALL, None).await.is_ok());
+        assert!(limiter.acquire(&reading, CALL, None, &|_| {}).await.is_ok());
     }
 }

@@ -1,7 +1,9 @@
 //! The decision: an exact sliding log, with the time given.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Moment;
 
@@ -44,13 +46,34 @@ pub struct NotUntil {
     /// The first moment at which one can, if nothing else happens until then. It may come sooner:
     /// an answer or a cancelled call can free a slot before its time.
     pub at: Moment,
-    /// Whether it is the service that said so (429), and not the count kept here.
-    pub by_service: bool,
+    /// What stands in the way longest.
+    pub why: Why,
+}
+
+/// Why a key takes no call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The count that is kept here.
+    Quota,
+    /// The service said so, with a 429.
+    Service,
+    /// What was counted is lost, so all of it is taken for used.
+    Lost,
 }
 
 /// Names a slot that is reserved and not yet settled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Slot(u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Slot(pub(super) u64);
+
+/// A slot that is reserved and not yet settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Reserved {
+    pub(super) slot: Slot,
+    /// The latest moment at which the service can count the call.
+    pub(super) latest: Moment,
+    /// Who has it.
+    pub(super) holder: u64,
+}
 
 /// The calls of one key, as far back as the longest window.
 ///
@@ -60,62 +83,102 @@ pub struct Slot(u64);
 /// that it was reserved with. So if some window held one call too many at the service, then the
 /// last of them was admitted while all the others were still in the log, which
 /// [`admit`](Self::admit) does not do.
-#[derive(Clone, Debug)]
+///
+/// The quotas are not in it but come with each question: those who share a log may have been
+/// configured differently. Each keeps its own quotas, over the calls of all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
-    quotas: Vec<Quota>,
-    /// Starts of the settled slots, in order: time does not go back.
-    settled: VecDeque<Moment>,
-    reserved: BTreeMap<Slot, Moment>,
-    next: u64,
-    closed_until: Moment,
+    /// Starts of the settled slots, in order.
+    pub(super) settled: VecDeque<Moment>,
+    /// By their `latest`. Few: what is in flight, and what was in flight where somebody died.
+    pub(super) reserved: Vec<Reserved>,
+    /// The next slot's number.
+    pub(super) next: u64,
+    /// The service takes no call before.
+    pub(super) closed_until: Moment,
+    /// Until then there may be calls that are not in the log.
+    pub(super) lost_until: Moment,
+    /// The most calls and the longest window that anybody asked about: how much to remember.
+    pub(super) most: u32,
+    pub(super) longest: Duration,
 }
 
 impl Log {
-    /// An empty log. Without quotas it admits everything; a quota of zero calls admits nothing,
-    /// ever.
-    pub const fn new(quotas: Vec<Quota>) -> Self {
-        Self {
-            quotas,
-            settled: VecDeque::new(),
-            reserved: BTreeMap::new(),
-            next: 0,
-            closed_until: Moment::ORIGIN,
-        }
-    }
-
     /// Reserves a slot for a call that the service will count at `latest` at the latest, or says
     /// from when on one can be had: a nanosecond before that it is refused, at that moment it is
     /// admitted.
-    pub fn admit(&mut self, now: Moment, latest: Moment) -> Result<Slot, NotUntil> {
-        self.forget(now);
-        let mut at = self.closed_until;
-        let mut by_service = true;
-        for quota in &self.quotas {
-            let free = self.free_at(*quota, now);
-            if free > at {
-                (at, by_service) = (free, false);
-            }
-        }
-        if at > now {
-            return Err(NotUntil { at, by_service });
+    ///
+    /// Without quotas everything is admitted; a quota of zero calls admits nothing, ever.
+    pub fn admit(
+        &mut self,
+        quotas: &[Quota],
+        now: Moment,
+        latest: Moment,
+        holder: u64,
+    ) -> Result<Slot, NotUntil> {
+        self.forget(quotas, now);
+        let free = self.free(quotas, 0);
+        if free.at > now {
+            return Err(free);
         }
         let slot = Slot(self.next);
         self.next += 1;
-        self.reserved.insert(slot, latest.max(now));
+        let latest = latest.max(now);
+        let at = self.reserved.partition_point(|r| r.latest <= latest);
+        let reserved = Reserved {
+            slot,
+            latest,
+            holder,
+        };
+        self.reserved.insert(at, reserved);
         Ok(slot)
     }
 
-    /// The call's answer came: its slot's windows start now.
-    pub fn settle(&mut self, slot: Slot, now: Moment) {
-        if self.reserved.remove(&slot).is_some() {
-            let start = self.settled.back().map_or(now, |last| now.max(*last));
-            self.settled.push_back(start);
+    /// When one more call can start, with so many others before it. Exact for the next one; for
+    /// others no later than it will be, as nobody knows yet when the calls before them will count.
+    pub fn free(&self, quotas: &[Quota], others: usize) -> NotUntil {
+        let free = |quota: &Quota| NotUntil {
+            at: self.free_at(*quota, others),
+            why: Why::Quota,
+        };
+        let closed = [
+            (self.lost_until, Why::Lost),
+            (self.closed_until, Why::Service),
+        ];
+        let closed = closed.map(|(at, why)| NotUntil { at, why });
+        quotas
+            .iter()
+            .map(free)
+            .chain(closed)
+            .max_by_key(|not_until| not_until.at)
+            .unwrap_or(closed[0])
+    }
+
+    /// Whether there is room for one call more than `others` now.
+    pub fn has_room(&self, quotas: &[Quota], others: usize, now: Moment) -> bool {
+        quotas.iter().all(|quota| others < quota.calls as usize)
+            && self.free(quotas, others).at <= now
+    }
+
+    /// The call's answer came: its slot's windows start at that moment.
+    pub fn settle(&mut self, slot: Slot, at: Moment) {
+        if self.take(slot) {
+            let index = match self.settled.back() {
+                Some(last) if *last > at => self.settled.partition_point(|start| *start <= at),
+                _ => self.settled.len(),
+            };
+            self.settled.insert(index, at);
         }
     }
 
     /// The call was never sent, for certain: its slot was not used.
     pub fn cancel(&mut self, slot: Slot) {
-        self.reserved.remove(&slot);
+        self.take(slot);
+    }
+
+    fn take(&mut self, slot: Slot) -> bool {
+        let found = self.reserved.iter().position(|r| r.slot == slot);
+        found.map(|at| self.reserved.remove(at)).is_some()
     }
 
     /// The service said that it takes no call before `until`.
@@ -123,9 +186,22 @@ impl Log {
         self.closed_until = self.closed_until.max(until);
     }
 
+    /// There may be calls that the log does not have, so it admits none before `until`.
+    pub fn close_for_loss(&mut self, until: Moment) {
+        self.lost_until = self.lost_until.max(until);
+    }
+
+    /// Somebody who knows says that there are no such calls.
+    pub fn reopen(&mut self) {
+        self.lost_until = Moment::ORIGIN;
+    }
+
     /// How many calls count in the window of this quota that ends now.
     pub fn used(&self, quota: Quota, now: Moment) -> usize {
-        self.settled.len() - self.gone(quota, now) + self.reserved_counting(quota, now).count()
+        let counts = |start: Moment| start + quota.kept() > now;
+        let gone = self.settled.partition_point(|start| !counts(*start));
+        let reserved = self.reserved.iter().filter(|r| counts(r.latest)).count();
+        self.settled.len() - gone + reserved
     }
 
     /// Until when the service takes no call.
@@ -133,49 +209,106 @@ impl Log {
         self.closed_until
     }
 
-    /// How many of the settled slots have left the quota's window.
-    fn gone(&self, quota: Quota, now: Moment) -> usize {
-        self.settled
-            .partition_point(|start| *start + quota.kept() <= now)
+    /// Until when the log may lack calls.
+    pub const fn lost_until(&self) -> Moment {
+        self.lost_until
     }
 
-    fn reserved_counting(&self, quota: Quota, now: Moment) -> impl Iterator<Item = Moment> {
-        self.reserved
-            .values()
-            .copied()
-            .filter(move |start| *start + quota.kept() > now)
+    /// How many slots are reserved and not settled.
+    pub const fn in_flight(&self) -> usize {
+        self.reserved.len()
     }
 
-    /// The first moment at which the quota has room for one call more.
-    fn free_at(&self, quota: Quota, now: Moment) -> Moment {
-        let Some(allowed) = (quota.calls as usize).checked_sub(1) else {
+    /// When the last of `calls` calls could be answered, the first of them starting now, if each
+    /// takes `answer` and nobody else calls.
+    ///
+    /// As many run at a time as the quotas allow. Plays the calls out, each by
+    /// [`admit`](Self::admit). `None` where there will never be room for all of them.
+    pub fn forecast(
+        &self,
+        quotas: &[Quota],
+        now: Moment,
+        calls: usize,
+        answer: Duration,
+    ) -> Option<Moment> {
+        const NEVER: Moment = Moment::from_nanos(u64::MAX);
+        let mut log = self.clone();
+        let mut running: VecDeque<(Moment, Slot)> = VecDeque::new();
+        let (mut now, mut end) = (now, now);
+        for _ in 0..calls {
+            loop {
+                while let Some((at, slot)) = running.pop_front_if(|(end, _)| *end <= now) {
+                    log.settle(slot, at);
+                }
+                match log.admit(quotas, now, now + answer, 0) {
+                    Ok(slot) => {
+                        end = now + answer;
+                        running.push_back((end, slot));
+                        break;
+                    }
+                    Err(wait) if wait.at == NEVER => return None,
+                    Err(wait) => {
+                        now = running
+                            .front()
+                            .map_or(wait.at, |(end, _)| wait.at.min(*end))
+                    }
+                }
+            }
+        }
+        Some(end)
+    }
+
+    /// The longest of the windows that are kept.
+    pub(super) fn longest(quotas: &[Quota]) -> Duration {
+        let kept = quotas.iter().map(|quota| quota.kept());
+        kept.max().unwrap_or_default()
+    }
+
+    /// The first moment at which the quota has room for one call more than `others`.
+    fn free_at(&self, quota: Quota, others: usize) -> Moment {
+        let calls = quota.calls as usize;
+        if calls == 0 {
             return Moment::from_nanos(u64::MAX);
+        }
+        // Once the k-th newest slot has left the window, there are k - 1 in it.
+        let k = calls.saturating_sub(others).max(1);
+        self.newest(k)
+            .map_or(Moment::ORIGIN, |start| start + quota.kept())
+    }
+
+    /// The k-th newest start of settled and reserved slots together, `k` from 1 on.
+    ///
+    /// Of two lists in order, that is the greatest of min(i-th of the one, j-th of the other) for
+    /// all i + j = k.
+    fn newest(&self, k: usize) -> Option<Moment> {
+        let settled = |i| match i {
+            0 => Some(Moment::from_nanos(u64::MAX)),
+            _ => self.settled.len().checked_sub(i).map(|at| self.settled[at]),
         };
-        let used = self.used(quota, now);
-        // So many of the slots that count must go first, the earliest ones.
-        let Some(excess) = used.checked_sub(allowed).filter(|n| *n > 0) else {
-            return Moment::ORIGIN;
+        let reserved = |j| match j {
+            0 => Moment::from_nanos(u64::MAX),
+            _ => self.reserved[self.reserved.len() - j].latest,
         };
-        let settled = self.settled.range(self.gone(quota, now)..).copied();
-        let mut starts: Vec<Moment> = settled.chain(self.reserved_counting(quota, now)).collect();
-        let (_, last_to_go, _) = starts.select_nth_unstable(excess - 1);
-        *last_to_go + quota.kept()
+        (0..=k.min(self.reserved.len()))
+            .filter_map(|j| Some(settled(k - j)?.min(reserved(j))))
+            .max()
     }
 
     /// Drops what no window can reach any more.
-    fn forget(&mut self, now: Moment) {
-        let Some(longest) = self.quotas.iter().map(|q| q.kept()).max() else {
-            self.settled.clear();
-            return;
-        };
+    fn forget(&mut self, quotas: &[Quota], now: Moment) {
+        let most = quotas.iter().map(|quota| quota.calls).max();
+        self.most = self.most.max(most.unwrap_or_default());
+        self.longest = self.longest.max(Self::longest(quotas));
+        let longest = self.longest;
         while self
             .settled
-            .front()
-            .is_some_and(|start| *start + longest <= now)
-        {
+            .pop_front_if(|start| *start + longest <= now)
+            .is_some()
+        {}
+        while self.settled.len() > self.most as usize {
             self.settled.pop_front();
         }
-        self.reserved.retain(|_, start| *start + longest > now);
+        self.reserved.retain(|r| r.latest + longest > now);
     }
 }
 
@@ -187,130 +320,223 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
     const TICK: Duration = Duration::from_nanos(1);
+    /// Half a minute that a call may take, and half a minute of grace.
+    const HOLD: Duration = Duration::from_secs(60);
+    /// A minute, as it is kept.
+    const KEPT: Duration = Duration::from_millis(60_060);
 
     fn at(seconds: u64) -> Moment {
         Moment::ORIGIN + Duration::from_secs(1_000_000 + seconds)
     }
 
-    fn minute(calls: u32) -> Quota {
-        Quota {
-            calls,
-            per: 60 * SECOND,
-        }
+    fn minute(calls: u32) -> [Quota; 1] {
+        let per = 60 * SECOND;
+        [Quota { calls, per }]
+    }
+
+    fn quota(at: Moment) -> NotUntil {
+        let why = Why::Quota;
+        NotUntil { at, why }
+    }
+
+    fn admit(log: &mut Log, quotas: &[Quota], now: Moment) -> Result<Slot, NotUntil> {
+        log.admit(quotas, now, now + HOLD, 0)
     }
 
     /// A call that is answered at once.
-    fn call(log: &mut Log, now: Moment) -> Result<(), NotUntil> {
-        let slot = log.admit(now, now + 60 * SECOND)?;
+    fn call(log: &mut Log, quotas: &[Quota], now: Moment) -> Result<(), NotUntil> {
+        let slot = admit(log, quotas, now)?;
         log.settle(slot, now);
         Ok(())
     }
 
     #[test]
     fn the_101st_call_waits_for_the_first_to_leave_the_window() {
-        let mut log = Log::new(Quota::DOCUMENTED.to_vec());
+        let (mut log, quotas) = (Log::default(), Quota::DOCUMENTED);
         for n in 0..100 {
-            call(&mut log, at(0) + TICK * n).unwrap();
+            call(&mut log, &quotas, at(0) + TICK * n).unwrap();
         }
-        let refused = call(&mut log, at(1)).unwrap_err();
-        assert_eq!(
-            refused,
-            NotUntil {
-                at: at(0) + SECOND * 60 + SECOND * 60 / 1000,
-                by_service: false
-            }
-        );
+        let refused = call(&mut log, &quotas, at(1)).unwrap_err();
+        assert_eq!(refused, quota(at(0) + KEPT));
         let just_before = Moment::from_nanos(refused.at.as_nanos() - 1);
-        assert_eq!(call(&mut log, just_before), Err(refused));
-        assert_eq!(call(&mut log, refused.at), Ok(()));
+        assert_eq!(call(&mut log, &quotas, just_before), Err(refused));
+        assert_eq!(call(&mut log, &quotas, refused.at), Ok(()));
         // The second of the hundred left a nanosecond later.
-        assert_eq!(
-            call(&mut log, refused.at).unwrap_err().at,
-            refused.at + TICK
-        );
+        let next = call(&mut log, &quotas, refused.at).unwrap_err();
+        assert_eq!(next.at, refused.at + TICK);
     }
 
     #[test]
     fn the_hour_binds_after_fifteen_full_minutes() {
-        let mut log = Log::new(Quota::DOCUMENTED.to_vec());
+        let (mut log, quotas) = (Log::default(), Quota::DOCUMENTED);
         let mut now = at(0);
         for _ in 0..1500 {
-            if let Err(wait) = call(&mut log, now) {
+            if let Err(wait) = call(&mut log, &quotas, now) {
                 now = wait.at;
-                call(&mut log, now).unwrap();
+                call(&mut log, &quotas, now).unwrap();
             }
         }
-        assert_eq!(
-            now.since(at(0)).as_secs(),
-            14 * 60,
-            "14 waits of a minute and a little"
-        );
-        let refused = call(&mut log, now + 61 * SECOND).unwrap_err();
+        let waits = now.since(at(0)).as_secs();
+        assert_eq!(waits, 14 * 60, "14 waits of a minute and a little");
+        let refused = call(&mut log, &quotas, now + 61 * SECOND).unwrap_err();
         assert_eq!(refused.at, at(0) + Duration::from_millis(3_603_600));
     }
 
     #[test]
+    fn a_full_log_is_packed_in_twelve_kilobytes() {
+        let (mut log, quotas) = (Log::default(), Quota::DOCUMENTED);
+        let mut now = at(100_000_000);
+        for _ in 0..3000 {
+            while let Err(wait) = call(&mut log, &quotas, now) {
+                now = wait.at;
+            }
+        }
+        assert_eq!(log.settled.len(), 1500);
+        let packed = postcard::to_allocvec(&log).unwrap();
+        assert!(packed.len() < 16 * 1024, "{} bytes", packed.len());
+        assert_eq!(postcard::from_bytes(&packed), Ok(log));
+    }
+
+    #[test]
     fn a_call_without_an_answer_counts_from_the_latest_moment_it_can_have_been_counted() {
-        let mut log = Log::new(vec![minute(1)]);
-        log.admit(at(0), at(60)).unwrap();
-        let refused = log.admit(at(1), at(61)).unwrap_err();
-        assert_eq!(refused.at, at(60) + Duration::from_millis(60_060));
+        let (mut log, quotas) = (Log::default(), minute(1));
+        log.admit(&quotas, at(0), at(60), 0).unwrap();
+        let refused = admit(&mut log, &quotas, at(1)).unwrap_err();
+        assert_eq!(refused, quota(at(60) + KEPT));
     }
 
     #[test]
     fn an_answer_frees_the_slot_sooner_and_a_cancelled_call_at_once() {
-        let mut log = Log::new(vec![minute(1)]);
-        let slot = log.admit(at(0), at(60)).unwrap();
+        let quotas = minute(1);
+        let mut log = Log::default();
+        let slot = admit(&mut log, &quotas, at(0)).unwrap();
         log.settle(slot, at(2));
-        assert_eq!(
-            log.admit(at(3), at(63)).unwrap_err().at,
-            at(2) + Duration::from_millis(60_060)
-        );
+        let refused = admit(&mut log, &quotas, at(3)).unwrap_err();
+        assert_eq!(refused, quota(at(2) + KEPT));
 
-        let mut log = Log::new(vec![minute(1)]);
-        let slot = log.admit(at(0), at(60)).unwrap();
+        let mut log = Log::default();
+        let slot = admit(&mut log, &quotas, at(0)).unwrap();
         log.cancel(slot);
-        assert!(log.admit(at(0), at(60)).is_ok());
+        assert!(admit(&mut log, &quotas, at(0)).is_ok());
         // Settling what was cancelled changes nothing.
         log.settle(slot, at(0));
-        assert_eq!(log.used(minute(1), at(0)), 1);
+        assert_eq!(log.used(quotas[0], at(0)), 1);
     }
 
     #[test]
     fn a_429_closes_the_key_for_everyone_until_the_moment_it_named() {
-        let mut log = Log::new(vec![minute(100)]);
+        let (mut log, quotas) = (Log::default(), minute(100));
         log.close(at(30));
         log.close(at(10));
-        assert_eq!(
-            log.admit(at(0), at(60)),
-            Err(NotUntil {
-                at: at(30),
-                by_service: true
-            })
-        );
-        assert!(log.admit(at(30), at(60)).is_ok());
+        let (at_30, why) = (at(30), Why::Service);
+        let closed = NotUntil { at: at_30, why };
+        assert_eq!(admit(&mut log, &quotas, at(0)), Err(closed));
+        assert!(admit(&mut log, &quotas, at(30)).is_ok());
+    }
+
+    #[test]
+    fn a_loss_closes_the_key_until_somebody_knows_better_and_a_429_stays() {
+        let (mut log, quotas) = (Log::default(), minute(100));
+        log.close_for_loss(at(3600));
+        log.close(at(10));
+        let refused = admit(&mut log, &quotas, at(0)).unwrap_err();
+        assert_eq!((refused.at, refused.why), (at(3600), Why::Lost));
+        log.reopen();
+        let refused = admit(&mut log, &quotas, at(0)).unwrap_err();
+        assert_eq!((refused.at, refused.why), (at(10), Why::Service));
     }
 
     #[test]
     fn a_quota_of_zero_admits_nothing_and_no_quota_admits_everything() {
-        let never = Moment::from_nanos(u64::MAX);
-        let mut none = Log::new(vec![minute(0)]);
-        assert_eq!(
-            none.admit(at(0), at(60)),
-            Err(NotUntil {
-                at: never,
-                by_service: false
-            })
-        );
-        let mut all = Log::new(Vec::new());
-        assert!((0..10_000).all(|_| call(&mut all, at(0)).is_ok()));
+        let never = quota(Moment::from_nanos(u64::MAX));
+        let mut log = Log::default();
+        assert_eq!(admit(&mut log, &minute(0), at(0)), Err(never));
+        assert_eq!(log.forecast(&minute(0), at(0), 1, SECOND), None);
+        assert!((0..10_000).all(|_| call(&mut log, &[], at(0)).is_ok()));
     }
 
     #[test]
     fn a_clock_that_steps_back_frees_nothing() {
-        let mut log = Log::new(vec![minute(1)]);
-        call(&mut log, at(100)).unwrap();
-        assert!(call(&mut log, at(0)).is_err());
+        let (mut log, quotas) = (Log::default(), minute(1));
+        call(&mut log, &quotas, at(100)).unwrap();
+        assert!(call(&mut log, &quotas, at(0)).is_err());
+    }
+
+    #[test]
+    fn whoever_keeps_to_less_takes_nothing_from_the_memory_of_others() {
+        let (mut log, large, small) = (Log::default(), minute(5), minute(2));
+        for _ in 0..5 {
+            call(&mut log, &large, at(0)).unwrap();
+        }
+        let second = [Quota {
+            calls: 1,
+            per: SECOND,
+        }];
+        assert!(call(&mut log, &small, at(1)).is_err());
+        // Its own window is short, and so is its number.
+        call(&mut log, &second, at(2)).unwrap();
+        let refused = call(&mut log, &large, at(3)).unwrap_err();
+        assert_eq!(refused, quota(at(0) + KEPT));
+    }
+
+    #[test]
+    fn room_for_one_is_no_room_for_one_behind_others() {
+        let (mut log, quotas) = (Log::default(), minute(3));
+        call(&mut log, &quotas, at(0)).unwrap();
+        call(&mut log, &quotas, at(10)).unwrap();
+        for (others, room) in [(0, true), (1, false), (2, false), (3, false)] {
+            assert_eq!(log.has_room(&quotas, others, at(20)), room, "{others}");
+        }
+        assert_eq!(log.free(&quotas, 1), quota(at(0) + KEPT));
+        assert_eq!(log.free(&quotas, 2), quota(at(10) + KEPT));
+        // The fourth has to wait for one of the others, of which nobody knows.
+        assert_eq!(log.free(&quotas, 3), quota(at(10) + KEPT));
+        assert!(!log.has_room(&quotas, 3, at(1000)));
+    }
+
+    #[test]
+    fn a_forecast_is_what_then_happens() {
+        let (log, quotas) = (Log::default(), Quota::DOCUMENTED);
+        let answer = Duration::from_millis(200);
+        let forecast = |log: &Log, calls| log.forecast(&quotas, at(0), calls, answer).unwrap();
+        assert_eq!(forecast(&log, 0), at(0));
+        assert_eq!(forecast(&log, 100), at(0) + answer);
+        assert_eq!(forecast(&log, 101), at(0) + answer + KEPT + answer);
+        let fifteenth = at(0) + (answer + KEPT) * 14 + answer;
+        assert_eq!(forecast(&log, 1500), fifteenth);
+        let hour = Duration::from_millis(3_603_600);
+        assert_eq!(forecast(&log, 1501), at(0) + answer + hour + answer);
+        // What was used before counts.
+        let mut used = log.clone();
+        for _ in 0..60 {
+            call(&mut used, &quotas, at(0)).unwrap();
+        }
+        assert_eq!(forecast(&used, 40), at(0) + answer);
+        assert_eq!(forecast(&used, 41), at(0) + KEPT + answer);
+    }
+
+    proptest! {
+        /// The oracle sorts.
+        #[test]
+        fn the_newest_are_found_among_settled_and_reserved(
+            settled in proptest::collection::vec(0..50_u64, 0..20),
+            reserved in proptest::collection::vec(0..50_u64, 0..20),
+        ) {
+            let mut log = Log::default();
+            let (far, never) = ([Quota { calls: 1000, per: 10_000 * SECOND }], at(0));
+            for start in &settled {
+                let slot = log.admit(&far, never, never, 0).unwrap();
+                log.settle(slot, at(*start));
+            }
+            for latest in &reserved {
+                log.admit(&far, never, at(*latest), 0).unwrap();
+            }
+            let mut all: Vec<u64> = settled.iter().chain(&reserved).copied().collect();
+            all.sort_unstable_by(|one, other| other.cmp(one));
+            for k in 1..=all.len() + 2 {
+                prop_assert_eq!(log.newest(k), all.get(k - 1).map(|start| at(*start)));
+            }
+        }
     }
 
     #[derive(Clone, Debug)]
@@ -356,7 +582,7 @@ mod tests {
         fn in_no_window_does_the_service_count_more_than_the_quota(calls in calls(), small in 1..4_u32, large in 3..9_u32) {
             let quotas = [Quota { calls: small, per: 5 * SECOND }, Quota { calls: large, per: 20 * SECOND }];
             let deadline = Duration::from_millis(4_000);
-            let mut log = Log::new(quotas.to_vec());
+            let mut log = Log::default();
             let mut counted: Vec<Moment> = Vec::new();
             // (when it ends, its slot, its fate): calls overlap.
             let mut running: Vec<(Moment, Slot, Fate)> = Vec::new();
@@ -373,13 +599,13 @@ mod tests {
                             Fate::NeverSent => log.cancel(slot),
                         }
                     }
-                    match log.admit(now, now + deadline) {
+                    match log.admit(&quotas, now, now + deadline, 0) {
                         Ok(slot) => break slot,
                         Err(wait) => {
                             prop_assert!(wait.at > now);
                             let mut early = log.clone();
-                            prop_assert!(early.admit(Moment::from_nanos(wait.at.as_nanos() - 1), wait.at + deadline).is_err());
-                            prop_assert!(log.clone().admit(wait.at, wait.at + deadline).is_ok());
+                            prop_assert!(early.admit(&quotas, Moment::from_nanos(wait.at.as_nanos() - 1), wait.at + deadline, 0).is_err());
+                            prop_assert!(log.clone().admit(&quotas, wait.at, wait.at + deadline, 0).is_ok());
                             // Whatever comes first: the moment named, or a running call's end.
                             now = running.first().map_or(wait.at, |(end, ..)| wait.at.min(*end));
                         }

@@ -1,18 +1,28 @@
 //! The quotas, kept exactly.
 //!
 //! > In every window of 60 s (3,600 s), wherever it begins, the service counts at most 100 (1,500)
-//! > of our calls, provided that it counts a call before we see its answer's head or, where we see
-//! > none, before the call's deadline plus the [grace](GRACE), and that clocks run true to 0.1 %.
+//! > of our calls, however many processes share the quota and whenever one is killed; provided that
+//! > it counts a call before we see its answer's head or, where we see none, before the call's
+//! > deadline plus the [grace](GRACE), and that clocks run true to 0.1 %.
 //!
 //! Token buckets don't keep that: they let nearly twice the quota through in some windows. [`Log`]
-//! has the decision, [`Limiter`] the waiting. The calls are remembered in this process's memory:
-//! two processes don't know of each other, and a new one starts with a clean sheet.
+//! has the decision and [`Budget`] the queue before it, both pure; a [`Ledger`] remembers them, and
+//! [`Limiter`] does the waiting.
 
+mod budget;
+mod ledger;
 mod limiter;
 mod log;
+mod sqlite;
+mod time;
+mod worker;
 
-pub use limiter::{Key, Limiter, Permit};
-pub use log::{Log, NotUntil, Quota, Slot};
+pub use budget::{Ask, Budget, Holder, News, Reply, Ticket};
+pub use ledger::{Key, Ledger, LedgerError, LedgerProblem, Memory, NoKey, Reading};
+pub use limiter::{Limiter, NoPermit, Permit};
+pub use log::{Log, NotUntil, Quota, Slot, Why};
+pub use sqlite::Sqlite;
+pub use time::boot_id;
 
 use std::time::Duration;
 

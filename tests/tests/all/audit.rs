@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
 
 use host_demo::audit::{Audit, Who};
 use host_demo::clock::SystemClock;
@@ -98,6 +99,26 @@ impl Stage {
         let mut command = self.command(&BINARY);
         command.args(args).args(self.service()).args(more);
         expect(command, code)
+    }
+
+    /// A release that has arrived, and is not answered for a long time.
+    fn hangs(&self) -> Child {
+        let before = self.mock.arrivals(Api::UnrestrictCodeExecution);
+        let late = Fault::delay(Duration::from_secs(200));
+        self.mock.inject(late.on(Api::UnrestrictCodeExecution));
+        let id = self.id();
+        let child = self
+            .command(&BINARY)
+            .args(["unrestrict", &id, "--comment", "x", "--no-wait"])
+            .args(["--timeout", "10m", "--output", "json"])
+            .args(self.service())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        while self.mock.arrivals(Api::UnrestrictCodeExecution) == before {
+            std::thread::yield_now();
+        }
+        child
     }
 
     #[track_caller]
@@ -283,6 +304,78 @@ fn a_disk_that_fills_up_stops_releases_before_they_are_sent() {
     expect(status, 1);
     let said = stage.verifies(&[], 0);
     assert!(said.contains("torn     1"), "{said}");
+}
+
+#[test]
+fn a_call_that_was_cut_short_is_listed_when_the_record_is_verified() {
+    let stage = Stage::new();
+    stage.releases(&[], 0);
+    let said = stage.verifies(&[], 0);
+    assert!(!said.contains("  open "), "{said}");
+    let mut child = stage.hangs();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let said = stage.verifies(&[], 0);
+    let intent = &stage.lines()[2];
+    let [call, time] = ["call", "time"].map(|name| intent[name].as_str().unwrap());
+    let line = format!(
+        "{time}  unrestrict-code-execution  {}  call {call}",
+        stage.id()
+    );
+    assert!(
+        said.contains("  open     1 ") && said.contains(&line),
+        "{said}"
+    );
+    let said: Value = serde_json::from_str(&stage.verifies(&["--output", "json"], 0)).unwrap();
+    assert_eq!(said["open"].as_array().unwrap().len(), 1, "{said}");
+    assert_eq!(said["open"][0]["machine"], stage.id());
+    assert_eq!(said["open"][0]["call"], call);
+}
+
+#[test]
+fn what_came_of_a_call_and_is_not_on_record_is_no_success() {
+    let stage = Stage::new();
+    stage.releases(&[], 0);
+    let child = stage.hangs();
+    // Somebody puts the file away in the middle of the call.
+    fs::rename(stage.record(), stage.home.path().join("away")).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{out}");
+    let lines: Vec<Value> = out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines[0]["outcome"], "accepted");
+    assert_eq!(lines[0]["recorded"], false);
+    let summary = &lines[1];
+    assert_eq!(
+        (&summary["done"], &summary["recorded"]),
+        (&1.into(), &false.into())
+    );
+    let message = summary["error"]["message"].as_str().unwrap();
+    assert!(message.contains("is shorter than"), "{message}");
+    assert!(summary["error"]["advice"].is_string(), "{summary}");
+}
+
+#[test]
+fn the_key_can_lie_elsewhere_and_its_loss_is_said_with_what_to_do() {
+    let stage = Stage::new();
+    let (record, key) = ("a.jsonl", stage.home.path().join("apart.key"));
+    let args = ["--audit", record, "--audit-key", "apart.key"];
+    stage.releases(&args, 0);
+    stage.verifies(&[record, "--key", "apart.key"], 0);
+    assert!(!stage.home.path().join(".local").exists(), "nor elsewhere");
+    fs::remove_file(key).unwrap();
+    let said = stage.releases(&args, 2);
+    assert!(said.contains("Put it back"), "{said}");
+    fs::rename(
+        stage.home.path().join(record),
+        stage.home.path().join("away"),
+    )
+    .unwrap();
+    stage.releases(&args, 3);
+    stage.verifies(&[record, "--key", "apart.key"], 0);
 }
 
 #[test]

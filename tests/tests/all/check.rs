@@ -249,10 +249,13 @@ fn an_application_without_a_role_is_told_which_and_how_they_are_granted() {
 
     let read_only = Stage::with_roles(&["Machine.ReadWrite.All"])
         .run(["check"])
-        .checks(1);
+        .checks(2);
     read_only
+        .is("/verdict", "unusable")
         .is("/rights/release", false)
         .is("/following", true);
+    let expected = [("release", "error"), ("restrict", "warning")];
+    assert_eq!(read_only.wrong(), expected);
 }
 
 #[test]
@@ -268,7 +271,7 @@ fn a_users_token_is_judged_by_its_scopes() {
 
     let grant = Grant::new().delegated(["Machine.Read"]);
     std::fs::write(stage.home().join("token"), stage.mock.token(grant)).unwrap();
-    let checked = stage.run(args).checks(1);
+    let checked = stage.run(args).checks(2);
     checked.is("/rights/release", false);
     let how = checked.0["how_to_grant"].as_str().unwrap();
     assert!(
@@ -362,9 +365,13 @@ fn a_token_that_has_expired_is_told_from_one_that_is_refused() {
 #[test]
 fn without_a_network_the_connection_is_to_blame_and_no_call_is_spent() {
     let stage = Stage::new();
-    let nobody = "https://localhost:1";
+    // Bound, so that nobody else gets the port, and not listening.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let nobody = socket.local_addr().unwrap();
+    let url = format!("https://{nobody}");
     let checked = stage
-        .bare(["check", "--base-url", nobody, "--authority", nobody])
+        .bare(["check", "--base-url", &url, "--authority", &url])
         .args([
             "--scope",
             "https://x/.default",
@@ -375,7 +382,7 @@ fn without_a_network_the_connection_is_to_blame_and_no_call_is_spent() {
         ])
         .env("AZURE_CLIENT_SECRET", "x")
         .checks(2);
-    checked.says("connection", "no connection to localhost:1");
+    checked.says("connection", &format!("no connection to {nobody}"));
     checked
         .is("/clock_skew_seconds", Value::Null)
         .is("/read_calls", 0);
@@ -387,6 +394,21 @@ fn without_a_network_the_connection_is_to_blame_and_no_call_is_spent() {
     checked
         .says("connection", "is not trusted")
         .says("connection", "trusting the certificate authorities in");
+}
+
+#[test]
+fn a_service_that_says_nothing_is_given_up_when_a_call_would_be() {
+    let stage = Stage::new();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!("http://{}", silent.local_addr().unwrap());
+    std::fs::write(stage.home().join("token"), "opaque").unwrap();
+    let checked = stage
+        .bare(["check", "--base-url", &silent, "--authority", &silent])
+        .args(["--scope", "https://x/.default", "--token-file", "token"])
+        .args(["--timeout", "200ms"])
+        .checks(2);
+    let problem = format!("no answer from {silent} within 0.2 s");
+    checked.says("connection", &problem).is("/read_calls", 0);
 }
 
 #[test]
@@ -405,7 +427,7 @@ fn a_clock_that_is_minutes_wrong_is_told_with_its_direction() {
 }
 
 #[test]
-fn what_the_policy_forbids_is_a_limit_that_names_the_rule() {
+fn what_the_policy_forbids_is_told_with_the_rule_that_would_allow_it() {
     let stage = Stage::new();
     stage.configure(
         "[policy]\nallow = [\"POST /api/machines/{machine-id}/unrestrictCodeExecution\"]",
@@ -415,8 +437,8 @@ fn what_the_policy_forbids_is_a_limit_that_names_the_rule() {
     assert_eq!(stage.mock.arrivals(Api::GetMachineAction), 0);
 
     stage.configure("[policy]\nallow = [\"GET /api/machineactions/{action-id}\"]");
-    let checked = stage.run(["check"]).checks(1);
-    assert_eq!(checked.wrong(), [("release", "warning")]);
+    let checked = stage.run(["check"]).checks(2);
+    assert_eq!(checked.wrong(), [("release", "error")]);
     checked.says(
         "release",
         "POST /api/machines/{machine-id}/unrestrictCodeExecution",

@@ -330,6 +330,22 @@ fn what_may_have_happened_is_not_a_success_and_says_so() {
         1,
         "nothing is repeated blindly"
     );
+
+    let lost = Fault::server_error(503).after_acting().on(RELEASE);
+    stage.mock.inject(lost.times(2));
+    let ids = stage.mock.machine_ids();
+    let run = stage.run(["unrestrict", &ids[1], &ids[2], "--comment", "x"]);
+    run.exits(1).mentions("0 failed, 2 unknown");
+    stage
+        .mock
+        .inject(Fault::server_error(503).after_acting().on(RELEASE));
+    let run = stage.run(["unrestrict", &id, "--comment", "x", "--output", "json"]);
+    let lines = run.exits(1).json();
+    assert_eq!(lines[0]["outcome"], "unknown");
+    assert_eq!(
+        (&lines[1]["unknown"], &lines[1]["failed"]),
+        (&1.into(), &0.into())
+    );
 }
 
 #[test]
@@ -486,12 +502,14 @@ fn a_secret_that_others_can_read_is_told_of_with_what_closes_it() {
             .exits(0)
     };
     said(&ids[0], 0o644)
-        .mentions("others can read the token file token; close it: chmod 600 token");
+        .mentions("the token file token is open to others; close it: chmod 600 token");
     said(&ids[1], 0o600).hides("chmod");
 }
 
 #[test]
 fn a_token_can_be_what_another_command_prints_and_no_file_is_waited_for() {
+    use std::os::unix::fs::PermissionsExt as _;
+
     let stage = Stage::new();
     let id = stage.id();
     let token = stage.folder.path().join("token");
@@ -512,6 +530,7 @@ fn a_token_can_be_what_another_command_prints_and_no_file_is_waited_for() {
         "--token-file",
         "--client-secret-file",
         "--ca-file",
+        "--authority-ca-file",
         "--config",
         "--plugin",
     ] {
@@ -522,6 +541,23 @@ fn a_token_can_be_what_another_command_prints_and_no_file_is_waited_for() {
                 .mentions(&format!("it is {kind}, and a"));
         }
     }
+    for (args, told) in [
+        (["pipe", "--key", "key"], "pipe is not a regular file"),
+        (["record", "--key", "pipe"], "pipe holds no audit key"),
+    ] {
+        let key = stage.folder.path().join("key");
+        std::fs::write(&key, "0".repeat(64)).unwrap();
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let verify = stage.bare(["audit", "verify"]).with_args(args);
+        let _ = verify.exits(2).mentions(told);
+    }
+    let signs_in = ["check", "--auth", "workload-identity"];
+    stage
+        .bare(signs_in)
+        .connected_without_ca()
+        .env("AZURE_FEDERATED_TOKEN_FILE", "pipe")
+        .exits(2)
+        .mentions("it is a pipe");
 }
 
 #[test]
@@ -532,8 +568,88 @@ fn missing_credentials_are_named() {
     said.mentions("AZURE_TENANT_ID, AZURE_CLIENT_ID, AZURE_CLIENT_SECRET are not set");
     let run = stage.run(["unrestrict", &id, "--comment", "x", "--output", "json"]);
     let said = run.env("AZURE_CLIENT_ID", "").exits(2);
-    assert_eq!(said.json()[0]["type"], "error");
-    said.mentions("AZURE_CLIENT_ID is not set");
+    let lines = said.json();
+    assert_eq!((lines.len(), &lines[0]["type"]), (1, &"error".into()));
+    let message = lines[0]["error"]["message"].as_str().unwrap();
+    assert!(message.contains("AZURE_CLIENT_ID is not set"), "{message}");
+}
+
+#[test]
+fn wrong_arguments_are_a_line_of_json_too_where_json_is_asked_for() {
+    let stage = Stage::new();
+    for (args, problem) in [
+        (&["unrestrict", "--output", "json", "ID"][..], "--comment"),
+        (
+            &["--output=json", "audit", "verify", "--hed", "x"],
+            "'--head'",
+        ),
+        (&["--output=json", "x\u{1b}[2J"], "'x"),
+        (&["--output", "json"], "requires a subcommand"),
+        (&["--output=json", "audit"], "no command"),
+    ] {
+        let said = stage.bare(args).exits(2);
+        let lines = said.json();
+        assert_eq!((lines.len(), &lines[0]["type"]), (1, &"error".into()));
+        let error = &lines[0]["error"];
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(problem), "{message:?}");
+        assert!(!message.contains("Usage"), "{message:?}");
+        assert!(error["advice"].as_str().unwrap().contains("--help"));
+        assert!(!said.out.contains('\u{1b}'), "{said}");
+    }
+    for args in [
+        &["unrestrict", "ID"][..],
+        &["unrestrict", "--", "--output=json"],
+    ] {
+        let said = stage.bare(args).exits(2);
+        assert_eq!(said.out, "", "{said}");
+    }
+    let help = stage.bare(["--help", "--output", "json"]).exits(0);
+    help.mentions("Examples:");
+}
+
+#[test]
+fn who_waits_for_the_quota_is_told_and_after_an_interrupt_why_nothing_was_sent() {
+    let stage = Stage::new();
+    let ids = stage.mock.machine_ids();
+    std::fs::write(
+        stage.folder.path().join("slow.toml"),
+        "[[quota]]\ncalls = 1\nper = \"9h\"\n",
+    )
+    .unwrap();
+    let mut run = stage
+        .run(["unrestrict", "--comment", "x", "--no-wait"])
+        .with_args(["--output", "json", "--config", "slow.toml"])
+        .with_args(&ids);
+    let mut child = run
+        .command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = String::new();
+    let mut err = std::io::BufReader::new(child.stderr.take().unwrap());
+    while !told.contains("waiting for the service's quota, until ")
+        || stage.mock.arrivals(RELEASE) == 0
+    {
+        let read = std::io::BufRead::read_line(&mut err, &mut told).unwrap();
+        assert_ne!(read, 0, "it ended after: {told}");
+    }
+    let interrupted = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(interrupted.unwrap().success());
+    let said = Said::new(&child.wait_with_output().unwrap());
+    let lines = said.json();
+    let not_run: Vec<_> = lines
+        .iter()
+        .filter(|line| line["outcome"] == "not-run")
+        .collect();
+    assert_eq!(not_run.len(), 2, "{said}");
+    for line in not_run {
+        assert_eq!(line["error"]["message"], "stopped before it was sent");
+    }
+    assert_eq!(lines[3]["not_run"], 2);
 }
 
 #[test]
@@ -573,14 +689,19 @@ fn what_is_wrong_with_the_connection_is_said_with_what_to_do() {
         .with_args(["--ca-file", "other.pem"])
         .exits(2);
     other.mentions("not trusted").mentions("--ca-file");
-    // Nothing listens there: the port was free a moment ago.
-    let gone = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let gone = format!("https://localhost:{}", gone.port());
-    let said = service(&gone).with_args(["--ca-file", "ca.pem"]).exits(2);
-    said.mentions("no connection to localhost")
+    let other = service(mock.base_url())
+        .with_args(["--ca-file", "other.pem", "--output", "json"])
+        .exits(2);
+    let advice = &other.json()[0]["error"]["advice"];
+    assert!(advice.as_str().unwrap().contains("--ca-file"), "{advice}");
+    // Bound, so that nobody else gets the port, and not listening.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let gone = format!("https://{}", socket.local_addr().unwrap());
+    let said = service(&gone)
+        .with_args(["--authority-ca-file", "ca.pem"])
+        .exits(2);
+    said.mentions("no connection to 127.0.0.1")
         .mentions("check the network");
     for (base, problem) in [
         ("localhost:1", "--base-url: expected scheme, host"),

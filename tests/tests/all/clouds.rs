@@ -21,14 +21,13 @@ async fn setup(service: Service) -> Setup {
 
 #[tokio::test]
 async fn a_token_at_hand_does_not_leave_for_another_cloud_or_a_service_of_ones_own() {
-    let own = "https://defender.example.test";
-    let own = Service::custom(own, "https://login.example.test", "https://x/.default").unwrap();
+    let own = own_service();
     for service in [
         own,
         Service::of(Cloud::Gcc, None).unwrap(),
         Service::of(Cloud::Dod, None).unwrap(),
     ] {
-        let origin = service.origin().to_string();
+        let (origin, scope) = (service.origin().to_string(), service.scope().to_owned());
         let host = setup(service).await.build().unwrap();
         let result = host
             .unrestrict_code_execution(MACHINE, "x", Patience::default())
@@ -36,8 +35,41 @@ async fn a_token_at_hand_does_not_leave_for_another_cloud_or_a_service_of_ones_o
         let expected = IdentityError::NotForThisService {
             audience: "https://api.securitycenter.microsoft.com".to_owned(),
             origin,
+            scope,
         };
         assert_eq!(result, Err(CallError::Identity(expected)));
+    }
+}
+
+fn own_service() -> Service {
+    let own = "https://defender.example.test";
+    Service::custom(own, "https://login.example.test", "https://x/.default").unwrap()
+}
+
+#[tokio::test]
+async fn a_service_of_ones_own_gets_tokens_of_its_own_scope_only() {
+    let mock = Mock::start().await.unwrap();
+    for (audience, is_sent) in [
+        ("https://x", true),
+        ("https://graph.microsoft.com", false),
+        ("https://management.azure.com", false),
+        ("https://api.security.microsoft.com", false),
+        ("00000003-0000-0000-c000-000000000000", false),
+        ("api://somebody-else", false),
+    ] {
+        let token = mock.token(Grant::new().audience(audience));
+        let token = Arc::new(FixedToken::new(&token).unwrap());
+        let host = Setup::new(real_plugin(), own_service(), token);
+        let host = host.build().unwrap();
+        let result = host
+            .unrestrict_code_execution(MACHINE, "x", Patience::default())
+            .await;
+        let refused = matches!(
+            &result,
+            Err(CallError::Identity(IdentityError::NotForThisService { .. }))
+        );
+        // The name has no address: what is sent does not arrive.
+        assert_eq!(!refused, is_sent, "{audience}: {result:?}");
     }
 }
 

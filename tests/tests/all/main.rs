@@ -29,3 +29,4 @@ mod release;
 mod renewal;
 mod transport;
 mod transport_guard;
+mod trust;

@@ -1,14 +1,20 @@
 //! Calls that get no answer: what is known of their effect, and what they cost.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use host_demo::cloud::Service;
 use host_demo::contract::{Effect, Reason};
 use host_demo::host::{CALL_TIMEOUT, CallError, Host};
+use host_demo::identity::FixedToken;
 use host_demo::limits::{GRACE, Quota};
 use host_demo::mock::{Api, Fault, Grant, Mock};
-use host_demo::transport::TransportErrorKind::{self, Broken, Certificate, Refused};
+use host_demo::policy::Policy;
+use host_demo::transport::TransportErrorKind::{
+    self, Broken, Certificate, ConnectTimeout, Refused,
+};
 use tests::world::{World, meanwhile, release};
-use tokio::net::TcpSocket;
+use tokio::net::{TcpListener, TcpSocket};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -63,6 +69,30 @@ async fn a_refused_connection_has_no_effect_and_gives_the_slot_back() {
         .unwrap_err();
     assert_eq!(kind_and_effect(&error), (Refused, Effect::None));
     assert_eq!(used(&host).await, 0);
+}
+
+#[tokio::test]
+async fn a_handshake_that_stalls_ends_while_the_call_can_still_say_that_nothing_was_sent() {
+    let world = World::new().await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", silent.local_addr().unwrap());
+    let service = Service::custom(&url, &url, &world.mock.scope()).unwrap();
+    let token = FixedToken::new(&world.mock.token(Grant::new())).unwrap();
+    let host = world.another_host(|setup| {
+        setup.policy = Policy::release_and_read(service.origin().clone());
+        setup.service = service;
+        setup.tokens = Arc::new(token);
+        setup.call_timeout = Duration::from_millis(200);
+    });
+    // The clock of the call stands still: it is not its deadline that ends it.
+    let machine = world.machine(0);
+    let call = release(&host, &machine, "cleaned");
+    let (result, connection) = tokio::join!(call, silent.accept());
+    let error = result.unwrap_err();
+    assert_eq!(kind_and_effect(&error), (ConnectTimeout, Effect::None));
+    assert!(error.to_string().contains("within 0.1 s"), "{error}");
+    assert_eq!(used(&host).await, 0);
+    drop(connection);
 }
 
 #[tokio::test]

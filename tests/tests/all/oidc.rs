@@ -10,7 +10,6 @@ use std::time::Duration;
 use host_demo::clock::{Clock as _, SystemClock};
 use host_demo::cloud::Service;
 use host_demo::identity::{Identity, IdentityError, Method, Settings, TokenSource as _};
-use host_demo::transport::Transport;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::Value;
 
@@ -88,9 +87,8 @@ impl Foreign {
             ..Settings::default()
         };
         bend(&mut settings);
-        let transport = Transport::new(&self.service).unwrap();
         let clock = Arc::new(SystemClock::new());
-        Identity::new(method, settings, &self.service, transport, clock).unwrap()
+        Identity::new(method, settings, &self.service, clock).unwrap()
     }
 }
 
@@ -171,7 +169,7 @@ async fn a_foreign_authority_takes_our_secret_and_our_signed_assertion_and_refus
             .unwrap_or_else(|e| panic!("{method}: {e}"));
         let claims = token.claims();
         let audience = "https://api.securitycenter.microsoft.com";
-        assert_eq!(claims.audience.as_deref(), Some(audience), "{claims:?}");
+        assert_eq!(claims.audiences, [audience], "{claims:?}");
         let left = claims
             .expires
             .unwrap()

@@ -5,7 +5,7 @@ use std::time::Duration;
 use host_demo::clock::Moment;
 use host_demo::contract::Effect;
 use host_demo::host::{CALL_TIMEOUT, CallError, Patience};
-use host_demo::limits::Quota;
+use host_demo::limits::{Quota, Why};
 use host_demo::mock::{Api, Fault};
 use tests::world::{World, meanwhile, release};
 use tokio::sync::watch;
@@ -187,14 +187,14 @@ async fn a_caller_that_will_not_wait_as_long_hears_so_at_once() {
     let free = world.now() + KEPT;
     let patience = Patience {
         until: Some(world.now() + MINUTE),
-        stop: None,
+        ..Patience::default()
     };
     let machine = world.machine(1);
     let call = world
         .host
         .unrestrict_code_execution(&machine, "cleaned", patience);
     match call.await.unwrap_err() {
-        CallError::Quota(until) => assert_eq!((until.at, until.by_service), (free, false)),
+        CallError::Quota(until) => assert_eq!((until.at, until.why), (free, Why::Quota)),
         other => panic!("{other:?}"),
     }
     assert_eq!(world.releases(), 1);
@@ -206,8 +206,8 @@ async fn a_caller_that_stops_waiting_has_sent_and_spent_nothing() {
     world.release("cleaned").await.unwrap();
     let (stop, stopped) = watch::channel(false);
     let patience = Patience {
-        until: None,
         stop: Some(stopped),
+        ..Patience::default()
     };
     let machine = world.machine(1);
     let mut call = Box::pin(

@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use host_demo::clock::Moment;
 use host_demo::contract::{ActionStatus, MachineAction, Reason};
 use host_demo::host::{CallError, Host};
-use host_demo::limits::Quota;
+use host_demo::limits::{Quota, Why};
 use host_demo::mock::{Api, DeviceBehaviour, Duplicate, Ending, Fault};
 use host_demo::policy::Policy;
-use host_demo::release::{self, Outcome, Plan, Reporter, Verdict};
+use host_demo::release::{self, Outcome, Plan, Reporter, Verdict, Wait};
 use tests::world::{World, meanwhile};
 use tokio::net::TcpSocket;
 use tokio::sync::watch;
@@ -16,7 +17,12 @@ use tokio::sync::watch;
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Remembers what it is told: a machine, and its action's status or its outcome.
+const ONE_A_MINUTE: Quota = Quota {
+    calls: 1,
+    per: MINUTE,
+};
+
+/// Remembers what it is told: a machine, and what it waits for, its action's status or its outcome.
 #[derive(Default)]
 struct Told(Mutex<Vec<(String, String)>>);
 
@@ -36,6 +42,15 @@ impl Told {
 }
 
 impl Reporter for Told {
+    fn waiting(&self, machine_id: &str, wait: Wait) {
+        let by = match wait.why {
+            Why::Service => "service",
+            Why::Quota => "host",
+            Why::Lost => "loss",
+        };
+        self.add(machine_id, &format!("{by}: {}", wait.until));
+    }
+
     fn progress(&self, machine_id: &str, action: &MachineAction) {
         self.add(machine_id, action.status.as_str());
     }
@@ -201,11 +216,15 @@ async fn a_release_that_fails_is_refused_or_unknown_and_is_not_repeated() {
         (Fault::server_error(500), "unknown"),
         (Fault::answer(201, "<html>"), "unknown"),
     ] {
+        let verdict = match name {
+            "unknown" => Verdict::Unknown,
+            _ => Verdict::Failed,
+        };
         let world = World::new().await;
         world.inject(fault);
         let outcome = outcome_of_one(&world).await;
         assert_eq!(outcome.name(), name, "{outcome:?}");
-        assert_eq!(outcome.verdict(), Verdict::Failed);
+        assert_eq!(outcome.verdict(), verdict);
         assert_eq!(world.releases(), 1);
     }
 }
@@ -231,14 +250,90 @@ async fn a_release_that_the_service_put_off_is_sent_again_when_it_said() {
     let world = World::new().await;
     let began = world.now();
     world.inject(Fault::answer(429, "").header("Retry-After", "17"));
-    let outcome = outcome_of_one(&world).await;
-    assert!(matches!(outcome, Outcome::Released(_)), "{outcome:?}");
-    let times: Vec<_> = world
+    let ids = [world.machine(0)];
+    let (outcomes, told) = run(&world, &world.host, &ids, &plan(None)).await;
+    assert!(
+        matches!(outcomes[..], [Outcome::Accepted(_)]),
+        "{outcomes:?}"
+    );
+    assert_eq!(times(&world, began), [0, 17]);
+    let expected = ["service: 2026-01-30T21:11:39Z", "Pending", "accepted"];
+    assert_eq!(told.of(&ids[0]), expected);
+}
+
+/// When each release arrived, in seconds.
+fn times(world: &World, began: Moment) -> Vec<u64> {
+    world
         .requests(Api::UnrestrictCodeExecution)
         .iter()
         .map(|release| release.at.since(began).as_secs())
-        .collect();
-    assert_eq!(times, [0, 17]);
+        .collect()
+}
+
+#[tokio::test]
+async fn a_release_that_the_service_puts_off_each_time_is_given_up_after_ten_times_more() {
+    let world = World::new().await;
+    let began = world.now();
+    world.inject(Fault::answer(429, "").header("Retry-After", "60").always());
+    let ids = [world.machine(0)];
+    let (outcomes, told) = run(&world, &world.host, &ids, &plan(Some(HOUR))).await;
+    assert!(
+        matches!(outcomes[..], [Outcome::Refused(_)]),
+        "{outcomes:?}"
+    );
+    let reason = error_of(&outcomes[0]).reason();
+    assert!(matches!(reason, Some(Reason::RateLimited(_))), "{reason:?}");
+    let minutes: Vec<u64> = (0..=10).map(|minute| minute * 60).collect();
+    assert_eq!(times(&world, began), minutes);
+    assert_eq!(told.of(&ids[0]).len(), 11, "ten waits, and the outcome");
+}
+
+#[tokio::test]
+async fn when_the_service_puts_everything_off_no_further_release_is_begun() {
+    let world = World::with(|scene| scene.machines = 30).await;
+    world.inject(Fault::answer(429, "").header("Retry-After", "60").always());
+    let ids = world.mock.machine_ids();
+    let (outcomes, _) = run(&world, &world.host, &ids, &plan(Some(HOUR))).await;
+    let refused = outcomes.iter().filter(|o| matches!(o, Outcome::Refused(_)));
+    assert_eq!(refused.count(), 8, "those in flight: {outcomes:?}");
+    let not_run = outcomes.iter().filter(|o| matches!(o, Outcome::NotRun(_)));
+    assert_eq!(not_run.count(), 22, "{outcomes:?}");
+}
+
+/// One call a minute, for two devices in turn.
+#[tokio::test]
+async fn as_long_as_the_service_takes_a_release_now_and_then_none_is_given_up() {
+    let world = World::with(|scene| scene.quotas = vec![ONE_A_MINUTE]).await;
+    let put_off = |times| {
+        Fault::answer(429, "")
+            .header("Retry-After", "1")
+            .times(times)
+    };
+    let take = || Fault::delay(Duration::ZERO);
+    for fault in [put_off(18), take(), put_off(5), take()] {
+        world.inject(fault);
+    }
+    let ids = [world.machine(0), world.machine(1)];
+    let (outcomes, told) = run(&world, &world.host, &ids, &plan(None)).await;
+    for outcome in outcomes {
+        assert!(matches!(outcome, Outcome::Accepted(_)), "{outcome:?}");
+    }
+    assert_eq!(world.releases(), 25);
+    let waits = told.of(&ids[1]);
+    assert!(waits[0].starts_with("host: "), "{waits:?}");
+}
+
+#[tokio::test]
+async fn who_waits_to_look_at_an_action_is_told_too() {
+    let world = World::with(|scene| scene.quotas = vec![ONE_A_MINUTE]).await;
+    let ids = [world.machine(0)];
+    let (_, told) = run(&world, &world.host, &ids, &plan(Some(2 * MINUTE))).await;
+    let told = told.of(&ids[0]);
+    // The second look, after the first one's minute.
+    assert_eq!(
+        told[..3],
+        ["Pending", "Pending", "host: 2026-01-30T21:12:27.06Z"]
+    );
 }
 
 #[tokio::test]
@@ -290,7 +385,7 @@ async fn what_would_meet_every_device_ends_the_run() {
     for host in &hosts {
         let (outcomes, _) = run(&world, host, &ids, &plan(Some(HOUR))).await;
         for outcome in &outcomes {
-            assert!(matches!(outcome, Outcome::NotRun(Some(_))), "{outcome:?}");
+            assert!(matches!(outcome, Outcome::NotRun(_)), "{outcome:?}");
             assert_eq!(outcome.verdict(), Verdict::NotRun);
         }
     }
@@ -306,7 +401,7 @@ async fn what_would_meet_every_device_ends_the_run() {
         follow: None,
     };
     let (outcomes, _) = run(&world, &world.host, &ids, &blank).await;
-    let not_run = |outcome: &Outcome| matches!(outcome, Outcome::NotRun(Some(_)));
+    let not_run = |outcome: &Outcome| matches!(outcome, Outcome::NotRun(_));
     assert!(outcomes.iter().all(not_run), "{outcomes:?}");
     assert_eq!(world.releases(), 0);
 }
@@ -320,20 +415,14 @@ async fn after_a_token_was_refused_by_the_service_no_further_release_is_begun() 
     let refused = outcomes.iter().filter(|o| matches!(o, Outcome::Refused(_)));
     let refused = refused.count();
     assert!((1..=8).contains(&refused), "{outcomes:?}");
-    let not_run = outcomes
-        .iter()
-        .filter(|o| matches!(o, Outcome::NotRun(Some(_))));
+    let not_run = outcomes.iter().filter(|o| matches!(o, Outcome::NotRun(_)));
     assert_eq!(not_run.count(), 30 - refused, "{outcomes:?}");
     assert_eq!(world.releases(), refused);
 }
 
 #[tokio::test]
 async fn a_run_that_is_stopped_brings_its_calls_to_their_answers_and_begins_nothing_else() {
-    let one_a_minute = Quota {
-        calls: 1,
-        per: MINUTE,
-    };
-    let world = World::with(|scene| scene.quotas = vec![one_a_minute]).await;
+    let world = World::with(|scene| scene.quotas = vec![ONE_A_MINUTE]).await;
     let ids = world.mock.machine_ids();
     let told = Arc::new(Told::default());
     let (stop, stopped) = watch::channel(false);
@@ -356,7 +445,8 @@ async fn a_run_that_is_stopped_brings_its_calls_to_their_answers_and_begins_noth
     meanwhile(&mut run, async {
         world
             .until("those who wait leave", || {
-                told.of(&ids[1]).len() + told.of(&ids[2]).len() == 2
+                let has_left = |id: &String| told.of(id).contains(&"not-run".to_owned());
+                ids[1..].iter().all(has_left)
             })
             .await;
     })
@@ -368,8 +458,8 @@ async fn a_run_that_is_stopped_brings_its_calls_to_their_answers_and_begins_noth
             outcomes[..],
             [
                 Outcome::Pending(_),
-                Outcome::NotRun(None),
-                Outcome::NotRun(None)
+                Outcome::NotRun(CallError::Stopped),
+                Outcome::NotRun(CallError::Stopped)
             ]
         ),
         "{outcomes:?}"

@@ -3,16 +3,19 @@
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
+use host_demo::cloud::Service;
 use host_demo::contract::Effect;
 use host_demo::host::{CallError, Host};
 use host_demo::identity::IdentityError;
 use host_demo::mock::{Duplicate, Fault, Grant, Mock};
 use host_demo::network::{Network, Proxy as Settings};
 use host_demo::transport::TransportErrorKind as Kind;
+use rustls::pki_types::PrivatePkcs8KeyDer;
 use tests::binary::host_demo_binary;
 use tests::world::{World, release};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 /// A proxy that makes tunnels, or does not, and reads all that goes through them.
 struct Proxy {
@@ -38,15 +41,43 @@ impl Drop for Proxy {
 impl Proxy {
     /// That answers every request with this status, and tunnels where it is 200.
     async fn answering(status: u16) -> Self {
+        Self::start(status, None).await
+    }
+
+    /// That tunnels, and is reached over TLS, with this certificate.
+    async fn over_tls(certified: &rcgen::CertifiedKey<rcgen::KeyPair>) -> Self {
+        let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certified.cert.der().clone()], key.into())
+            .unwrap();
+        Self::start(200, Some(TlsAcceptor::from(Arc::new(tls)))).await
+    }
+
+    async fn start(status: u16, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}", listener.local_addr().unwrap());
         let read = Arc::new(Mutex::new(Read::default()));
         let for_server = Arc::clone(&read);
         let server = tokio::spawn(async move {
             let mut tunnels = tokio::task::JoinSet::new();
             loop {
                 let (client, _) = listener.accept().await.unwrap();
-                tunnels.spawn(tunnel(client, status, Arc::clone(&for_server)));
+                let (tls, read) = (tls.clone(), Arc::clone(&for_server));
+                tunnels.spawn(async move {
+                    match tls {
+                        None => tunnel(client, status, read).await,
+                        Some(tls) => {
+                            if let Ok(client) = tls.accept(client).await {
+                                tunnel(client, status, read).await;
+                            }
+                        }
+                    }
+                });
             }
         });
         Self { url, read, server }
@@ -69,7 +100,11 @@ impl Proxy {
     }
 }
 
-async fn tunnel(mut client: TcpStream, status: u16, read: Arc<Mutex<Read>>) {
+async fn tunnel(
+    mut client: impl AsyncRead + AsyncWrite + Unpin,
+    status: u16,
+    read: Arc<Mutex<Read>>,
+) {
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {
         match client.read_u8().await {
@@ -88,12 +123,18 @@ async fn tunnel(mut client: TcpStream, status: u16, read: Arc<Mutex<Read>>) {
     let mut server = TcpStream::connect(&authority).await.unwrap();
     let (mut up, mut down) = ([0; 4096], [0; 4096]);
     loop {
-        let (bytes, to) = tokio::select! {
-            n = client.read(&mut up) => (&up[..n.unwrap_or(0)], &mut server),
-            n = server.read(&mut down) => (&down[..n.unwrap_or(0)], &mut client),
+        let (is_up, n) = tokio::select! {
+            n = client.read(&mut up) => (true, n.unwrap_or(0)),
+            n = server.read(&mut down) => (false, n.unwrap_or(0)),
         };
+        let bytes = if is_up { &up[..n] } else { &down[..n] };
         read.lock().unwrap().bytes.extend_from_slice(bytes);
-        if bytes.is_empty() || to.write_all(bytes).await.is_err() {
+        let written = if is_up {
+            server.write_all(bytes).await
+        } else {
+            client.write_all(bytes).await
+        };
+        if bytes.is_empty() || written.is_err() {
             return;
         }
     }
@@ -157,11 +198,9 @@ async fn behind_a_proxy_the_services_certificate_is_checked_all_the_same() {
     let proxy = Proxy::answering(200).await;
     let host = world.another_host(|setup| {
         let ca = other.ca_pem().unwrap().as_bytes().to_vec();
-        setup.service = setup
-            .service
-            .clone()
-            .with_ca(ca)
-            .with_network(proxy.settings());
+        let base = world.mock.base_url();
+        let service = Service::custom(base, base, &world.mock.scope()).unwrap();
+        setup.service = service.with_ca(ca).with_network(proxy.settings());
     });
     let error = release(&host, &world.machine(0), "x").await.unwrap_err();
     let CallError::Answered {
@@ -173,6 +212,33 @@ async fn behind_a_proxy_the_services_certificate_is_checked_all_the_same() {
     };
     assert_eq!(detail.kind, Kind::Certificate, "{detail}");
     assert_eq!((proxy.requests().len(), world.releases()), (1, 0));
+}
+
+#[tokio::test]
+async fn who_vouches_for_a_service_does_not_vouch_for_a_proxy_by_another_name() {
+    let names = ["localhost", "127.0.0.1"].map(str::to_owned);
+    let certified = rcgen::generate_simple_self_signed(names).unwrap();
+    let world = World::new().await;
+    let proxy = Proxy::over_tls(&certified).await;
+    let by_another_name = proxy.url.clone();
+    let by_the_services = by_another_name.replace("127.0.0.1", "localhost");
+    for (url, is_trusted) in [(by_another_name, false), (by_the_services, true)] {
+        let network = Network::default().through(Settings::new(&url).unwrap());
+        let host = world.another_host(|setup| {
+            let service = setup.service.clone().with_network(network);
+            setup.service = service.with_ca(certified.cert.pem().into_bytes());
+        });
+        let result = release(&host, &world.machine(0), "x").await;
+        match result {
+            Ok(_) => assert!(is_trusted, "{url}"),
+            Err(CallError::Answered { detail, .. }) => {
+                assert!(!is_trusted, "{url}: {detail:?}");
+                assert_eq!(detail.unwrap().kind, Kind::Certificate);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(proxy.requests().len(), usize::from(is_trusted), "{url}");
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -93,8 +93,13 @@ pub const BUNDLED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/defender-en
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file can't be read.
-    #[error("the file can't be read: {0}")]
-    Unreadable(FileError),
+    #[error("{} can't be read: {problem}", .path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        problem: FileError,
+    },
     /// Not WebAssembly.
     #[error("this is not WebAssembly: it does not start with the bytes 00 61 73 6d")]
     NotWasm,
@@ -454,8 +459,12 @@ impl From<wasmtime::Error> for Fault {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
-    let contents = files::read(path, FILE_MAX).map_err(LoadError::Unreadable)?;
-    Ok(contents.bytes)
+    files::read(path, FILE_MAX)
+        .map(|contents| contents.bytes)
+        .map_err(|problem| LoadError::Unreadable {
+            path: path.to_owned(),
+            problem,
+        })
 }
 
 /// A line for each frame. The names come from the component, so they are made harmless, and there

@@ -459,12 +459,11 @@ impl From<wasmtime::Error> for Fault {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
-    files::read(path, FILE_MAX)
-        .map(|contents| contents.bytes)
-        .map_err(|problem| LoadError::Unreadable {
-            path: path.to_owned(),
-            problem,
-        })
+    let contents = files::read(path, FILE_MAX).map_err(|problem| LoadError::Unreadable {
+        path: path.to_owned(),
+        problem,
+    })?;
+    Ok(contents.bytes)
 }
 
 /// A line for each frame. The names come from the component, so they are made harmless, and there

@@ -59,8 +59,8 @@ pub enum Reply {
         ahead: usize,
         /// When it is worth asking again, unless something happens.
         free: NotUntil,
-        /// Whether something can: calls are under way whose answers may free a slot sooner, or
-        /// somebody before it may leave.
+        /// Whether something can that only the ledger knows of: an answer to somebody else's call may
+        /// free a slot sooner, or somebody else may leave the queue.
         may_be_sooner: bool,
     },
     /// Not within its patience. It has no place any more.
@@ -162,11 +162,13 @@ impl Budget {
             }
         };
         self.know(&ask.holder, free.at.max(now) + LEASE);
+        let id = ask.holder.id;
+        let others_wait = self.waiting.iter().take(ahead).any(|(_, who)| *who != id);
         Reply::Wait {
             ticket,
             ahead,
             free,
-            may_be_sooner: ahead > 0 || self.log.in_flight() > 0,
+            may_be_sooner: others_wait || self.log.others_in_flight(id, now),
         }
     }
 

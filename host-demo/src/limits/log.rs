@@ -219,6 +219,12 @@ impl Log {
         self.reserved.len()
     }
 
+    /// Whether a call of somebody else's can still be answered.
+    pub(super) fn others_in_flight(&self, holder: u64, now: Moment) -> bool {
+        let mut others = self.reserved.iter().filter(|r| r.holder != holder);
+        others.any(|r| r.latest > now)
+    }
+
     /// When the last of `calls` calls could be answered, the first of them starting now, if each
     /// takes `answer` and nobody else calls.
     ///

@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::chain::{self, Head, Torn};
 use super::key::Key;
 use super::{AuditError, Doing};
+use crate::files::{self, FileError};
 
 /// How far back the last whole record is looked for: it, and what a killed process may have left.
 const TAIL_MAX: usize = chain::LINE_MAX;
@@ -132,7 +133,12 @@ fn open(path: &Path) -> Result<File, AuditError> {
 /// The file's records as they are now, none of them half written. Nobody is held up while they are
 /// read: a file that is only appended to has them later too.
 pub(super) fn records(path: &Path, pause: Duration) -> Result<Take<File>, AuditError> {
-    let file = File::open(path).map_err(|e| AuditError::io(Doing::Open, path, &e))?;
+    let (file, _) = files::open(path).map_err(|error| match error {
+        FileError::Io(e) => AuditError::io(Doing::Open, path, &e),
+        FileError::NotAFile(_) | FileError::TooLarge(_) => AuditError::NotAFile {
+            path: path.to_owned(),
+        },
+    })?;
     lock(path, pause, || file.try_lock_shared())?;
     let length = length(&file, path)?;
     file.unlock()

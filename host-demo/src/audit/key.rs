@@ -1,8 +1,8 @@
 //! The key of a chain, in a file of its own.
 
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use hmac::{Hmac, Mac as _};
@@ -10,6 +10,7 @@ use sha2::Sha256;
 
 use super::chain::hex;
 use super::{AuditError, Doing};
+use crate::files::{self, FileError};
 
 const BYTES: usize = 32;
 
@@ -64,26 +65,27 @@ impl Key {
     }
 
     fn read(path: &Path) -> Result<Option<Self>, AuditError> {
-        let failed = |e: std::io::Error| AuditError::io(Doing::ReadTheKey, path, &e);
-        let mut file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed(error)),
+        /// Far more than a key has.
+        const MAX: u64 = 1024;
+
+        let not_a_key = || AuditError::NotAKey {
+            path: path.to_owned(),
         };
-        let about = file.metadata().map_err(failed)?;
-        if about.mode() & 0o077 != 0 {
+        let found = match files::read(path, MAX) {
+            Ok(found) => found,
+            Err(FileError::Io(error)) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(FileError::Io(error)) => {
+                return Err(AuditError::io(Doing::ReadTheKey, path, &error));
+            }
+            Err(FileError::NotAFile(_) | FileError::TooLarge(_)) => return Err(not_a_key()),
+        };
+        if found.is_open() {
             return Err(AuditError::KeyIsOpen {
                 path: path.to_owned(),
             });
         }
-        let mut text = String::new();
-        (&mut file)
-            .take(1024)
-            .read_to_string(&mut text)
-            .map_err(failed)?;
-        let bytes = digits(text.trim_end()).ok_or_else(|| AuditError::NotAKey {
-            path: path.to_owned(),
-        })?;
+        let text = String::from_utf8(found.bytes).map_err(|_| not_a_key())?;
+        let bytes = digits(text.trim_end()).ok_or_else(not_a_key)?;
         Ok(Some(Self::from_bytes(&bytes)))
     }
 

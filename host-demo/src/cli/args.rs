@@ -61,7 +61,7 @@ Ctrl-C brings what is in flight to its answer, and says what is known of every d
 
 Exit codes:
   0  every device is free (with --no-wait: every release was accepted)
-  1  some failed, or can't be known to have succeeded
+  1  some failed, can't be known to have succeeded, or are not on record
   2  it could not run: wrong arguments, no credentials, no connection
   3  none failed, but some are still pending or can't be verified
   130  interrupted
@@ -76,7 +76,7 @@ const STATUS_HELP: &str = concat!(
     "\
 Exit codes:
   0  the action has succeeded
-  1  it has failed, timed out or been cancelled, or the service did not show it
+  1  it has failed, timed out or been cancelled, the service did not show it, or that is not on record
   2  it could not run: wrong arguments, no credentials, no connection
   3  it is still under way"
 );

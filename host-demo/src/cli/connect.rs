@@ -13,7 +13,7 @@ use host_demo::files::{self, Contents};
 use host_demo::host::{Host, Setup};
 use host_demo::identity::{self, FixedToken, Identity, Method, Prompt, SignIn, TokenSource};
 use host_demo::network::Network;
-use host_demo::plugin::{self, Digest, Plugin};
+use host_demo::plugin::{self, Digest, LoadError, Plugin};
 
 use super::output::clean;
 use super::{args, audit, config, quota};
@@ -54,7 +54,11 @@ pub(crate) fn load(args: &args::Plugin) -> anyhow::Result<Plugin> {
             Some(pin) => Plugin::from_file_pinned(&engine, path, pin),
             None => Plugin::from_file(&engine, path),
         }
-        .with_context(|| format!("the plugin {} is not loaded", path.display())),
+        .map_err(|error| match error {
+            LoadError::Unreadable { .. } => anyhow::Error::from(error).context("no plugin"),
+            _ => anyhow::Error::from(error)
+                .context(format!("the plugin {} is not loaded", path.display())),
+        }),
         None => bundled(&engine, pin),
     }
 }
@@ -240,7 +244,7 @@ pub(super) fn read_secret(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
     let found = contents(path, what)?;
     if found.is_open() {
         let path = clean(&path.display().to_string());
-        note!("host-demo: others can read {what} {path}; close it: chmod 600 {path}");
+        note!("host-demo: {what} {path} is open to others; close it: chmod 600 {path}");
     }
     Ok(found.bytes)
 }

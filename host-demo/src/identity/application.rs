@@ -1,7 +1,7 @@
 //! An application that proves itself: OAuth's client credentials grant (RFC 6749, section 4.4).
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -18,6 +18,7 @@ use super::endpoint::{Endpoint, Whom};
 use super::{BearerToken, IdentityError, Principal};
 use crate::clock::Clock;
 use crate::cloud::Service;
+use crate::files;
 use crate::transport::Transport;
 
 /// What an application proves itself with.
@@ -109,16 +110,22 @@ pub(super) fn bearer(token: &AccessToken) -> Result<BearerToken, IdentityError> 
 }
 
 /// The token in the file, as it is now: such tokens live for an hour or less.
-async fn federated(file: &PathBuf) -> Result<String, IdentityError> {
+async fn federated(file: &Path) -> Result<String, IdentityError> {
+    /// Far more than any token has.
+    const MAX: u64 = 1 << 20;
+
     let unusable = |problem: &str| {
         IdentityError::Unusable(format!(
             "the federated token's file {} {problem}",
             file.display()
         ))
     };
-    let text = tokio::fs::read_to_string(file)
+    let path = file.to_owned();
+    let found = tokio::task::spawn_blocking(move || files::read(&path, MAX))
         .await
-        .map_err(|error| unusable(&format!("can't be read: {}", error.kind())))?;
+        .map_err(|_| unusable("can't be read"))?
+        .map_err(|error| unusable(&format!("can't be read: {error}")))?;
+    let text = String::from_utf8(found.bytes).map_err(|_| unusable("is not text"))?;
     let token = text.trim();
     if token.is_empty() {
         return Err(unusable("is empty"));

@@ -502,12 +502,14 @@ fn a_secret_that_others_can_read_is_told_of_with_what_closes_it() {
             .exits(0)
     };
     said(&ids[0], 0o644)
-        .mentions("others can read the token file token; close it: chmod 600 token");
+        .mentions("the token file token is open to others; close it: chmod 600 token");
     said(&ids[1], 0o600).hides("chmod");
 }
 
 #[test]
 fn a_token_can_be_what_another_command_prints_and_no_file_is_waited_for() {
+    use std::os::unix::fs::PermissionsExt as _;
+
     let stage = Stage::new();
     let id = stage.id();
     let token = stage.folder.path().join("token");
@@ -528,6 +530,7 @@ fn a_token_can_be_what_another_command_prints_and_no_file_is_waited_for() {
         "--token-file",
         "--client-secret-file",
         "--ca-file",
+        "--authority-ca-file",
         "--config",
         "--plugin",
     ] {
@@ -538,6 +541,23 @@ fn a_token_can_be_what_another_command_prints_and_no_file_is_waited_for() {
                 .mentions(&format!("it is {kind}, and a"));
         }
     }
+    for (args, told) in [
+        (["pipe", "--key", "key"], "pipe is not a regular file"),
+        (["record", "--key", "pipe"], "pipe holds no audit key"),
+    ] {
+        let key = stage.folder.path().join("key");
+        std::fs::write(&key, "0".repeat(64)).unwrap();
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let verify = stage.bare(["audit", "verify"]).with_args(args);
+        let _ = verify.exits(2).mentions(told);
+    }
+    let signs_in = ["check", "--auth", "workload-identity"];
+    stage
+        .bare(signs_in)
+        .connected_without_ca()
+        .env("AZURE_FEDERATED_TOKEN_FILE", "pipe")
+        .exits(2)
+        .mentions("it is a pipe");
 }
 
 #[test]
@@ -948,8 +968,7 @@ fn an_error_says_nothing_twice() {
     for (args, told) in [
         (
             &["inspect", "--plugin", "none.wasm"][..],
-            "the plugin none.wasm is not loaded: the file can't be read: No such file or \
-             directory (os error 2)",
+            "no plugin: none.wasm can't be read: No such file or directory (os error 2)",
         ),
         (
             &["check", "--ca-file", "none.pem", "--token-file", "none"],

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{GRACE, Log, NotUntil, Quota, Slot};
+use super::{GRACE, Log, NotUntil, Quota, Slot, Why};
 use crate::clock::Moment;
 
 /// How long those behind it wait for one that does not come when it could, before it counts as
@@ -60,7 +60,7 @@ pub enum Reply {
         /// When it is worth asking again, unless something happens.
         free: NotUntil,
         /// Whether something can that only the ledger knows of: an answer to somebody else's call may
-        /// free a slot sooner, or somebody else may leave the queue.
+        /// free a slot sooner, somebody else may leave the queue, or say that nothing was lost.
         may_be_sooner: bool,
     },
     /// Not within its patience. It has no place any more.
@@ -168,7 +168,9 @@ impl Budget {
             ticket,
             ahead,
             free,
-            may_be_sooner: others_wait || self.log.others_in_flight(id, now),
+            may_be_sooner: others_wait
+                || free.why == Why::Lost
+                || self.log.others_in_flight(id, now),
         }
     }
 

@@ -408,8 +408,8 @@ pub(crate) struct Connection {
     #[arg(long, value_name = "FILE", help_heading = "Audit")]
     pub(crate) audit: Option<PathBuf>,
 
-    /// Chain the record with the key in this file, instead of host-demo/keys/audit.key in the user's
-    /// data directory. It is made if nothing is recorded yet.
+    /// Chain the record with the key in this file, instead of host-demo/keys/audit.key in the
+    /// user's data directory. It is made if nothing is recorded yet.
     #[arg(long, value_name = "FILE", help_heading = "Audit")]
     pub(crate) audit_key: Option<PathBuf>,
 

@@ -76,7 +76,7 @@ const STATUS_HELP: &str = concat!(
     "\
 Exit codes:
   0  the action has succeeded
-  1  it has failed, timed out or been cancelled, the service did not show it, or that is not on record
+  1  it has ended otherwise, the service did not show it, or that is not on record
   2  it could not run: wrong arguments, no credentials, no connection
   3  it is still under way"
 );

@@ -76,7 +76,7 @@ const STATUS_HELP: &str = concat!(
     "\
 Exit codes:
   0  the action has succeeded
-  1  it has failed, timed out or been cancelled, the service did not show it, or that is not on record
+  1  it has ended otherwise, the service did not show it, or that is not on record
   2  it could not run: wrong arguments, no credentials, no connection
   3  it is still under way"
 );
@@ -490,8 +490,8 @@ pub(crate) struct Connection {
     #[arg(long, value_name = "FILE", help_heading = "Audit")]
     pub(crate) audit: Option<PathBuf>,
 
-    /// Chain the record with the key in this file, instead of host-demo/keys/audit.key in the user's
-    /// data directory. It is made if nothing is recorded yet.
+    /// Chain the record with the key in this file, instead of host-demo/keys/audit.key in the
+    /// user's data directory. It is made if nothing is recorded yet.
     #[arg(long, value_name = "FILE", help_heading = "Audit")]
     pub(crate) audit_key: Option<PathBuf>,
 

@@ -206,12 +206,13 @@ pub(crate) struct Unrestrict {
     pub(crate) comment: String,
 
     /// Be done when the service has accepted the release; don't follow it.
-    #[arg(long, conflicts_with = "deadline")]
+    #[arg(long)]
     pub(crate) no_wait: bool,
 
-    /// How long to follow each device after its release was accepted, such as 90s or 2h.
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
-    pub(crate) deadline: Duration,
+    /// How long all of it may take, such as 90s or 2h: what the quota puts off until after that is
+    /// not sent. Without it, each device is followed for 10m after its release was accepted.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) deadline: Option<Duration>,
 
     #[command(flatten)]
     pub(crate) connection: Connection,

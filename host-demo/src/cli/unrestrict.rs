@@ -21,12 +21,16 @@ use tokio::sync::watch;
 use super::args::{Output, Unrestrict};
 use super::{Exit, audit, connect, output, quota};
 
+/// How long a device is followed where nobody says.
+const FOLLOW: Duration = Duration::from_secs(600);
+
 pub(crate) async fn run(args: Unrestrict, format: Output) -> anyhow::Result<Exit> {
     let ids = checked(&args.machine_ids)?;
     let host = connect::host(&args.connection)?;
     let plan = Plan {
         comment: args.comment,
-        follow: (!args.no_wait).then_some(args.deadline),
+        follow: (!args.no_wait).then_some(args.deadline.unwrap_or(FOLLOW)),
+        deadline: args.deadline.map(|time| host.clock().now() + time),
     };
 
     let (interrupt, stop) = watch::channel(false);

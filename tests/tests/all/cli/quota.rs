@@ -201,3 +201,29 @@ fn how_long_a_batch_takes_by_the_quota_is_said_before_it_is_sent() {
     run.kill().unwrap();
     run.wait().unwrap();
 }
+
+#[test]
+fn what_the_quota_puts_off_beyond_the_deadline_is_not_sent_and_says_when_it_can_be() {
+    let stage = strict();
+    let ids = stage.mock.machine_ids().to_vec();
+    let run = stage
+        .release(0)
+        .with_args(&ids[1..])
+        .with_args(["--deadline", "30m"]);
+    let said = run.with_args(["--output", "json"]).exits(1);
+    let lines = said.json();
+    let outcomes: Vec<&str> = lines
+        .iter()
+        .filter_map(|line| line["outcome"].as_str())
+        .collect();
+    let count = |what: &str| outcomes.iter().filter(|outcome| **outcome == what).count();
+    assert_eq!((count("accepted"), count("not-run")), (2, 3), "{said}");
+    assert_eq!(stage.mock.arrivals(RELEASE), 2);
+    // Alone, it could not run at all.
+    stage
+        .release(2)
+        .with_args(["--deadline", "30m"])
+        .exits(2)
+        .mentions("no call is left before 20")
+        .mentions("UTC, because as many were made as the quota allows; nothing was sent");
+}

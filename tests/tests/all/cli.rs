@@ -1,5 +1,6 @@
 //! The command itself, as a process, against the stand-in.
 
+mod input;
 mod quota;
 
 use std::ffi::OsStr;

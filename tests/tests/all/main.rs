@@ -25,6 +25,7 @@ mod no_answer;
 mod oidc;
 mod quota;
 mod reasons;
+mod redis;
 mod release;
 mod renewal;
 mod transport;

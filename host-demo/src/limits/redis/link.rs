@@ -215,7 +215,9 @@ impl Place {
         let error_is = |problem: &str| self.error(LedgerProblem::Unreachable(problem.to_owned()));
         let detail = error.detail().unwrap_or_default();
         Failure::Other(match error.code() {
-            Some("NOAUTH") => error_is("it wants a password, and none was given"),
+            Some("NOAUTH") => error_is(
+                "it wants a password, and none was given: put it into HOST_DEMO_LEDGER_PASSWORD or a file (--ledger-password-file)",
+            ),
             Some("WRONGPASS") => error_is("it refuses the user or the password"),
             Some("NOPERM") => error_is(&format!(
                 "its user may not do all that is needed (~host-demo:* +@read +@write +@scripting \

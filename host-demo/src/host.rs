@@ -353,6 +353,26 @@ impl Host {
         })
     }
 
+    /// The right to one call, when there is one, and what it is counted by.
+    async fn permit(
+        &self,
+        operation: Operation,
+        patience: &Patience,
+    ) -> Result<(Key, Permit), CallError> {
+        let key = self.key(operation).await?;
+        let on_wait = |wait| {
+            if let Some(on_wait) = &patience.on_wait {
+                on_wait(wait);
+            }
+        };
+        let permit = self
+            .limiter
+            .acquire(&key, self.call_timeout, patience.until, &on_wait)
+            .await
+            .map_err(|none| self.no_permit(none))?;
+        Ok((key, permit))
+    }
+
     fn no_permit(&self, none: NoPermit) -> CallError {
         match none {
             NoPermit::Ledger(error) => error.into(),
@@ -419,24 +439,16 @@ impl Host {
     /// Everything that comes before the call's time begins to run.
     async fn begin(&self, grant: Grant, patience: Patience) -> Result<Begun, CallError> {
         let stop = patience.stop.clone();
-        let mut key = None;
-        let mut permit: Option<Permit> = None;
-        if grant.target().is_some() {
-            let for_key = key.insert(self.key(grant.operation()).await?);
-            let on_wait = |wait| {
-                if let Some(on_wait) = &patience.on_wait {
-                    on_wait(wait);
-                }
-            };
-            let waiting =
-                self.limiter
-                    .acquire(for_key, self.call_timeout, patience.until, &on_wait);
-            permit = Some(tokio::select! {
+        let (key, permit) = if grant.target().is_some() {
+            let (key, permit) = tokio::select! {
                 biased;
-                permit = waiting => permit.map_err(|none| self.no_permit(none))?,
-                () = stopped(patience.stop) => return Err(CallError::Stopped),
-            });
-        }
+                permitted = self.permit(grant.operation(), &patience) => permitted?,
+                () = stopped(patience.stop.clone()) => return Err(CallError::Stopped),
+            };
+            (Some(key), Some(permit))
+        } else {
+            (None, None)
+        };
         let deadline = permit
             .as_ref()
             .map_or(self.clock.now() + self.call_timeout, Permit::deadline);

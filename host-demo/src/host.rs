@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -496,11 +497,7 @@ impl Host {
         begun: &Begun,
         running: impl Future<Output = Result<Result<MachineAction, contract::Error>, Fault>>,
     ) -> Result<MachineAction, CallError> {
-        let result = tokio::select! {
-            biased;
-            result = running => Some(result),
-            () = self.clock.sleep_until(begun.deadline) => None,
-        };
+        let result = self.until(begun.deadline, running).await;
         let seen = begun.call.end();
         let claimed = result
             .as_ref()
@@ -518,6 +515,23 @@ impl Host {
             trail.conclude(&outcome, begun.deadline).await;
         }
         judged
+    }
+
+    /// What becomes of it until then. The time is looked at whenever it lets others run, because a
+    /// runtime that is kept busy looks at its timers late.
+    async fn until<T>(&self, deadline: Moment, running: impl Future<Output = T>) -> Option<T> {
+        let mut running = std::pin::pin!(running);
+        let mut sleep = self.clock.sleep_until(deadline);
+        std::future::poll_fn(move |cx| {
+            if let Poll::Ready(result) = running.as_mut().poll(cx) {
+                return Poll::Ready(Some(result));
+            }
+            if self.clock.now() >= deadline || sleep.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     /// Compares what the plugin says with what the boundary saw.

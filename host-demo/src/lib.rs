@@ -50,6 +50,7 @@ pub mod mock;
 pub mod network;
 pub mod plugin;
 pub mod policy;
+mod pulse;
 pub mod release;
 mod resolve;
 pub mod transport;

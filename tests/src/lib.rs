@@ -3,5 +3,6 @@
 pub mod bare;
 pub mod binary;
 pub mod redis;
+pub mod usage;
 mod watched;
 pub mod world;

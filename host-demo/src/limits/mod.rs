@@ -14,6 +14,8 @@ mod ledger;
 mod limiter;
 mod log;
 mod sqlite;
+#[cfg(test)]
+mod model;
 mod time;
 mod worker;
 

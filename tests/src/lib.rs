@@ -2,5 +2,6 @@
 
 pub mod bare;
 pub mod binary;
+pub mod simulation;
 mod watched;
 pub mod world;

@@ -13,9 +13,9 @@ mod budget;
 mod ledger;
 mod limiter;
 mod log;
-mod sqlite;
 #[cfg(test)]
 mod model;
+mod sqlite;
 mod time;
 mod worker;
 

@@ -579,7 +579,7 @@ impl Facts {
                 Level::Warning,
                 format!("this host's policy forbids to read an action{unverifiable} ({error})"),
             ),
-            (CallError::Quota(_) | CallError::Stopped, _)
+            (CallError::Quota { .. } | CallError::Stopped, _)
             | (_, Some(Reason::RateLimited(_) | Reason::ServiceFailure(_))) => {
                 (Level::Warning, format!("it can't be told now: {error}"))
             }

@@ -52,8 +52,9 @@ pub enum FileError {
 
 /// Reads a file of at most so many bytes.
 ///
-/// It must be a regular one, so that this comes to an end. Excepted is what is named as an open file
-/// of this process, `/dev/stdin` or `/dev/fd/N`: shells hand over so what another command prints.
+/// It must be a regular one, so that this comes to an end. Excepted is what is named as an open
+/// file of this process, `/dev/stdin` or `/dev/fd/N`: shells hand over so what another command
+/// prints.
 pub fn read(path: &Path, max: u64) -> Result<Contents, FileError> {
     let is_handed_over = path == Path::new("/dev/stdin")
         || ["/dev/fd", "/proc/self/fd"]
@@ -124,9 +125,9 @@ pub fn make_private(folder: &Path) -> Result<(), FolderError> {
 /// The path of a folder without symbolic links in it, if nobody else can put another folder into
 /// its place.
 ///
-/// Who may write to a folder may rename what is in it, unless it is sticky. What lies below a folder
-/// that is closed to others is out of their reach. Rights that are given apart from the file's mode
-/// (access control lists) are not looked at.
+/// Who may write to a folder may rename what is in it, unless it is sticky. What lies below a
+/// folder that is closed to others is out of their reach. Rights that are given apart from the
+/// file's mode (access control lists) are not looked at.
 pub fn out_of_reach(folder: &Path) -> Result<PathBuf, FolderError> {
     let path = folder.canonicalize()?;
     let own = rustix::process::geteuid().as_raw();

@@ -16,7 +16,7 @@ use crate::grant::{Grant, Operation, Target};
 use crate::id::MachineId;
 use crate::identity::{IdentityError, TokenSource};
 use crate::limits::{
-    Key, Ledger, LedgerError, Limiter, Memory, NoPermit, NotUntil, Permit, Quota, Reading,
+    Key, Ledger, LedgerError, Limiter, Memory, NoPermit, NotUntil, Permit, Quota, Reading, Why,
 };
 use crate::plugin::{Fault, Plugin};
 use crate::policy::Policy;
@@ -155,8 +155,13 @@ pub enum CallError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The quota has no room before the caller's patience ends. Nothing was sent.
-    #[error("the quota leaves no call before the time that you are ready to wait")]
-    Quota(#[from] NotUntil),
+    #[error("no call is left {}; nothing was sent", when(*.wait, *.until))]
+    Quota {
+        /// From when on there may be one, and what stands in the way.
+        wait: NotUntil,
+        /// The same moment, by the host's calendar.
+        until: jiff::Timestamp,
+    },
     /// It can't be known whether the quota has room. Nothing was sent.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -194,20 +199,24 @@ pub enum CallError {
     },
 }
 
+fn when(wait: NotUntil, until: jiff::Timestamp) -> String {
+    if wait.at == Moment::from_nanos(u64::MAX) {
+        return "at any time: a quota is zero".to_owned();
+    }
+    let why = match wait.why {
+        Why::Quota => "as many were made as the quota allows",
+        Why::Service => "the service said to wait",
+        Why::Lost => "what was counted before is lost, and taken for used",
+    };
+    let until = until.strftime("%Y-%m-%d %H:%M:%S");
+    format!("before {until} UTC, because {why}")
+}
+
 const fn meaning(effect: Effect) -> &'static str {
     match effect {
         Effect::None => "nothing was changed by it",
         Effect::Unknown => {
             "it may have taken effect: look at the machine's actions before you repeat it"
-        }
-    }
-}
-
-impl From<NoPermit> for CallError {
-    fn from(none: NoPermit) -> Self {
-        match none {
-            NoPermit::NotUntil(wait) => Self::Quota(wait),
-            NoPermit::Ledger(error) => Self::Ledger(error),
         }
     }
 }
@@ -218,7 +227,7 @@ impl CallError {
         match self {
             Self::Answered { error, .. } => error.effect,
             Self::Identity(_)
-            | Self::Quota(_)
+            | Self::Quota { .. }
             | Self::Ledger(_)
             | Self::Stopped
             | Self::Audit(_) => Effect::None,
@@ -344,6 +353,24 @@ impl Host {
         })
     }
 
+    fn no_permit(&self, none: NoPermit) -> CallError {
+        match none {
+            NoPermit::Ledger(error) => error.into(),
+            NoPermit::NotUntil(wait) => CallError::Quota {
+                wait,
+                until: self.calendar(wait.at),
+            },
+        }
+    }
+
+    /// A moment to come, on the calendar.
+    pub fn calendar(&self, at: Moment) -> jiff::Timestamp {
+        let left = at.since(self.clock.now());
+        let left = jiff::SignedDuration::try_from(left).unwrap_or(jiff::SignedDuration::MAX);
+        let wall = self.clock.wall();
+        wall.saturating_add(left).unwrap_or(jiff::Timestamp::MAX)
+    }
+
     /// A call, and once more where the service refuses the token with 401 and another one can be
     /// had: as a call of its own, with a store, a grant and a permit of its own. A 401 says that
     /// nothing was changed.
@@ -406,7 +433,7 @@ impl Host {
                     .acquire(for_key, self.call_timeout, patience.until, &on_wait);
             permit = Some(tokio::select! {
                 biased;
-                permit = waiting => permit?,
+                permit = waiting => permit.map_err(|none| self.no_permit(none))?,
                 () = stopped(patience.stop) => return Err(CallError::Stopped),
             });
         }

@@ -38,6 +38,9 @@ pub struct Plan {
     /// How long each device is followed, from the moment its release was accepted. `None`: not at
     /// all.
     pub follow: Option<Duration>,
+    /// When all of it is to be over. What the quota would put off until after that is not sent, and
+    /// nothing is followed any longer. `None`: it takes as long as it takes.
+    pub deadline: Option<Moment>,
 }
 
 /// How it ended for one device.
@@ -208,8 +211,9 @@ impl Run {
                 self.reporter.progress(id, &action);
                 match self.plan.follow {
                     Some(time) => {
-                        self.follow(id, action, self.host.clock().now() + time)
-                            .await
+                        let end = self.host.clock().now() + time;
+                        let end = self.plan.deadline.map_or(end, |deadline| end.min(deadline));
+                        self.follow(id, action, end).await
                     }
                     None => ended(&action).unwrap_or(Outcome::Accepted(action)),
                 }
@@ -231,9 +235,9 @@ impl Run {
                 return Err(put_off.map_or(Outcome::NotRun(error), Outcome::Refused));
             }
             let patience = Patience {
+                until: self.plan.deadline,
                 stop: Some(self.stop.clone()),
                 on_wait: self.on_wait(id),
-                ..Patience::default()
             };
             match self
                 .host
@@ -272,10 +276,9 @@ impl Run {
     /// Tells the reporter what this device waits for.
     fn on_wait(&self, id: &str) -> Option<Arc<dyn Fn(NotUntil) + Send + Sync>> {
         let (id, reporter) = (id.to_owned(), Arc::clone(&self.reporter));
-        let clock = Arc::clone(self.host.clock());
+        let host = self.host.clone();
         Some(Arc::new(move |wait: NotUntil| {
-            let (now, wall) = (clock.now(), clock.wall());
-            let until = wall.saturating_add(wait.at.since(now)).unwrap_or(wall);
+            let until = host.calendar(wait.at);
             reporter.waiting(
                 &id,
                 Wait {
@@ -315,7 +318,7 @@ impl Run {
                     action = seen;
                     self.reporter.progress(id, &action);
                 }
-                None | Some(Err(CallError::Quota(_))) => return Outcome::Pending(action),
+                None | Some(Err(CallError::Quota { .. })) => return Outcome::Pending(action),
                 Some(Err(error)) if can_be_read_later(&error) => {}
                 Some(Err(error)) => return Outcome::NotVerifiable(action, error),
             }
@@ -367,7 +370,7 @@ fn concerns_all(error: &CallError) -> bool {
     }
     match error {
         CallError::Identity(_)
-        | CallError::Quota(_)
+        | CallError::Quota { .. }
         | CallError::Ledger(_)
         | CallError::Stopped
         | CallError::Audit(_)
@@ -384,7 +387,7 @@ fn concerns_all(error: &CallError) -> bool {
 fn can_be_read_later(error: &CallError) -> bool {
     match error {
         CallError::TimedOut { .. } | CallError::Identity(_) | CallError::Ledger(_) => true,
-        CallError::Quota(_)
+        CallError::Quota { .. }
         | CallError::Stopped
         | CallError::TokenEchoed { .. }
         | CallError::Audit(_)

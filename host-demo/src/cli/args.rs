@@ -16,6 +16,7 @@ const EXAMPLES: &str = "\
 Examples:
   host-demo demo
   host-demo check
+  host-demo unrestrict --from devices.csv --comment 'INC-42: cleaned'
   host-demo unrestrict 1e5bc9d7e413ddd7902c2932e418702b84d0cc07 --comment 'INC-42: cleaned and validated'
   host-demo status 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a
   host-demo mock --ca-out /tmp/ca.pem --machines 10
@@ -76,7 +77,7 @@ const STATUS_HELP: &str = concat!(
     "\
 Exit codes:
   0  the action has succeeded
-  1  it has failed, timed out or been cancelled, the service did not show it, or that is not on record
+  1  it has ended otherwise, the service did not show it, or that is not on record
   2  it could not run: wrong arguments, no credentials, no connection
   3  it is still under way"
 );
@@ -198,20 +199,42 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct Unrestrict {
     /// Defender's ids of the devices: 40 hexadecimal digits each.
-    #[arg(required = true, value_name = "MACHINE_ID")]
+    #[arg(required_unless_present = "from", value_name = "MACHINE_ID")]
     pub(crate) machine_ids: Vec<String>,
+
+    /// Release the devices in this file as well, or in standard input (-): one id a line, a table
+    /// with a header (CSV), or JSON.
+    #[arg(long, value_name = "FILE", help_heading = "Devices")]
+    pub(crate) from: Option<PathBuf>,
+
+    /// The table's column that has the ids [default: machineId, Device ID or id].
+    #[arg(long, value_name = "NAME", requires = "from", help_heading = "Devices")]
+    pub(crate) column: Option<String>,
+
+    /// Pass over lines of the file that name no device, instead of sending nothing.
+    #[arg(long, requires = "from", help_heading = "Devices")]
+    pub(crate) skip_invalid: bool,
+
+    /// Ask before more devices than this are released.
+    #[arg(long, value_name = "N", default_value_t = 25, help_heading = "Devices")]
+    pub(crate) confirm_above: usize,
+
+    /// Don't ask.
+    #[arg(long, short = 'y', help_heading = "Devices")]
+    pub(crate) yes: bool,
 
     /// Why, for the record of each action.
     #[arg(long, value_name = "TEXT")]
     pub(crate) comment: String,
 
     /// Be done when the service has accepted the release; don't follow it.
-    #[arg(long, conflicts_with = "deadline")]
+    #[arg(long)]
     pub(crate) no_wait: bool,
 
-    /// How long to follow each device after its release was accepted, such as 90s or 2h.
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
-    pub(crate) deadline: Duration,
+    /// How long all of it may take, such as 90s or 2h: what the quota puts off until after that is
+    /// not sent. Without it, each device is followed for 10m after its release was accepted.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) deadline: Option<Duration>,
 
     #[command(flatten)]
     pub(crate) connection: Connection,
@@ -490,8 +513,8 @@ pub(crate) struct Connection {
     #[arg(long, value_name = "FILE", help_heading = "Audit")]
     pub(crate) audit: Option<PathBuf>,
 
-    /// Chain the record with the key in this file, instead of host-demo/keys/audit.key in the user's
-    /// data directory. It is made if nothing is recorded yet.
+    /// Chain the record with the key in this file, instead of host-demo/keys/audit.key in the
+    /// user's data directory. It is made if nothing is recorded yet.
     #[arg(long, value_name = "FILE", help_heading = "Audit")]
     pub(crate) audit_key: Option<PathBuf>,
 

@@ -77,8 +77,8 @@ fn bundled(_: &wasmtime::Engine, _: Option<&Digest>) -> anyhow::Result<Plugin> {
     bail!("this host-demo was built without a plugin: name one with --plugin FILE")
 }
 
-/// Where compiled code is kept: a directory of the user's own, out of everyone else's reach, because
-/// what lies in it is run. Without one, the plugin is compiled anew each time.
+/// Where compiled code is kept: a directory of the user's own, out of everyone else's reach,
+/// because what lies in it is run. Without one, the plugin is compiled anew each time.
 fn cache() -> Option<PathBuf> {
     let directory = etcetera::choose_base_strategy()
         .ok()?

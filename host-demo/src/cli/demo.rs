@@ -124,6 +124,7 @@ async fn one_device(host: &Host, id: &str) -> anyhow::Result<()> {
     let plan = Plan {
         comment: COMMENT.to_owned(),
         follow: Some(Duration::from_secs(600)),
+        deadline: None,
     };
     let outcomes = release(host, &[id.to_owned()], &plan, Arc::new(Lines)).await;
     let took = host.clock().now().since(began).as_secs();
@@ -178,6 +179,7 @@ async fn many(host: &Host, mock: &Mock, ids: &[String]) -> anyhow::Result<()> {
     let plan = Plan {
         comment: COMMENT.to_owned(),
         follow: None,
+        deadline: None,
     };
     let bar = Arc::new(Bar::new(ids.len()));
     let outcomes = release(host, ids, &plan, Arc::clone(&bar) as _).await;

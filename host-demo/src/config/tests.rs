@@ -134,7 +134,7 @@ fn a_mistake_is_named_with_its_line_and_what_was_meant() {
             "xyzzy = 1",
             1,
             "unknown key xyzzy; there are: [service], [identity], [network], [call], [plugin], \
-             [policy], [audit], [[quota]]",
+             [policy], [audit], [ledger], [[quota]]",
         ),
         (
             "[service]\ncloud = \"gov\"",

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{GRACE, Log, NotUntil, Quota, Slot};
+use super::log::NEVER;
+use super::{GRACE, Log, NotUntil, Quota, Slot, Why};
 use crate::clock::Moment;
 
 /// How long those behind it wait for one that does not come when it could, before it counts as
@@ -60,10 +61,10 @@ pub enum Reply {
         /// When it is worth asking again, unless something happens.
         free: NotUntil,
         /// Whether something can that only the ledger knows of: an answer to somebody else's call may
-        /// free a slot sooner, or somebody else may leave the queue.
+        /// free a slot sooner, somebody else may leave the queue, or say that nothing was lost.
         may_be_sooner: bool,
     },
-    /// Not within its patience. It has no place any more.
+    /// Not within its patience, or never. It has no place any more.
     NotNow(NotUntil),
 }
 
@@ -143,10 +144,8 @@ impl Budget {
             }
         }
         let free = self.log.free(&ask.quotas, ahead);
-        if ask
-            .patience
-            .is_some_and(|patience| free.at > now + patience)
-        {
+        let is_too_late = |patience| free.at > now + patience;
+        if free.at == NEVER || ask.patience.is_some_and(is_too_late) {
             if let Some(place) = place {
                 self.waiting.remove(place);
             }
@@ -168,7 +167,9 @@ impl Budget {
             ticket,
             ahead,
             free,
-            may_be_sooner: others_wait || self.log.others_in_flight(id, now),
+            may_be_sooner: others_wait
+                || free.why == Why::Lost
+                || self.log.others_in_flight(id, now),
         }
     }
 
@@ -314,6 +315,21 @@ mod tests {
         assert_eq!(budget.waiting(), 1);
         budget.tell(News::Left(one));
         admitted(&budget.ask(&ask(3, None), at(0) + KEPT));
+    }
+
+    #[test]
+    fn nobody_waits_for_what_will_never_be() {
+        let nothing = Ask {
+            quotas: [Quota {
+                calls: 0,
+                per: SECOND,
+            }]
+            .into(),
+            ..ask(1, None)
+        };
+        let mut budget = Budget::default();
+        assert!(matches!(budget.ask(&nothing, at(0)), Reply::NotNow(_)));
+        assert_eq!(budget.waiting(), 0);
     }
 
     #[test]

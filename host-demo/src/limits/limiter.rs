@@ -128,7 +128,7 @@ impl Limiter {
             match self.ledger.ask(key, ask).await? {
                 Reply::Admitted { slot, used } => {
                     if let Some(place) = place {
-                        place.is_taken_back();
+                        place.gone();
                     }
                     return Ok(Permit {
                         key: key.clone(),
@@ -142,7 +142,7 @@ impl Limiter {
                 }
                 Reply::NotNow(free) => {
                     if let Some(place) = place {
-                        place.is_taken_back();
+                        place.gone();
                     }
                     return Err(free.into());
                 }
@@ -251,7 +251,7 @@ impl Place {
     }
 
     /// The ledger has it no more.
-    fn is_taken_back(mut self) {
+    fn gone(mut self) {
         self.is_taken_back = true;
     }
 }

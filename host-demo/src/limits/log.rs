@@ -50,6 +50,9 @@ pub struct NotUntil {
     pub why: Why,
 }
 
+/// When a quota of no calls has room.
+pub(super) const NEVER: Moment = Moment::from_nanos(u64::MAX);
+
 /// Why a key takes no call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
@@ -237,7 +240,6 @@ impl Log {
         calls: usize,
         answer: Duration,
     ) -> Option<Moment> {
-        const NEVER: Moment = Moment::from_nanos(u64::MAX);
         let mut log = self.clone();
         let mut running: VecDeque<(Moment, Slot)> = VecDeque::new();
         let (mut now, mut end) = (now, now);
@@ -274,7 +276,7 @@ impl Log {
     fn free_at(&self, quota: Quota, others: usize) -> Moment {
         let calls = quota.calls as usize;
         if calls == 0 {
-            return Moment::from_nanos(u64::MAX);
+            return NEVER;
         }
         // Once the k-th newest slot has left the window, there are k - 1 in it.
         let k = calls.saturating_sub(others).max(1);

@@ -1,5 +1,8 @@
 //! The command itself, as a process, against the stand-in.
 
+mod input;
+mod quota;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -194,7 +194,10 @@ async fn a_caller_that_will_not_wait_as_long_hears_so_at_once() {
         .host
         .unrestrict_code_execution(&machine, "cleaned", patience);
     match call.await.unwrap_err() {
-        CallError::Quota(until) => assert_eq!((until.at, until.why), (free, Why::Quota)),
+        CallError::Quota { wait, until } => {
+            assert_eq!((wait.at, wait.why), (free, Why::Quota));
+            assert_eq!(until, world.host.calendar(free));
+        }
         other => panic!("{other:?}"),
     }
     assert_eq!(world.releases(), 1);

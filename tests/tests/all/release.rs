@@ -64,6 +64,7 @@ fn plan(follow: Option<Duration>) -> Plan {
     Plan {
         comment: "cleaned".to_owned(),
         follow,
+        deadline: None,
     }
 }
 
@@ -399,6 +400,7 @@ async fn what_would_meet_every_device_ends_the_run() {
     let blank = Plan {
         comment: " ".to_owned(),
         follow: None,
+        deadline: None,
     };
     let (outcomes, _) = run(&world, &world.host, &ids, &blank).await;
     let not_run = |outcome: &Outcome| matches!(outcome, Outcome::NotRun(_));

@@ -413,7 +413,10 @@ async fn an_answer_that_repeats_the_token_still_closes_the_quota() {
     let refused = host
         .unrestrict_code_execution(&machine, "x", impatient)
         .await;
-    assert!(matches!(refused, Err(CallError::Quota(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(CallError::Quota { .. })),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]

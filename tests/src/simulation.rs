@@ -203,8 +203,8 @@ impl Ledger for Busy {
     }
 }
 
-/// How long so many calls take, all of them wanted at once by so many processes, where each is
-/// answered after `answer`.
+/// How long so many calls take, all of them wanted at once by so many processes, where the n-th is
+/// answered after `answer(n)`.
 ///
 /// # Panics
 ///
@@ -213,7 +213,7 @@ pub fn time_of(
     mut simulation: Simulation<'_>,
     processes: usize,
     calls: usize,
-    answer: Duration,
+    answer: fn(usize) -> Duration,
 ) -> Duration {
     let began = simulation.clock.now();
     let limiters: Vec<Limiter> = (0..processes)
@@ -226,7 +226,7 @@ pub fn time_of(
             let permit = limiter.acquire(&key(), call, None, &|_| {}).await;
             let mut permit = permit.expect("the ledger works");
             permit.redeem();
-            clock.sleep_until(clock.now() + answer).await;
+            clock.sleep_until(clock.now() + answer(n)).await;
             permit.settle(clock.now());
         });
     }

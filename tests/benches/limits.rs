@@ -162,7 +162,11 @@ fn memory(rounds: usize, decisions: u32) {
         let calls = NonZeroU32::new(calls).unwrap_or(NonZeroU32::MIN);
         RateLimiter::direct_with_clock(per(calls), fake.clone())
     });
-    let check = || governors.iter().all(|governor| black_box(governor).check().is_ok());
+    let check = || {
+        governors
+            .iter()
+            .all(|governor| black_box(governor).check().is_ok())
+    };
     (0..1500).for_each(|_| admit());
 
     let (mut admitted, mut refused) = (Vec::new(), Vec::new());

@@ -118,7 +118,7 @@ impl Process {
         std::fs::create_dir_all(&home).unwrap();
         let binary = &*BINARY;
         let child = Command::new(binary)
-            .args(["unrestrict", "--comment", "cleaned", "--no-wait"])
+            .args(["unrestrict", "--yes", "--comment", "cleaned", "--no-wait"])
             .args([
                 "--base-url",
                 mock.base_url(),

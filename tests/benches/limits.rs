@@ -2,7 +2,7 @@
 //!
 //! How long calls take is played on a simulated clock, by the real limiters and ledgers, and compared
 //! with the least time in which the promise can be kept. What a decision costs is measured beside
-//! what does less: `governor`, whose decision is not exact, and a bare row in a file. Bounds and
+//! what does less: `governor`, whose decision is not exact, a bare row in a file, and a server's counter. Bounds and
 //! goals stand beside the numbers; nothing fails for missing one. `-- --quick` does less.
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -20,10 +20,12 @@ use governor::RateLimiter;
 use governor::clock::FakeRelativeClock;
 use host_demo::clock::{Clock, Moment, Sleep, SystemClock};
 use host_demo::limits::{
-    Ask, Holder, Key, Ledger, Memory, News, Quota, Reply, Slot, Sqlite, boot_id,
+    Ask, Holder, Key, Ledger, Memory, News, Quota, Redis, RedisOptions, Reply, Slot, Sqlite,
+    boot_id,
 };
 use rusqlite::Connection;
 use tests::bare::Error;
+use tests::redis::RedisServer;
 use tests::simulation::{Simulation, key, time_of};
 
 /// How long the service takes to answer, in the simulation.
@@ -45,7 +47,10 @@ const KEPT: [(usize, Duration); 2] = [
 /// At this pace a log of 1,500 calls is full, and each call leaves just as the next one comes.
 const PACE: Duration = Duration::from_micros(2_402_400);
 
-/// Those who ask for a decision at one time, where it has to reach the disk.
+/// For how long each side is measured, in turn.
+const FOR: Duration = Duration::from_millis(500);
+
+/// Those who ask for a decision at one time, where it has to reach a disk or a server.
 const ASKERS: usize = 8;
 
 fn main() -> Result<(), Error> {
@@ -60,7 +65,9 @@ fn main() -> Result<(), Error> {
     let rounds = if quick { 3 } else { 9 };
     memory(rounds, if quick { 100_000 } else { 500_000 });
     worst_windows();
-    tokio::runtime::Runtime::new()?.block_on(disk(directory.path(), rounds))?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(disk(directory.path(), rounds))?;
+    runtime.block_on(server(rounds))?;
     size_of_keys();
     Ok(())
 }
@@ -243,10 +250,11 @@ fn worst_window(mut try_at_next: impl FnMut() -> bool) -> usize {
 
 /// Decisions that are on the disk before they are known, beside rows that are.
 async fn disk(directory: &Path, rounds: usize) -> Result<(), Error> {
-    const FOR: Duration = Duration::from_millis(500);
+    const WINDOW: Duration = Duration::from_millis(300);
     let file = directory.join("decisions.sqlite");
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let ledger = Arc::new(Sqlite::open(&file, Arc::clone(&clock), &boot_id())?);
+    let ledger = Sqlite::open(&file, Arc::clone(&clock), &boot_id())?;
+    let ledger: Arc<dyn Ledger> = Arc::new(ledger);
     let bare = Connection::open(directory.join("bare.sqlite"))?;
     bare.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; CREATE TABLE call (at INTEGER)",
@@ -254,9 +262,9 @@ async fn disk(directory: &Path, rounds: usize) -> Result<(), Error> {
     let (mut ratios, mut ours, mut one, mut theirs) = (vec![], vec![], vec![], vec![]);
     // The first round fills the log.
     for round in 0..=rounds {
-        let crowd = decisions(&ledger, &clock, ASKERS, FOR).await;
-        let alone = decisions(&ledger, &clock, 1, FOR).await;
-        let rows = commits(&bare, FOR)?;
+        let crowd = decisions(&ledger, &clock, ASKERS, WINDOW).await;
+        let alone = decisions(&ledger, &clock, 1, WINDOW).await;
+        let rows = commits(&bare)?;
         if round > 0 {
             ours.push(crowd);
             one.push(alone);
@@ -278,17 +286,15 @@ async fn disk(directory: &Path, rounds: usize) -> Result<(), Error> {
     Ok(())
 }
 
+/// In so short a window there are about as many calls as in the real one, and never too many.
 async fn decisions(
-    ledger: &Arc<Sqlite>,
+    ledger: &Arc<dyn Ledger>,
     clock: &Arc<dyn Clock>,
     askers: usize,
-    time: Duration,
+    per: Duration,
 ) -> f64 {
-    // So short a window has about as many calls in it as the real one, and never too many.
-    let quota = Quota {
-        calls: u32::MAX,
-        per: Duration::from_millis(300),
-    };
+    let calls = u32::MAX;
+    let quota = Quota { calls, per };
     let began = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..askers {
@@ -296,7 +302,7 @@ async fn decisions(
         tasks.spawn(async move {
             let asker = Asker::new(&[quota]);
             let mut decisions = 0_u32;
-            while began.elapsed() < time {
+            while began.elapsed() < FOR {
                 if let Ok(Reply::Admitted { slot, .. }) = ledger.ask(&asker.key, asker.ask()).await
                 {
                     ledger.tell(&asker.key, News::Settled(slot, clock.now()));
@@ -310,15 +316,77 @@ async fn decisions(
     f64::from(decisions) / began.elapsed().as_secs_f64()
 }
 
-fn commits(bare: &Connection, time: Duration) -> Result<f64, Error> {
+fn commits(bare: &Connection) -> Result<f64, Error> {
     let mut insert = bare.prepare("INSERT INTO call (at) VALUES (?1)")?;
     let began = Instant::now();
     let mut commits = 0_u32;
-    while began.elapsed() < time {
+    while began.elapsed() < FOR {
         insert.execute([commits])?;
         commits += 1;
     }
     Ok(f64::from(commits) / began.elapsed().as_secs_f64())
+}
+
+/// Decisions on a server, beside a counter there that forgets by itself. Neither waits for its disk,
+/// which has both a second later.
+async fn server(rounds: usize) -> Result<(), Error> {
+    let Some(server) = RedisServer::start() else {
+        return Ok(());
+    };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let ledger = Redis::open(&server.url(), RedisOptions::default(), Arc::clone(&clock))?;
+    let ledger: Arc<dyn Ledger> = Arc::new(ledger);
+    ledger.reopen().await?;
+    let (mut ours, mut theirs) = (vec![], vec![]);
+    for round in 0..=rounds {
+        let crowd = decisions(&ledger, &clock, ASKERS, Duration::from_millis(150)).await;
+        let url = server.url();
+        let counters = tokio::task::spawn_blocking(move || counters(&url)).await??;
+        if round > 0 {
+            ours.push(crowd);
+            theirs.push(counters);
+        }
+    }
+    row(
+        &format!("decisions a second, Redis, {ASKERS} askers"),
+        &format!("{:.0}", median(ours)),
+        "10000 (least)",
+    );
+    row(
+        &format!("  INCR and EXPIRE in one pipeline, {ASKERS} connections"),
+        &format!("{:.0}", median(theirs)),
+        "",
+    );
+    Ok(())
+}
+
+fn counters(url: &str) -> Result<f64, Error> {
+    let began = Instant::now();
+    let count = |mut connection: redis::Connection| {
+        let mut counts = 0_u32;
+        while began.elapsed() < FOR {
+            let mut both = redis::pipe();
+            both.cmd("INCR").arg("calls").ignore();
+            both.cmd("EXPIRE").arg("calls").arg(60).ignore();
+            both.query::<()>(&mut connection)?;
+            counts += 1;
+        }
+        Ok::<_, redis::RedisError>(counts)
+    };
+    let client = redis::Client::open(url)?;
+    let connections: Result<Vec<_>, _> = (0..ASKERS).map(|_| client.get_connection()).collect();
+    let mut counts = 0;
+    std::thread::scope(|scope| {
+        let all = connections?.into_iter();
+        let threads: Vec<_> = all.map(|one| scope.spawn(|| count(one))).collect();
+        for thread in threads {
+            counts += thread
+                .join()
+                .map_err(|_| "a connection's thread panicked")??;
+        }
+        Ok::<_, Error>(())
+    })?;
+    Ok(f64::from(counts) / began.elapsed().as_secs_f64())
 }
 
 /// What 10,000 keys take.

@@ -2,6 +2,7 @@
 
 pub mod bare;
 pub mod binary;
+pub mod redis;
 pub mod simulation;
 mod watched;
 pub mod world;

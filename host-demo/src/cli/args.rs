@@ -392,16 +392,31 @@ pub(crate) struct Ledger {
     /// Count calls here, together with all who do: a file on this machine, redis://HOST for a
     /// fleet, or `memory` for this run alone [default: host-demo/ledger.sqlite in the user's state
     /// directory].
-    #[arg(long = "ledger", value_name = "WHERE", help_heading = "Quotas")]
+    #[arg(
+        id = "ledger",
+        long = "ledger",
+        value_name = "WHERE",
+        help_heading = "Quotas"
+    )]
     pub(crate) at: Option<String>,
 
     /// A file with the server's password, instead of HOST_DEMO_LEDGER_PASSWORD.
     #[arg(
+        id = "ledger_password_file",
         long = "ledger-password-file",
         value_name = "FILE",
         help_heading = "Quotas"
     )]
     pub(crate) password_file: Option<PathBuf>,
+
+    /// Trust the certificate authorities in this file (PEM) at the server, instead of the system's.
+    #[arg(
+        id = "ledger_ca_file",
+        long = "ledger-ca-file",
+        value_name = "FILE",
+        help_heading = "Quotas"
+    )]
+    pub(crate) ca_file: Option<PathBuf>,
 }
 
 /// Which service, who we are there, and how long a call may take.

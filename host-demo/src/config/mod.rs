@@ -81,6 +81,8 @@ pub enum Key {
     Ledger,
     /// A file with the password of the server that counts them.
     LedgerPasswordFile,
+    /// Whom to trust at that server, instead of the system's certificate authorities.
+    LedgerCaFile,
     /// How many calls may be made.
     Quota,
 }
@@ -279,6 +281,7 @@ const KEYS: &[Doc] = &[
         Form::Path,
     )
     .flag("--ledger-password-file"),
+    doc(Key::LedgerCaFile, "ledger", "ca-file", Form::Path).flag("--ledger-ca-file"),
     doc(Key::Quota, "", "quota", Form::Quotas),
 ];
 

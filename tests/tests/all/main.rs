@@ -26,6 +26,7 @@ mod oidc;
 mod processes;
 mod quota;
 mod reasons;
+mod redis;
 mod release;
 mod renewal;
 mod sharing;

@@ -7,9 +7,10 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use host_demo::clock::{Clock, SystemClock};
-use host_demo::limits::{Ledger, Quota, Sqlite, boot_id};
+use host_demo::limits::{Ledger, Quota, Redis, RedisOptions, Sqlite, boot_id};
 use host_demo::mock::{Api, Duplicate, Fault, Grant, Mock, Switches};
 use tests::binary::host_demo_binary;
+use tests::redis::RedisServer;
 
 const RELEASE: Api = Api::UnrestrictCodeExecution;
 
@@ -39,6 +40,24 @@ fn processes_that_share_a_file_and_are_killed_never_exceed_the_quota() {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::scaled(SCALE));
     let ledger = Sqlite::open(&file, Arc::clone(&clock), &boot_id()).unwrap();
     hammer(folder.path(), file.to_str().unwrap(), &clock, &ledger);
+}
+
+#[test]
+fn processes_that_share_a_server_and_are_killed_never_exceed_the_quota() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::scaled(SCALE));
+    let options = RedisOptions {
+        time: Some(Arc::clone(&clock)),
+        ..RedisOptions::default()
+    };
+    let ledger = Redis::open(&server.url(), options, Arc::clone(&clock)).unwrap();
+    // A new one may be one that was lost.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(ledger.reopen()).unwrap();
+    hammer(folder.path(), &server.url(), &clock, &ledger);
 }
 
 /// Eight of the command's processes release devices as fast as the ledger lets them, and are killed
@@ -85,9 +104,10 @@ fn hammer(folder: &Path, name: &str, clock: &Arc<dyn Clock>, ledger: &dyn Ledger
     drop(processes);
 
     let story = format!(
-        "seed {seed}; {} processes killed with calls under way: {lost:?}; {} calls arrived",
+        "seed {seed}; {} processes killed with calls under way: {lost:?}; {} calls arrived; {}",
         lost.len(),
-        mock.arrivals(RELEASE)
+        mock.arrivals(RELEASE),
+        std::fs::read_to_string(folder.join("home-0/stderr")).unwrap()
     );
     for quota in Quota::DOCUMENTED {
         let most = mock.most_in_any_window(RELEASE, quota.per);

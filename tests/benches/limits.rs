@@ -250,7 +250,6 @@ fn worst_window(mut try_at_next: impl FnMut() -> bool) -> usize {
 
 /// Decisions that are on the disk before they are known, beside rows that are.
 async fn disk(directory: &Path, rounds: usize) -> Result<(), Error> {
-    const WINDOW: Duration = Duration::from_millis(300);
     let file = directory.join("decisions.sqlite");
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let ledger = Sqlite::open(&file, Arc::clone(&clock), &boot_id())?;
@@ -260,17 +259,14 @@ async fn disk(directory: &Path, rounds: usize) -> Result<(), Error> {
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; CREATE TABLE call (at INTEGER)",
     )?;
     let (mut ratios, mut ours, mut one, mut theirs) = (vec![], vec![], vec![], vec![]);
-    // The first round fills the log.
-    for round in 0..=rounds {
-        let crowd = decisions(&ledger, &clock, ASKERS, WINDOW).await;
-        let alone = decisions(&ledger, &clock, 1, WINDOW).await;
+    let window = window_of_a_full_log(&ledger, &clock).await;
+    for _ in 0..rounds {
+        let crowd = decisions(&ledger, &clock, ASKERS, window).await;
         let rows = commits(&bare)?;
-        if round > 0 {
-            ours.push(crowd);
-            one.push(alone);
-            theirs.push(rows);
-            ratios.push(crowd / rows);
-        }
+        one.push(decisions(&ledger, &clock, 1, window).await);
+        ours.push(crowd);
+        theirs.push(rows);
+        ratios.push(crowd / rows);
     }
     row(
         &format!("decisions a second, SQLite, {ASKERS} askers / bare commits"),
@@ -286,7 +282,18 @@ async fn disk(directory: &Path, rounds: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// In so short a window there are about as many calls as in the real one, and never too many.
+/// The length of a window in which there are 1,500 calls at the pace at which they are decided.
+async fn window_of_a_full_log(ledger: &Arc<dyn Ledger>, clock: &Arc<dyn Clock>) -> Duration {
+    let mut window = Duration::from_millis(100);
+    // The pace depends on it.
+    for _ in 0..2 {
+        let pace = decisions(ledger, clock, ASKERS, window).await;
+        window = Duration::from_secs_f64(1500.0 / pace);
+    }
+    window
+}
+
+/// Of those who ask on and on, in a window that is never full.
 async fn decisions(
     ledger: &Arc<dyn Ledger>,
     clock: &Arc<dyn Clock>,
@@ -338,14 +345,11 @@ async fn server(rounds: usize) -> Result<(), Error> {
     let ledger: Arc<dyn Ledger> = Arc::new(ledger);
     ledger.reopen().await?;
     let (mut ours, mut theirs) = (vec![], vec![]);
-    for round in 0..=rounds {
-        let crowd = decisions(&ledger, &clock, ASKERS, Duration::from_millis(150)).await;
+    let window = window_of_a_full_log(&ledger, &clock).await;
+    for _ in 0..rounds {
+        ours.push(decisions(&ledger, &clock, ASKERS, window).await);
         let url = server.url();
-        let counters = tokio::task::spawn_blocking(move || counters(&url)).await??;
-        if round > 0 {
-            ours.push(crowd);
-            theirs.push(counters);
-        }
+        theirs.push(tokio::task::spawn_blocking(move || counters(&url)).await??);
     }
     row(
         &format!("decisions a second, Redis, {ASKERS} askers"),

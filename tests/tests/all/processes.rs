@@ -1,6 +1,8 @@
 //! Processes that share one ledger and are killed: what the service then counts.
 
 use std::collections::BTreeMap;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, LazyLock};
@@ -80,6 +82,7 @@ fn hammer(folder: &Path, name: &str, clock: &Arc<dyn Clock>, ledger: &dyn Ledger
     mock.inject(Fault::delay(DELAY).on(RELEASE).always());
     let token = mock.token(Grant::new().lifetime(Duration::from_secs(24 * 3600)));
     std::fs::write(folder.join("token"), token).unwrap();
+    std::fs::set_permissions(folder.join("token"), Permissions::from_mode(0o600)).unwrap();
 
     let mut lot = Lot::drawn();
     let seed = lot.0;

@@ -3,6 +3,7 @@
 pub mod bare;
 pub mod binary;
 pub mod redis;
+pub mod simulation;
 pub mod usage;
 mod watched;
 pub mod world;

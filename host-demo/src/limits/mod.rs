@@ -13,6 +13,8 @@ mod budget;
 mod ledger;
 mod limiter;
 mod log;
+#[cfg(test)]
+mod model;
 mod redis;
 mod sqlite;
 mod time;

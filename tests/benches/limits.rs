@@ -1,9 +1,10 @@
 //! What exact quotas cost: `cargo bench -p tests --bench limits`.
 //!
-//! How long calls take is played on a simulated clock, by the real limiters and ledgers, and compared
-//! with the least time in which the promise can be kept. What a decision costs is measured beside
-//! what does less: `governor`, whose decision is not exact, a bare row in a file, and a server's counter. Bounds and
-//! goals stand beside the numbers; nothing fails for missing one. `-- --quick` does less.
+//! How long calls take is played on a simulated clock, by the real limiters and ledgers, and
+//! compared with the least time in which the promise can be kept. What a decision costs is measured
+//! beside what does less: `governor`, whose decision is not exact, a bare row in a file, and a
+//! server's counter. Bounds stand beside the numbers; nothing fails for missing one. `-- --quick`
+//! does less.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::future::Future as _;
@@ -334,8 +335,8 @@ fn commits(bare: &Connection) -> Result<f64, Error> {
     Ok(f64::from(commits) / began.elapsed().as_secs_f64())
 }
 
-/// Decisions on a server, beside a counter there that forgets by itself. Neither waits for its disk,
-/// which has both a second later.
+/// Decisions on a server, beside a counter there that forgets by itself. Neither waits for its
+/// disk, which has both a second later.
 async fn server(rounds: usize) -> Result<(), Error> {
     let Some(server) = RedisServer::start() else {
         return Ok(());

@@ -1,11 +1,11 @@
 //! The protocol by which processes share a budget, small enough to try its steps in every order.
 //!
 //! There are a few processes, each of which makes one call and begins anew as another one, and a
-//! service that takes a call or two in a few ticks. At any moment a process asks, gives back, sends,
-//! hears, tells, leaves the queue or dies, or the service counts a call that was sent; or the clock
-//! goes on by a tick. Each step of the ledger's is the real [`Budget`]'s. States that differ in
-//! nothing but names, or in what no window reaches any more, are one. So there are finitely many of
-//! them, for any number of ticks and calls, and each is looked at.
+//! service that takes a call or two in a few ticks. At any moment a process asks, gives back,
+//! sends, hears, tells, leaves the queue or dies, or the service counts a call that was sent; or
+//! the clock goes on by a tick. Each step of the ledger's is the real [`Budget`]'s. States that differ
+//! in nothing but names, or in what no window reaches any more, are one. So there are finitely many
+//! of them, for any number of ticks and calls, and each is looked at.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -405,8 +405,8 @@ fn was_overtaken(before: &State, step: Step, after: &State, rules: &Rules) -> bo
     !overtaken.is_empty()
 }
 
-/// If those who wait do nothing but come at each tick, and nobody else does anything, one of them is
-/// admitted at some time.
+/// If those who wait do nothing but come at each tick, and nobody else does anything, one of them
+/// is admitted at some time.
 fn assert_somebody_gets_on(
     name: Vec<u8>,
     state: &State,

@@ -2,8 +2,8 @@
 //!
 //! There are a few processes, each of which makes one call and begins anew as another one, and a
 //! service that takes a call or two in a few ticks. At any moment a process asks, gives back,
-//! sends, hears, tells, leaves the queue or dies, or the service counts a call that was sent; or the
-//! clock goes on by a tick. Each step of the ledger's is the real [`Budget`]'s. States that differ
+//! sends, hears, tells, leaves the queue or dies, or the service counts a call that was sent; or
+//! the clock goes on by a tick. Each step of the ledger's is the real [`Budget`]'s. States that differ
 //! in nothing but names, or in what no window reaches any more, are one. So there are finitely many
 //! of them, for any number of ticks and calls, and each is looked at.
 

@@ -23,8 +23,8 @@ use super::mask::Secrets;
 use crate::policy::Origin;
 use crate::transport::{Transport, TransportError, TransportErrorKind};
 
-/// How long the authority may take for an answer.
-const TIMEOUT: Duration = Duration::from_secs(20);
+/// How long an authority may take for an answer, unless less is asked for.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long a machine's own endpoint may take to be reached: where there is none, the packets to it
 /// are often dropped. (Azure's SDKs allow it a second, too.)
@@ -195,7 +195,7 @@ impl Endpoint {
             .transport
             .client()
             .request(method, url)
-            .timeout(TIMEOUT)
+            .timeout(self.transport.timeout().unwrap_or(TIMEOUT))
             .headers(headers)
             .body(body)
             .send()

@@ -31,6 +31,12 @@ pub enum IdentityError {
         /// What happened.
         detail: String,
     },
+    /// The caller's time was up before there was one.
+    #[error(
+        "no token came in time, and nothing was sent: allow more time, or find out what the \
+         authority, or whoever was to sign in, was waiting for"
+    )]
+    NotInTime,
     /// What should be a bearer token is none.
     #[error(
         "the token is not one that can be sent (RFC 6750: letters, digits and -._~+/ only, in one line; \

@@ -291,7 +291,9 @@ impl Settings {
         let key = match &error {
             ServiceError::BaseUrl { .. } => Key::BaseUrl,
             ServiceError::Authority { .. } | ServiceError::OtherAuthority { .. } => Key::Authority,
-            ServiceError::Scope(_) | ServiceError::ForeignOrigin { .. } => Key::Scope,
+            ServiceError::Scope(_)
+            | ServiceError::ForeignOrigin { .. }
+            | ServiceError::NotThere { .. } => Key::Scope,
             ServiceError::NoRegions(_) => Key::Region,
         };
         self.wrong(key, error)

@@ -419,7 +419,12 @@ fn an_authority_that_says_nothing_is_given_up_when_a_call_would_be() {
     let authority = format!("https://{at}");
     let checked = stage
         .bare(["check", "--timeout", "1s", "--scope", "https://x/.default"])
-        .args(["--base-url", stage.mock.base_url(), "--authority", &authority])
+        .args([
+            "--base-url",
+            stage.mock.base_url(),
+            "--authority",
+            &authority,
+        ])
         .args(["--tenant-id", "t", "--client-id", "c"])
         .env("AZURE_CLIENT_SECRET", "x")
         .checks(2);

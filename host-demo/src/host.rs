@@ -109,10 +109,12 @@ pub struct Host {
     audit: Option<Arc<Audit>>,
 }
 
-/// How long a caller is ready to wait for the quota, before anything is sent.
+/// How long a caller is ready to wait for the quota, and for a token to call with, before anything
+/// is sent.
 #[derive(Clone, Default)]
 pub struct Patience {
-    /// Until then. Without it, as long as it takes.
+    /// Until then. Without it, as long as it takes. What is there without waiting is taken later,
+    /// too.
     pub until: Option<Moment>,
     /// Until this becomes true. What has been sent by then is not affected.
     pub stop: Option<watch::Receiver<bool>>,
@@ -354,13 +356,30 @@ impl Host {
         })
     }
 
+    /// Who waits for a token waits for an authority, and perhaps for a person: no longer than the
+    /// caller does.
+    async fn in_time<T>(
+        &self,
+        until: Option<Moment>,
+        waiting: impl Future<Output = Result<T, IdentityError>>,
+    ) -> Result<T, IdentityError> {
+        let Some(until) = until else {
+            return waiting.await;
+        };
+        tokio::select! {
+            biased;
+            done = waiting => done,
+            () = self.clock.sleep_until(until) => Err(IdentityError::NotInTime),
+        }
+    }
+
     /// The right to one call, when there is one, and what it is counted by.
     async fn permit(
         &self,
         operation: Operation,
         patience: &Patience,
     ) -> Result<(Key, Permit), CallError> {
-        let key = self.key(operation).await?;
+        let key = self.in_time(patience.until, self.key(operation)).await?;
         let on_wait = |wait| {
             if let Some(on_wait) = &patience.on_wait {
                 on_wait(wait);
@@ -414,7 +433,13 @@ impl Host {
             return result;
         };
         drop(first);
-        if !self.egress.tokens.renew(&rejected).await? {
+        let renewing = self.egress.tokens.renew(&rejected);
+        let is_another = tokio::select! {
+            biased;
+            renewed = self.in_time(patience.until, renewing) => renewed?,
+            () = stopped(patience.stop.clone()) => return Err(CallError::Stopped),
+        };
+        if !is_another {
             return result;
         }
         tracing::warn!("the service refused the token; the call is made again with another one");

@@ -466,6 +466,8 @@ pub(crate) struct Connection {
         long,
         value_name = "SCOPE",
         requires = "base_url",
+        // Where a cloud is named, clap does not ask for what conflicts with it.
+        conflicts_with_all = ["cloud", "region"],
         help_heading = "Service"
     )]
     pub(crate) scope: Option<String>,

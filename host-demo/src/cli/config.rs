@@ -302,6 +302,7 @@ fn show(settings: &Settings, file: Option<&Path>, format: Output) {
     for (key, value) in rows {
         let text = match key.is_secret() {
             true => "set, hidden",
+            false if value.text.is_empty() => "nothing",
             false => &value.text,
         };
         let source = place(value.source, file);

@@ -159,6 +159,7 @@ fn tokens(
         // Azure CLI sees of it what the library lets through.
         environment: std::env::vars_os().collect(),
         prompt: Some(Arc::new(OnStandardError)),
+        timeout: Some(settings.timeout()?),
         ..identity::Settings::default()
     };
     let method = match method {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use host_demo::audit::{Audit, AuditError};
+use host_demo::clock::Moment;
 use host_demo::contract::MachineAction;
 use host_demo::files;
 use host_demo::grant::Operation;
@@ -39,7 +40,13 @@ pub(crate) async fn run(args: Unrestrict, format: Output) -> anyhow::Result<Exit
 
     let (interrupt, stop) = watch::channel(false);
     let listener = tokio::spawn(listen(interrupt));
-    foretell(&host, ids.len()).await;
+    let mut stopped = stop.clone();
+    // To know what is left of a quota one has to know whose it is, which a token may have to say.
+    tokio::select! {
+        () = foretell(&host, ids.len()) => {}
+        () = reached(&host, plan.deadline) => {}
+        _ = stopped.wait_for(|stop| *stop) => {}
+    }
     let reporter = Arc::new(Progress::new(ids.len(), format, host.audit().cloned()));
     let outcomes =
         release::release(&host, &ids, &plan, Arc::clone(&reporter) as _, stop.clone()).await;
@@ -55,6 +62,14 @@ pub(crate) async fn run(args: Unrestrict, format: Output) -> anyhow::Result<Exit
         return Ok(Exit::Interrupted);
     }
     Ok(exit(&outcomes).failed_if(missing.is_some()))
+}
+
+/// Completes at the deadline; without one, never.
+async fn reached(host: &Host, deadline: Option<Moment>) {
+    match deadline {
+        Some(deadline) => host.clock().sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Says how long it will take to send them all, where the quota makes that long. What keeps it from

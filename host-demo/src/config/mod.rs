@@ -118,7 +118,8 @@ impl Form {
             text.parse::<T>().map(drop).map_err(|e| e.to_string())
         }
 
-        if text.trim().is_empty() && self != Self::Secret {
+        // No route at all is what a policy can say, and leaving it out says something else.
+        if text.trim().is_empty() && !matches!(self, Self::Secret | Self::Routes) {
             return Err("is empty; leave it out".to_owned());
         }
         match self {

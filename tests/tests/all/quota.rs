@@ -252,3 +252,24 @@ async fn a_caller_that_stops_waiting_for_a_token_is_let_go() {
     assert_eq!(call.await.unwrap_err(), CallError::Stopped);
     assert_eq!(world.releases(), 0);
 }
+
+#[tokio::test]
+async fn a_caller_that_has_a_deadline_does_not_wait_longer_for_a_token() {
+    let world = World::new().await;
+    let host = world.another_host(|setup| setup.tokens = Arc::new(Never));
+    let until = world.now() + Duration::from_secs(3);
+    let patience = Patience {
+        until: Some(until),
+        ..Patience::default()
+    };
+    let machine = world.machine(1);
+    let call = async {
+        let call = host.unrestrict_code_execution(&machine, "cleaned", patience);
+        assert_eq!(
+            call.await.unwrap_err(),
+            CallError::Identity(IdentityError::NotInTime)
+        );
+    };
+    world.play(call).await;
+    assert_eq!((world.now(), world.releases()), (until, 0));
+}

@@ -227,7 +227,8 @@ pub(super) fn sync_folder_of(path: &Path) -> std::io::Result<()> {
 }
 
 /// Finds the last whole record. What stands behind it, and does not end a line, is what a killed
-/// process left; whole lines that are no records of this chain are damage.
+/// process left; whole lines that are no records of this chain are damage, and so is a whole object
+/// without a line's end: it was a record, or was put there to pass for one.
 fn tail(file: &mut File, length: u64, key: &Key, path: &Path) -> Result<Tail, AuditError> {
     let unreadable = |e| AuditError::io(Doing::Open, path, &e);
     let from = length.saturating_sub(TAIL_MAX as u64);
@@ -240,7 +241,6 @@ fn tail(file: &mut File, length: u64, key: &Key, path: &Path) -> Result<Tail, Au
 
     let is_ended = bytes.last().is_none_or(|last| *last == b'\n');
     let mut end = bytes.len() - usize::from(is_ended && !bytes.is_empty());
-    let mut is_last = true;
     loop {
         let start = bytes[..end]
             .iter()
@@ -258,9 +258,9 @@ fn tail(file: &mut File, length: u64, key: &Key, path: &Path) -> Result<Tail, Au
                     torn: torn(bytes.get(end + 1..).unwrap_or_default(), length),
                 });
             }
-            Err(_) if is_last && !is_ended || bytes.is_empty() => {}
-            // The process that was to close off what another had left was killed over it.
-            Err(_) if !is_ended && !chain::is_whole(&bytes[start..end]) => {}
+            // Also where the process that was to close off what another had left was killed over
+            // it.
+            Err(_) if bytes.is_empty() || !is_ended && !chain::is_whole(&bytes[start..end]) => {}
             Err(problem) => return Err(damaged(path, Some(problem))),
         }
         if start == 0 {
@@ -270,7 +270,7 @@ fn tail(file: &mut File, length: u64, key: &Key, path: &Path) -> Result<Tail, Au
                 torn: torn(&bytes, length),
             });
         }
-        (end, is_last) = (start - 1, false);
+        end = start - 1;
     }
 }
 

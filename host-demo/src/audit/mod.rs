@@ -25,7 +25,8 @@
 //!
 //! In one file for all processes of a user, which lock it for each batch of records, and wait for
 //! the lock for five seconds at most. Nothing in it is rewritten: what a process left behind when
-//! it was killed in the middle of a line stays, and the next record accounts for it. To put a file
+//! it was killed in the middle of a line stays, and the next record accounts for it; a whole object
+//! there that is no record of the chain is damage, and nothing is sent after it. To put a file
 //! away, rename it between two runs; the next one begins a new chain.
 
 mod chain;

@@ -219,6 +219,25 @@ fn a_record_that_lacks_only_its_lines_end_is_a_record() {
 }
 
 #[test]
+fn an_altered_record_does_not_pass_for_what_a_killed_process_left() {
+    for ending in ["", " ", "x", "\0\0", "{"] {
+        let folder = Folder::with(3);
+        let whole = fs::read_to_string(folder.log()).unwrap();
+        let altered = whole.trim_end().replace("record 2", "record 7") + ending;
+        fs::write(folder.log(), &altered).unwrap();
+        folder.assert_damaged(3);
+        let refused = folder.file().err();
+        assert!(
+            matches!(refused, Some(AuditError::Damaged { .. })),
+            "{ending:?}: {refused:?}"
+        );
+        let remedy = refused.unwrap().to_string();
+        assert!(remedy.contains("Put it away"), "{remedy}");
+        assert_eq!(fs::read_to_string(folder.log()).unwrap(), altered);
+    }
+}
+
+#[test]
 fn nothing_is_appended_to_a_damaged_end_or_to_a_file_that_was_cut() {
     let folder = Folder::with(3);
     let mut file = folder.file().unwrap();
@@ -811,18 +830,30 @@ fn a_closing_record_accounts_for_exactly_what_it_names() {
     let text = chain_of(&key, 1);
     let (line, head) = (String::from_utf8(text.clone()).unwrap(), text.len() as u64);
     let (_, after) = chain::check(&key, line.trim_end().as_bytes()).unwrap();
-    let torn = |offset, bytes, left: &[u8]| {
-        let sha256 = chain::hex(&<sha2::Sha256 as sha2::Digest>::digest(left));
+    let closed_off = |offset, bytes, hashed: &[u8], left: &[u8]| {
+        let sha256 = chain::hex(&<sha2::Sha256 as sha2::Digest>::digest(hashed));
         let closing = record::closing(&Torn {
             offset,
             bytes,
             sha256,
         });
         let (closing, _) = chain::link(&key, &after, &closing);
-        [line.as_bytes(), b"left\n", closing.as_bytes(), b"\n"].concat()
+        [line.as_bytes(), left, b"\n", closing.as_bytes(), b"\n"].concat()
     };
+    let torn = |offset, bytes, hashed: &[u8]| closed_off(offset, bytes, hashed, b"left");
     assert_eq!(damage(&key, &torn(head, 4, b"left")), None);
     assert_eq!(damage(&key, &torn(head, 5, b"left")), Some(2));
     assert_eq!(damage(&key, &torn(head, 4, b"lost")), Some(2));
     assert_eq!(damage(&key, &torn(0, 4, b"left")), Some(2));
+
+    // Nor does it account for what is a whole object: no killed process leaves that.
+    let (record, _) = chain::link(&key, &after, &record("record 2"));
+    for whole in [
+        record.replace("record 2", "record 7"),
+        r#"{"a":1} "#.to_owned(),
+    ] {
+        let whole = whole.as_bytes();
+        let closed_off = closed_off(head, whole.len() as u64, whole, whole);
+        assert_eq!(damage(&key, &closed_off), Some(2));
+    }
 }

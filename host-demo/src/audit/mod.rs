@@ -80,6 +80,24 @@ pub enum AuditError {
         /// Which.
         path: PathBuf,
     },
+    /// Another file's name.
+    #[error(
+        "the audit file {} is a symbolic link, and none is followed: name the file that it leads \
+         to (`--audit`)", .path.display()
+    )]
+    Link {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Every user can change the records, or cut them off.
+    #[error(
+        "every user can write to the audit file {path}; close it: chmod 600 {path}",
+        path = .path.display()
+    )]
+    FileIsOpen {
+        /// Which.
+        path: PathBuf,
+    },
     /// What comes of a call could not be written any more, so it is not made.
     #[error(
         "the audit file {} has no room for {bytes} bytes more, a call's records and those of the \
@@ -197,8 +215,9 @@ pub struct Audit {
 
 impl Audit {
     /// Appends to a file, which is made if it is not there, with the key in another, which is made
-    /// if there are no records yet. The folders are the caller's: closed to others, and not the
-    /// same one where the records are handed on.
+    /// if there are no records yet. Neither a symbolic link is taken, nor a file that every user
+    /// can write to; whether its group can is for the caller to look at. The folders are the
+    /// caller's: closed to others, and not the same one where the records are handed on.
     ///
     /// Whatever would keep a record from being written is found out now.
     pub fn open(path: &Path, key: &Path, who: Who) -> Result<Self, AuditError> {

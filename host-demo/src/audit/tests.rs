@@ -117,6 +117,51 @@ fn the_file_and_its_key_are_closed_to_others() {
 }
 
 #[test]
+fn a_file_that_every_user_can_write_to_is_refused_and_one_of_a_group_is_not() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = Folder::with(1);
+    for (mode, is_refused) in [(0o600, false), (0o660, false), (0o666, true), (0o602, true)] {
+        fs::set_permissions(folder.log(), fs::Permissions::from_mode(mode)).unwrap();
+        match folder.file() {
+            Ok(_) => assert!(!is_refused, "{mode:o}"),
+            Err(error @ AuditError::FileIsOpen { .. }) => {
+                let remedy = format!("chmod 600 {}", folder.log().display());
+                assert!(is_refused && error.to_string().contains(&remedy), "{error}");
+            }
+            Err(error) => panic!("{mode:o}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn a_link_is_not_followed_wherever_it_leads() {
+    let folder = Folder::with(1);
+    let before = fs::read(folder.log()).unwrap();
+    let link = folder.0.path().join("link");
+    for target in [folder.log(), folder.0.path().join("new")] {
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        let refused = LogFile::open(&link, &folder.key(), file::PAUSE).err();
+        assert!(
+            matches!(refused, Some(AuditError::Link { .. })),
+            "{refused:?}"
+        );
+        fs::remove_file(&link).unwrap();
+    }
+    assert!(!folder.0.path().join("new").exists(), "nor is it made");
+    // Nor where it was put there since.
+    let mut file = folder.file().unwrap();
+    let away = folder.0.path().join("away");
+    fs::rename(folder.log(), &away).unwrap();
+    std::os::unix::fs::symlink(&away, folder.log()).unwrap();
+    let refused = append(&mut file, "x").err();
+    assert!(
+        matches!(refused, Some(AuditError::Link { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(fs::read(away).unwrap(), before);
+}
+
+#[test]
 fn a_cut_off_end_is_seen_by_a_hash_that_was_noted_and_only_by_it() {
     let folder = Folder::with(4);
     let key = Key::load(&folder.key()).unwrap();

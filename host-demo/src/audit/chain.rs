@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, Read as _};
 
 use hmac::{Hmac, Mac as _};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -168,9 +169,12 @@ pub(super) fn check(key: &Key, line: &[u8]) -> Result<(Links, Head), Problem> {
     Ok((links, head))
 }
 
-/// Whether a line ends like a whole record.
+/// Whether a line holds more than a killed process leaves: the beginning of a record lacks the
+/// record's last bracket, so it never begins with a whole object, and never ends like a record.
 pub(super) fn is_whole(line: &[u8]) -> bool {
-    halves(line).is_some()
+    let mut values = serde_json::Deserializer::from_slice(line).into_iter::<IgnoredAny>();
+    let is_object = line.trim_ascii_start().starts_with(b"{");
+    halves(line).is_some() || is_object && matches!(values.next(), Some(Ok(_)))
 }
 
 /// What is hashed, and the hash.
@@ -285,7 +289,8 @@ pub(super) fn verify(
         let damaged = |line, problem| Err(VerifyError::Damaged { line, problem });
         let checked = match check(key, &line) {
             _ if line.len() > LINE_MAX => return damaged(number, Problem::NotARecord),
-            Ok(_) | Err(Problem::NotARecord) if !is_ended => Err(Problem::CutOff),
+            Ok(_) if !is_ended => Err(Problem::CutOff),
+            Err(Problem::NotARecord) if !is_ended && !is_whole(&line) => Err(Problem::CutOff),
             checked => checked,
         };
         match checked {
@@ -325,6 +330,10 @@ pub(super) fn verify(
                     problem,
                     hash: Sha256::new(),
                 });
+                if is_whole(&line) {
+                    // No record after it can account for it.
+                    return damaged(loose.line, loose.problem.clone());
+                }
                 if loose.offset != offset {
                     loose.hash.update(b"\n");
                 }

@@ -2,10 +2,12 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, SeekFrom, Take, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use super::chain::{self, Head, Torn};
@@ -52,6 +54,7 @@ impl LogFile {
             Key::load(key_path)?
         };
         lock(path, pause, || file.try_lock())?;
+        look_at_mode(&file, path)?;
         let left_at = length(&file, path)?;
         tail(&mut file, left_at, &key, path)?;
         Ok(Self {
@@ -128,15 +131,36 @@ impl LogFile {
     }
 }
 
+/// A link is not followed: whoever may write to its folder could have put it there, and have the
+/// records go into any file of the user's.
 fn open(path: &Path) -> Result<File, AuditError> {
-    let file = OpenOptions::new()
+    OpenOptions::new()
         .read(true)
         .append(true)
         .create(true)
         .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
         .open(path)
+        .map_err(|error| match error.raw_os_error() {
+            Some(code) if code == Errno::LOOP.raw_os_error() => AuditError::Link {
+                path: path.to_owned(),
+            },
+            _ => AuditError::io(Doing::Open, path, &error),
+        })
+}
+
+/// Looked at before anything is sent, and not again as records are written: what came of a call is
+/// written rather than lost.
+fn look_at_mode(file: &File, path: &Path) -> Result<(), AuditError> {
+    let about = file
+        .metadata()
         .map_err(|e| AuditError::io(Doing::Open, path, &e))?;
-    Ok(file)
+    if about.mode() & 0o002 != 0 {
+        return Err(AuditError::FileIsOpen {
+            path: path.to_owned(),
+        });
+    }
+    Ok(())
 }
 
 /// Sees to it that a file can grow by so many bytes, whatever else is written to its disk meanwhile.
@@ -146,7 +170,6 @@ fn open(path: &Path) -> Result<File, AuditError> {
 /// A file system that reserves nothing says so, and is taken as it is: nothing can be known of it
 /// before it is written to. So are other systems than Linux.
 fn reserve(file: &File, length: u64, bytes: u64) -> std::io::Result<()> {
-    use rustix::io::Errno;
     use rustix::process::{Resource, getrlimit};
 
     // A limit of the process's ends a file as a full disk does, and reserving does not ask for it.
@@ -227,7 +250,8 @@ pub(super) fn sync_folder_of(path: &Path) -> std::io::Result<()> {
 }
 
 /// Finds the last whole record. What stands behind it, and does not end a line, is what a killed
-/// process left; whole lines that are no records of this chain are damage.
+/// process left; whole lines that are no records of this chain are damage, and so is a whole object
+/// without a line's end: it was a record, or was put there to pass for one.
 fn tail(file: &mut File, length: u64, key: &Key, path: &Path) -> Result<Tail, AuditError> {
     let unreadable = |e| AuditError::io(Doing::Open, path, &e);
     let from = length.saturating_sub(TAIL_MAX as u64);
@@ -240,7 +264,6 @@ fn tail(file: &mut File, length: u64, key: &Key, path: &Path) -> Result<Tail, Au
 
     let is_ended = bytes.last().is_none_or(|last| *last == b'\n');
     let mut end = bytes.len() - usize::from(is_ended && !bytes.is_empty());
-    let mut is_last = true;
     loop {
         let start = bytes[..end]
             .iter()
@@ -258,9 +281,9 @@ fn tail(file: &mut File, length: u64, key: &Key, path: &Path) -> Result<Tail, Au
                     torn: torn(bytes.get(end + 1..).unwrap_or_default(), length),
                 });
             }
-            Err(_) if is_last && !is_ended || bytes.is_empty() => {}
-            // The process that was to close off what another had left was killed over it.
-            Err(_) if !is_ended && !chain::is_whole(&bytes[start..end]) => {}
+            // Also where the process that was to close off what another had left was killed over
+            // it.
+            Err(_) if bytes.is_empty() || !is_ended && !chain::is_whole(&bytes[start..end]) => {}
             Err(problem) => return Err(damaged(path, Some(problem))),
         }
         if start == 0 {
@@ -270,7 +293,7 @@ fn tail(file: &mut File, length: u64, key: &Key, path: &Path) -> Result<Tail, Au
                 torn: torn(&bytes, length),
             });
         }
-        (end, is_last) = (start - 1, false);
+        end = start - 1;
     }
 }
 

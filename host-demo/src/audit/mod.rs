@@ -25,7 +25,8 @@
 //!
 //! In one file for all processes of a user, which lock it for each batch of records, and wait for
 //! the lock for five seconds at most. Nothing in it is rewritten: what a process left behind when
-//! it was killed in the middle of a line stays, and the next record accounts for it. To put a file
+//! it was killed in the middle of a line stays, and the next record accounts for it; a whole object
+//! there that is no record of the chain is damage, and nothing is sent after it. To put a file
 //! away, rename it between two runs; the next one begins a new chain.
 
 mod chain;
@@ -76,6 +77,24 @@ pub enum AuditError {
     /// Not a file that can be appended to, and read.
     #[error("the audit file {} is not a regular file", .path.display())]
     NotAFile {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Another file's name.
+    #[error(
+        "the audit file {} is a symbolic link, and none is followed: name the file that it leads \
+         to (`--audit`)", .path.display()
+    )]
+    Link {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Every user can change the records, or cut them off.
+    #[error(
+        "every user can write to the audit file {path}; close it: chmod 600 {path}",
+        path = .path.display()
+    )]
+    FileIsOpen {
         /// Which.
         path: PathBuf,
     },
@@ -196,8 +215,9 @@ pub struct Audit {
 
 impl Audit {
     /// Appends to a file, which is made if it is not there, with the key in another, which is made
-    /// if there are no records yet. The folders are the caller's: closed to others, and not the
-    /// same one where the records are handed on.
+    /// if there are no records yet. Neither a symbolic link is taken, nor a file that every user
+    /// can write to; whether its group can is for the caller to look at. The folders are the
+    /// caller's: closed to others, and not the same one where the records are handed on.
     ///
     /// Whatever would keep a record from being written is found out now.
     pub fn open(path: &Path, key: &Path, who: Who) -> Result<Self, AuditError> {

@@ -117,6 +117,51 @@ fn the_file_and_its_key_are_closed_to_others() {
 }
 
 #[test]
+fn a_file_that_every_user_can_write_to_is_refused_and_one_of_a_group_is_not() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = Folder::with(1);
+    for (mode, is_refused) in [(0o600, false), (0o660, false), (0o666, true), (0o602, true)] {
+        fs::set_permissions(folder.log(), fs::Permissions::from_mode(mode)).unwrap();
+        match folder.file() {
+            Ok(_) => assert!(!is_refused, "{mode:o}"),
+            Err(error @ AuditError::FileIsOpen { .. }) => {
+                let remedy = format!("chmod 600 {}", folder.log().display());
+                assert!(is_refused && error.to_string().contains(&remedy), "{error}");
+            }
+            Err(error) => panic!("{mode:o}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn a_link_is_not_followed_wherever_it_leads() {
+    let folder = Folder::with(1);
+    let before = fs::read(folder.log()).unwrap();
+    let link = folder.0.path().join("link");
+    for target in [folder.log(), folder.0.path().join("new")] {
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        let refused = LogFile::open(&link, &folder.key(), file::PAUSE).err();
+        assert!(
+            matches!(refused, Some(AuditError::Link { .. })),
+            "{refused:?}"
+        );
+        fs::remove_file(&link).unwrap();
+    }
+    assert!(!folder.0.path().join("new").exists(), "nor is it made");
+    // Nor where it was put there since.
+    let mut file = folder.file().unwrap();
+    let away = folder.0.path().join("away");
+    fs::rename(folder.log(), &away).unwrap();
+    std::os::unix::fs::symlink(&away, folder.log()).unwrap();
+    let refused = append(&mut file, "x").err();
+    assert!(
+        matches!(refused, Some(AuditError::Link { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(fs::read(away).unwrap(), before);
+}
+
+#[test]
 fn a_cut_off_end_is_seen_by_a_hash_that_was_noted_and_only_by_it() {
     let folder = Folder::with(4);
     let key = Key::load(&folder.key()).unwrap();
@@ -216,6 +261,25 @@ fn a_record_that_lacks_only_its_lines_end_is_a_record() {
     append(&mut folder.file().unwrap(), "after it").unwrap();
     let found = folder.verify().unwrap();
     assert_eq!((found.records, found.torn), (3, 0));
+}
+
+#[test]
+fn an_altered_record_does_not_pass_for_what_a_killed_process_left() {
+    for ending in ["", " ", "x", "\0\0", "{"] {
+        let folder = Folder::with(3);
+        let whole = fs::read_to_string(folder.log()).unwrap();
+        let altered = whole.trim_end().replace("record 2", "record 7") + ending;
+        fs::write(folder.log(), &altered).unwrap();
+        folder.assert_damaged(3);
+        let refused = folder.file().err();
+        assert!(
+            matches!(refused, Some(AuditError::Damaged { .. })),
+            "{ending:?}: {refused:?}"
+        );
+        let remedy = refused.unwrap().to_string();
+        assert!(remedy.contains("Put it away"), "{remedy}");
+        assert_eq!(fs::read_to_string(folder.log()).unwrap(), altered);
+    }
 }
 
 #[test]
@@ -811,18 +875,30 @@ fn a_closing_record_accounts_for_exactly_what_it_names() {
     let text = chain_of(&key, 1);
     let (line, head) = (String::from_utf8(text.clone()).unwrap(), text.len() as u64);
     let (_, after) = chain::check(&key, line.trim_end().as_bytes()).unwrap();
-    let torn = |offset, bytes, left: &[u8]| {
-        let sha256 = chain::hex(&<sha2::Sha256 as sha2::Digest>::digest(left));
+    let closed_off = |offset, bytes, hashed: &[u8], left: &[u8]| {
+        let sha256 = chain::hex(&<sha2::Sha256 as sha2::Digest>::digest(hashed));
         let closing = record::closing(&Torn {
             offset,
             bytes,
             sha256,
         });
         let (closing, _) = chain::link(&key, &after, &closing);
-        [line.as_bytes(), b"left\n", closing.as_bytes(), b"\n"].concat()
+        [line.as_bytes(), left, b"\n", closing.as_bytes(), b"\n"].concat()
     };
+    let torn = |offset, bytes, hashed: &[u8]| closed_off(offset, bytes, hashed, b"left");
     assert_eq!(damage(&key, &torn(head, 4, b"left")), None);
     assert_eq!(damage(&key, &torn(head, 5, b"left")), Some(2));
     assert_eq!(damage(&key, &torn(head, 4, b"lost")), Some(2));
     assert_eq!(damage(&key, &torn(0, 4, b"left")), Some(2));
+
+    // Nor does it account for what is a whole object: no killed process leaves that.
+    let (record, _) = chain::link(&key, &after, &record("record 2"));
+    for whole in [
+        record.replace("record 2", "record 7"),
+        r#"{"a":1} "#.to_owned(),
+    ] {
+        let whole = whole.as_bytes();
+        let closed_off = closed_off(head, whole.len() as u64, whole, whole);
+        assert_eq!(damage(&key, &closed_off), Some(2));
+    }
 }

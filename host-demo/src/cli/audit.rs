@@ -1,5 +1,6 @@
 //! The record of what was done: where it is kept, and `host-demo audit verify`.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -24,6 +25,10 @@ pub(super) fn open(args: &Connection) -> anyhow::Result<Arc<Audit>> {
     };
     let audit = Audit::open(&path, &key, who(args))
         .context("without a record of what is done, nothing is")?;
+    if path.metadata()?.mode() & 0o020 != 0 {
+        let shown = output::clean(&path.display().to_string());
+        note!("host-demo: the group of {shown} can change it; close it: chmod 600 {shown}");
+    }
     Ok(Arc::new(audit))
 }
 

@@ -1,6 +1,7 @@
 //! The record of what was done: through the command, and through the library.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -258,6 +259,25 @@ fn without_a_place_for_the_record_nothing_is_done() {
     let before = stage.mock.requests().len();
     let said = stage.releases(&[], 2);
     assert!(said.contains("damaged"), "{said}");
+    assert_eq!(stage.mock.requests().len(), before, "not even for a token");
+}
+
+#[test]
+fn a_record_that_everybody_can_write_to_stops_a_release_and_one_of_a_group_is_warned_of() {
+    let stage = Stage::new();
+    stage.releases(&[], 0);
+    let remedy = format!("chmod 600 {}", stage.record().display());
+    let open_to = |mode| fs::set_permissions(stage.record(), Permissions::from_mode(mode)).unwrap();
+    // The first one is under way still.
+    let said = stage.releases(&[], 3);
+    assert!(!said.contains("chmod"), "{said}");
+    open_to(0o660);
+    let said = stage.releases(&[], 3);
+    assert!(said.contains(&remedy), "{said}");
+    open_to(0o666);
+    let before = stage.mock.requests().len();
+    let said = stage.releases(&[], 2);
+    assert!(said.contains(&remedy), "{said}");
     assert_eq!(stage.mock.requests().len(), before, "not even for a token");
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use etcetera::BaseStrategy as _;
-use host_demo::config::{EXAMPLE, File, Key, Settings, SettingsError, Source};
+use host_demo::config::{EXAMPLE, File, Key, Replaced, Settings, SettingsError, Source};
 use host_demo::files::FileError;
 use serde_json::{Value, json};
 
@@ -20,6 +20,7 @@ pub(crate) fn run(args: &Config, format: Output) -> anyhow::Result<Exit> {
             let (settings, file) =
                 settings(connection.plugin.config.as_deref(), flags(connection))?;
             missing_files(&settings, file.as_deref());
+            tell_replaced(&settings, file.as_deref());
             show(&settings, file.as_deref(), format);
         }
     }
@@ -28,7 +29,8 @@ pub(crate) fn run(args: &Config, format: Output) -> anyhow::Result<Exit> {
 
 /// The arguments, with what the environment and the configuration add to them, and all of it.
 pub(crate) fn settle(args: &args::Connection) -> anyhow::Result<(args::Connection, Settings)> {
-    let (settings, _) = settings(args.plugin.config.as_deref(), flags(args))?;
+    let (settings, file) = settings(args.plugin.config.as_deref(), flags(args))?;
+    tell_replaced(&settings, file.as_deref());
     let text = |key| settings.text(key).map(str::to_owned);
     let path = |key| settings.text(key).map(PathBuf::from);
     // A path from a flag stays as it was given: it need not be text.
@@ -238,6 +240,18 @@ fn missing_files(settings: &Settings, file: Option<&Path>) {
             );
             note!("host-demo: {}", output::clean(&text));
         }
+    }
+}
+
+/// Says where the environment makes this somebody else than the file says.
+fn tell_replaced(settings: &Settings, file: Option<&Path>) {
+    for Replaced { key, source, by } in settings.replaced() {
+        let text = format!(
+            "{} is not used, because {by} is set in the environment; unset it, or name the way to \
+             sign in with --auth",
+            called(*key, *source, file)
+        );
+        note!("host-demo: {}", output::clean(&text));
     }
 }
 

@@ -14,6 +14,7 @@ use host_demo::host::{Host, Setup};
 use host_demo::identity::{self, FixedToken, Identity, Method, Prompt, SignIn, TokenSource};
 use host_demo::network::Network;
 use host_demo::plugin::{self, Digest, LoadError, Plugin};
+use host_demo::transport;
 
 use super::output::clean;
 use super::{args, audit, config, quota};
@@ -95,12 +96,18 @@ fn cache() -> Option<PathBuf> {
 fn service(args: &args::Connection, settings: &Settings) -> anyhow::Result<Service> {
     let mut service = settings.service()?;
     if let Some(path) = &args.ca_file {
-        service = service.with_ca(read(path, "the CA file")?);
+        service = service.with_ca(read_ca(path, "the CA file")?);
     }
     if let Some(path) = &args.authority_ca_file {
-        service = service.with_authority_ca(read(path, "the authority's CA file")?);
+        service = service.with_authority_ca(read_ca(path, "the authority's CA file")?);
     }
     Ok(service.with_network(network(args, settings)?))
+}
+
+fn read_ca(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
+    let pem = read(path, what)?;
+    transport::check_ca(&pem).with_context(|| format!("{what} {}", path.display()))?;
+    Ok(pem)
 }
 
 fn network(args: &args::Connection, settings: &Settings) -> anyhow::Result<Network> {

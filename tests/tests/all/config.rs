@@ -382,6 +382,65 @@ fn what_the_policy_denies_is_logged_with_the_rule_that_pasted_allows_it() {
 }
 
 #[test]
+fn a_variable_that_makes_somebody_else_of_us_is_told_of() {
+    let stage = configured();
+    let args = ["config", "show"];
+    let (_, err) = stage.bare(args).env("AZURE_TENANT_ID", "t").exits(0);
+    assert_eq!(err, "");
+    let elsewhere = stage.home().join("ca.pem");
+    let variable = "AZURE_FEDERATED_TOKEN_FILE";
+    let shown = stage.bare(args).env(variable, elsewhere.to_str().unwrap());
+    let (_, err) = shown.exits(0);
+    assert!(
+        err.contains("config.toml:9: identity.client-secret-file is not used, because AZURE_FED"),
+        "{err}"
+    );
+    let check = stage.bare(["check"]).env("AZURE_CLIENT_SECRET", "x");
+    let (_, err) = check.exits(2);
+    assert!(
+        err.contains("is not used, because AZURE_CLIENT_SECRET is set"),
+        "{err}"
+    );
+    // A flag is seen by whoever uses it.
+    let args = ["config", "show", "--token-file", "ca.pem"];
+    let (_, err) = stage.bare(args).env("AZURE_CLIENT_SECRET", "x").exits(0);
+    assert_eq!(err, "");
+}
+
+#[test]
+fn a_credential_for_an_authority_without_tls_is_refused_with_its_place() {
+    let stage = configured();
+    let plain = complete(&stage).replace("authority = \"https", "authority = \"http");
+    stage.configure(&plain);
+    for args in [["config", "show"], ["check", "-v"]] {
+        let (_, err) = stage.bare(args).exits(2);
+        assert!(
+            err.contains("config.toml:3: service.authority: a credential is sent over https://"),
+            "{err}"
+        );
+    }
+    std::fs::write(stage.home().join("token"), "opaque").unwrap();
+    let args = ["config", "show", "--token-file", "token"];
+    let _ = stage.bare(args).exits(0);
+}
+
+#[test]
+fn certificates_that_are_none_are_told_with_the_files_name() {
+    let stage = configured();
+    let bad = stage.home().join("bad.pem");
+    for text in [
+        "nothing",
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    ] {
+        std::fs::write(&bad, text).unwrap();
+        for flag in ["--ca-file", "--authority-ca-file"] {
+            let (_, err) = stage.bare(["check", flag, "bad.pem"]).exits(2);
+            assert!(err.contains("CA file bad.pem: "), "{err}");
+        }
+    }
+}
+
+#[test]
 fn a_policy_can_allow_nothing() {
     let stage = configured();
     let base = complete(&stage);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::args::{self, Config, Output};
 use super::connect::environment;
-use super::{Exit, connect, output};
+use super::{Exit, audit, connect, output, quota};
 
 pub(crate) fn run(args: &Config, format: Output) -> anyhow::Result<Exit> {
     match args {
@@ -282,8 +282,30 @@ fn parse(path: &Path, text: &str) -> anyhow::Result<File> {
     })
 }
 
+/// What holds for a key that nobody has set, where something does.
+fn in_effect(settings: &Settings, key: Key) -> Option<host_demo::config::Value> {
+    let service = || settings.service().ok();
+    let file = |path: PathBuf| path.display().to_string();
+    let text = match key {
+        Key::BaseUrl => service()?.origin().to_string(),
+        Key::Authority => service()?.authority().to_string(),
+        Key::Scope => service()?.scope().to_owned(),
+        Key::Auth => connect::usual_way(settings).to_owned(),
+        Key::AuditFile => file(audit::usual_files().ok()?[0].clone()),
+        Key::AuditKey => file(audit::usual_files().ok()?[1].clone()),
+        Key::Ledger => file(quota::usual_file().ok()?),
+        _ => return None,
+    };
+    let source = Source::Default;
+    Some(host_demo::config::Value { text, source })
+}
+
 fn show(settings: &Settings, file: Option<&Path>, format: Output) {
-    let rows = Key::all().filter_map(|key| Some((key, settings.get(key)?)));
+    let value = |key| {
+        let set = settings.get(key).cloned();
+        set.or_else(|| in_effect(settings, key))
+    };
+    let rows = Key::all().filter_map(|key| Some((key, value(key)?)));
     if format == Output::Json {
         let rows = rows.map(|(key, value)| {
             let text = match key.is_secret() {

@@ -222,6 +222,22 @@ fn usual(credentials: &identity::Settings) -> anyhow::Result<Method> {
     })
 }
 
+/// What that comes to, by what is set.
+pub(super) fn usual_way(settings: &Settings) -> &'static str {
+    let is_set = |key| settings.get(key).is_some();
+    if is_set(Key::TokenFile) {
+        TOKEN_FILE
+    } else if is_set(Key::ClientSecret) || is_set(Key::ClientSecretFile) {
+        Method::ClientSecret.name()
+    } else if is_set(Key::CertificateFile) {
+        Method::ClientCertificate.name()
+    } else if is_set(Key::FederatedTokenFile) {
+        Method::WorkloadIdentity.name()
+    } else {
+        Method::ClientSecret.name()
+    }
+}
+
 /// Shows how to sign in, beside what is printed for programs.
 struct OnStandardError;
 

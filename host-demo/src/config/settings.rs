@@ -205,14 +205,16 @@ impl Settings {
 
     /// A flag is there to be seen; a variable may have been set for another tool.
     fn note_replaced(&mut self, credentials: &[Key]) {
-        let by = credentials
-            .iter()
-            .filter_map(|key| match self.get(*key)?.source {
-                Source::Environment(name) => Some(name),
-                _ => None,
-            });
         let is_flag = |key: &Key| self.rank(*key) == 3;
-        let Some(by) = by.last().filter(|_| !credentials.iter().any(is_flag)) else {
+        if credentials.iter().any(is_flag) {
+            return;
+        }
+        // The first is the one that is used.
+        let variable = |key: &Key| match self.get(*key)?.source {
+            Source::Environment(name) => Some(name),
+            _ => None,
+        };
+        let Some(by) = credentials.iter().find_map(variable) else {
             return;
         };
         let keys = credentials.iter().chain([&Key::Auth]);

@@ -441,6 +441,33 @@ fn certificates_that_are_none_are_told_with_the_files_name() {
 }
 
 #[test]
+fn what_follows_and_what_holds_by_default_is_shown_too() {
+    let stage = Stage::new();
+    let home = stage.home().display().to_string();
+    let (out, _) = stage.bare(["config", "show", "--cloud", "gcc"]).exits(0);
+    for line in [
+        "service.base-url             https://api-gcc.securitycenter.microsoft.us  (default)",
+        "service.authority            https://login.microsoftonline.com  (default)",
+        "service.scope                https://api-gcc.securitycenter.microsoft.us/.default  (default)",
+        "identity.auth                client-secret  (default)",
+        &format!(
+            "audit.file                   {home}/.local/state/host-demo/audit.jsonl  (default)"
+        ),
+        &format!(
+            "audit.key                    {home}/.local/share/host-demo/keys/audit.key  (default)"
+        ),
+        &format!(
+            "ledger.at                    {home}/.local/state/host-demo/ledger.sqlite  (default)"
+        ),
+    ] {
+        assert!(out.lines().any(|shown| shown == line), "{line} in\n{out}");
+    }
+    let variable = "AZURE_FEDERATED_TOKEN_FILE";
+    let (out, _) = stage.bare(["config", "show"]).env(variable, "t").exits(0);
+    assert!(out.contains("workload-identity  (default)"), "{out}");
+}
+
+#[test]
 fn a_policy_can_allow_nothing() {
     let stage = configured();
     let base = complete(&stage);

@@ -493,7 +493,7 @@ const fn wasi_error(kind: TransportErrorKind) -> WasiError {
             info_code: None,
         },
         TransportErrorKind::Address => WasiError::DestinationIpProhibited,
-        TransportErrorKind::Refused => WasiError::ConnectionRefused,
+        TransportErrorKind::Refused | TransportErrorKind::Proxy => WasiError::ConnectionRefused,
         TransportErrorKind::ConnectTimeout => WasiError::ConnectionTimeout,
         TransportErrorKind::Certificate => WasiError::TlsCertificateError,
         TransportErrorKind::Tls => WasiError::TlsProtocolError,

@@ -77,6 +77,8 @@ pub enum SetupError {
 pub(crate) struct Transport {
     client: reqwest::Client,
     guard: Arc<Guard>,
+    /// The proxy's name, for people.
+    proxy: Option<String>,
     connect_timeout: Duration,
     /// For a whole request, where nobody else sees to its end.
     timeout: Option<Duration>,
@@ -101,6 +103,8 @@ pub enum TransportErrorKind {
     Address,
     /// Nothing listens there, or the way is barred.
     Refused,
+    /// The proxy can't be reached, or makes no tunnel.
+    Proxy,
     /// No connection came about in time.
     ConnectTimeout,
     /// The other side's certificate is not trusted.
@@ -122,6 +126,7 @@ impl TransportErrorKind {
             Self::Dns
             | Self::Address
             | Self::Refused
+            | Self::Proxy
             | Self::ConnectTimeout
             | Self::Certificate
             | Self::Tls
@@ -240,6 +245,7 @@ impl Transport {
         Ok(Self {
             client,
             guard,
+            proxy: proxy.map(|proxy| proxy.url().origin().ascii_serialization()),
             connect_timeout,
             timeout: None,
         })
@@ -301,6 +307,16 @@ impl Transport {
         use TransportErrorKind as Kind;
 
         let cause = root_cause(error);
+        let tunnel = self.proxy.as_deref().and_then(|proxy| {
+            let failure = tunnel_failure(error)?;
+            Some((proxy, failure))
+        });
+        // What goes wrong on the way to the proxy is no fault of the service's.
+        let to_proxy = match tunnel {
+            Some((proxy, Tunnel::NotReached)) => Some(format!("the proxy {proxy}")),
+            _ => None,
+        };
+        let origin = to_proxy.as_deref().unwrap_or(origin);
         let tls = find::<rustls::Error>(error);
         let io = find::<std::io::Error>(error).map(std::io::Error::kind);
         let (kind, detail) = if find::<TooLate>(error).is_some() {
@@ -338,6 +354,13 @@ impl Transport {
             )
         } else if let Some(refusal) = find::<Refusal>(error) {
             (Kind::Address, refusal.to_string())
+        } else if let Some((proxy, Tunnel::Refused(why))) = tunnel {
+            (
+                Kind::Proxy,
+                format!("the proxy {proxy} made no tunnel to {origin}: {why}"),
+            )
+        } else if to_proxy.is_some() {
+            (Kind::Proxy, format!("no connection to {origin}: {cause}"))
         } else if is_about_the_name(error) {
             (
                 Kind::Dns,
@@ -416,15 +439,29 @@ fn verifier(service: &Service, origin: &Origin) -> Result<Arc<dyn ServerCertVeri
 fn named(service: &Service, origin: &Origin) -> Result<Vec<CertificateDer<'static>>, SetupError> {
     let mut certificates = Vec::new();
     for pem in service.cas(origin) {
-        let before = certificates.len();
-        for certificate in CertificateDer::pem_slice_iter(pem) {
-            certificates.push(certificate.map_err(|e| SetupError::Ca(e.to_string()))?);
-        }
-        if certificates.len() == before {
-            return Err(SetupError::Ca("no certificate in it".to_owned()));
-        }
+        certificates.extend(certificates_in(pem)?);
     }
     Ok(certificates)
+}
+
+fn certificates_in(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, SetupError> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let all = all.map_err(|e| SetupError::Ca(e.to_string()))?;
+    if all.is_empty() {
+        return Err(SetupError::Ca("no certificate in it".to_owned()));
+    }
+    Ok(all)
+}
+
+/// Whether a PEM text has certificate authorities that can be trusted: whoever has read it from a
+/// file knows the file's name.
+pub fn check_ca(pem: &[u8]) -> Result<(), SetupError> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in certificates_in(pem)? {
+        let added = roots.add(certificate);
+        added.map_err(|e| SetupError::Ca(e.to_string()))?;
+    }
+    Ok(())
 }
 
 /// Trusts an origin's own certificate authorities at its name, and the operating system's alone at
@@ -512,6 +549,37 @@ fn is_about_the_name(error: &dyn std::error::Error) -> bool {
         next = cause.source();
     }
     false
+}
+
+/// What went wrong with a proxy.
+#[derive(Clone, Copy)]
+enum Tunnel {
+    NotReached,
+    Refused(&'static str),
+}
+
+/// The client does not show its type for it, and of the proxy's answer it keeps no more than this.
+fn tunnel_failure(error: &dyn std::error::Error) -> Option<Tunnel> {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        match cause.to_string().strip_prefix("tunnel error: ") {
+            Some("failed to create underlying connection") => return Some(Tunnel::NotReached),
+            Some("proxy authorization required") => {
+                return Some(Tunnel::Refused(
+                    "it answered 407 and wants credentials, or others \
+                     (proxy-credentials-file, --proxy-credentials-file)",
+                ));
+            }
+            Some("unsuccessful") => {
+                return Some(Tunnel::Refused(
+                    "its answer was not 200; ask whoever runs it whether it lets this pass",
+                ));
+            }
+            Some(_) => return Some(Tunnel::Refused("it broke off; its log may say why")),
+            None => next = cause.source(),
+        }
+    }
+    None
 }
 
 /// The last cause, which says most. What stands before it names the client's inner parts.

@@ -170,6 +170,11 @@ pub(super) fn folder() -> anyhow::Result<PathBuf> {
     Ok(state.join("host-demo"))
 }
 
+/// Where the record and its key are, where nobody says.
+pub(super) fn usual_files() -> anyhow::Result<[PathBuf; 2]> {
+    Ok([folder()?.join(RECORD), key_folder()?.join(KEY)])
+}
+
 /// Apart from the record: who copies or backs up the one does not take the other along.
 fn key_folder() -> anyhow::Result<PathBuf> {
     let strategy = etcetera::choose_base_strategy().context("there is no home directory")?;

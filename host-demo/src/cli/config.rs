@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use etcetera::BaseStrategy as _;
-use host_demo::config::{EXAMPLE, File, Key, Settings, SettingsError, Source};
+use host_demo::config::{EXAMPLE, File, Key, Replaced, Settings, SettingsError, Source};
 use host_demo::files::FileError;
 use serde_json::{Value, json};
 
 use super::args::{self, Config, Output};
 use super::connect::environment;
-use super::{Exit, connect, output};
+use super::{Exit, audit, connect, output, quota};
 
 pub(crate) fn run(args: &Config, format: Output) -> anyhow::Result<Exit> {
     match args {
@@ -20,6 +20,7 @@ pub(crate) fn run(args: &Config, format: Output) -> anyhow::Result<Exit> {
             let (settings, file) =
                 settings(connection.plugin.config.as_deref(), flags(connection))?;
             missing_files(&settings, file.as_deref());
+            tell_replaced(&settings, file.as_deref());
             show(&settings, file.as_deref(), format);
         }
     }
@@ -28,7 +29,8 @@ pub(crate) fn run(args: &Config, format: Output) -> anyhow::Result<Exit> {
 
 /// The arguments, with what the environment and the configuration add to them, and all of it.
 pub(crate) fn settle(args: &args::Connection) -> anyhow::Result<(args::Connection, Settings)> {
-    let (settings, _) = settings(args.plugin.config.as_deref(), flags(args))?;
+    let (settings, file) = settings(args.plugin.config.as_deref(), flags(args))?;
+    tell_replaced(&settings, file.as_deref());
     let text = |key| settings.text(key).map(str::to_owned);
     let path = |key| settings.text(key).map(PathBuf::from);
     // A path from a flag stays as it was given: it need not be text.
@@ -241,6 +243,18 @@ fn missing_files(settings: &Settings, file: Option<&Path>) {
     }
 }
 
+/// Says where the environment makes this somebody else than the file says.
+fn tell_replaced(settings: &Settings, file: Option<&Path>) {
+    for Replaced { key, source, by } in settings.replaced() {
+        let text = format!(
+            "{} is not used, because {by} is set in the environment; unset it, or name the way to \
+             sign in with --auth",
+            called(*key, *source, file)
+        );
+        note!("host-demo: {}", output::clean(&text));
+    }
+}
+
 /// What a value is called where it came from.
 fn called(key: Key, source: Source, file: Option<&Path>) -> String {
     match source {
@@ -268,8 +282,30 @@ fn parse(path: &Path, text: &str) -> anyhow::Result<File> {
     })
 }
 
+/// What holds for a key that nobody has set, where something does.
+fn in_effect(settings: &Settings, key: Key) -> Option<host_demo::config::Value> {
+    let service = || settings.service().ok();
+    let file = |path: PathBuf| path.display().to_string();
+    let text = match key {
+        Key::BaseUrl => service()?.origin().to_string(),
+        Key::Authority => service()?.authority().to_string(),
+        Key::Scope => service()?.scope().to_owned(),
+        Key::Auth => connect::usual_way(settings).to_owned(),
+        Key::AuditFile => file(audit::usual_files().ok()?[0].clone()),
+        Key::AuditKey => file(audit::usual_files().ok()?[1].clone()),
+        Key::Ledger => file(quota::usual_file().ok()?),
+        _ => return None,
+    };
+    let source = Source::Default;
+    Some(host_demo::config::Value { text, source })
+}
+
 fn show(settings: &Settings, file: Option<&Path>, format: Output) {
-    let rows = Key::all().filter_map(|key| Some((key, settings.get(key)?)));
+    let value = |key| {
+        let set = settings.get(key).cloned();
+        set.or_else(|| in_effect(settings, key))
+    };
+    let rows = Key::all().filter_map(|key| Some((key, value(key)?)));
     if format == Output::Json {
         let rows = rows.map(|(key, value)| {
             let text = match key.is_secret() {

@@ -14,6 +14,7 @@ use host_demo::host::{Host, Setup};
 use host_demo::identity::{self, FixedToken, Identity, Method, Prompt, SignIn, TokenSource};
 use host_demo::network::Network;
 use host_demo::plugin::{self, Digest, LoadError, Plugin};
+use host_demo::transport;
 
 use super::output::clean;
 use super::{args, audit, config, quota};
@@ -95,12 +96,18 @@ fn cache() -> Option<PathBuf> {
 fn service(args: &args::Connection, settings: &Settings) -> anyhow::Result<Service> {
     let mut service = settings.service()?;
     if let Some(path) = &args.ca_file {
-        service = service.with_ca(read(path, "the CA file")?);
+        service = service.with_ca(read_ca(path, "the CA file")?);
     }
     if let Some(path) = &args.authority_ca_file {
-        service = service.with_authority_ca(read(path, "the authority's CA file")?);
+        service = service.with_authority_ca(read_ca(path, "the authority's CA file")?);
     }
     Ok(service.with_network(network(args, settings)?))
+}
+
+fn read_ca(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
+    let pem = read(path, what)?;
+    transport::check_ca(&pem).with_context(|| format!("{what} {}", path.display()))?;
+    Ok(pem)
 }
 
 fn network(args: &args::Connection, settings: &Settings) -> anyhow::Result<Network> {
@@ -213,6 +220,22 @@ fn usual(credentials: &identity::Settings) -> anyhow::Result<Method> {
     } else {
         Method::WorkloadIdentity
     })
+}
+
+/// What that comes to, by what is set.
+pub(super) fn usual_way(settings: &Settings) -> &'static str {
+    let is_set = |key| settings.get(key).is_some();
+    if is_set(Key::TokenFile) {
+        TOKEN_FILE
+    } else if is_set(Key::ClientSecret) || is_set(Key::ClientSecretFile) {
+        Method::ClientSecret.name()
+    } else if is_set(Key::CertificateFile) {
+        Method::ClientCertificate.name()
+    } else if is_set(Key::FederatedTokenFile) {
+        Method::WorkloadIdentity.name()
+    } else {
+        Method::ClientSecret.name()
+    }
 }
 
 /// Shows how to sign in, beside what is printed for programs.

@@ -170,9 +170,13 @@ pub(crate) fn advice(error: &CallError) -> Option<&'static str> {
              application of your own",
         );
     }
-    let transport = match error {
-        CallError::Answered { detail, .. } => detail.as_ref()?,
-        CallError::Identity(IdentityError::NoAnswer(failure)) => failure,
+    let (transport, network) = match error {
+        CallError::Answered { detail, .. } => {
+            (detail.as_ref()?, "check the network and the service's URL")
+        }
+        CallError::Identity(IdentityError::NoAnswer(failure)) => {
+            (failure, "check the network and the authority's URL")
+        }
         _ => return None,
     };
     match transport.kind {
@@ -182,7 +186,8 @@ pub(crate) fn advice(error: &CallError) -> Option<&'static str> {
         ),
         TransportErrorKind::Dns
         | TransportErrorKind::Refused
-        | TransportErrorKind::ConnectTimeout => Some("check the network and the service's URL"),
+        | TransportErrorKind::ConnectTimeout => Some(network),
+        TransportErrorKind::Proxy => Some("check the proxy and its URL (--proxy)"),
         TransportErrorKind::Address => Some("a private network is permitted with --allow-address"),
         _ => None,
     }
@@ -214,7 +219,24 @@ pub(crate) fn action_line(action: &MachineAction) -> String {
 
 #[cfg(test)]
 mod tests {
+    use host_demo::transport::TransportError;
+
     use super::*;
+
+    #[test]
+    fn who_is_to_be_looked_after_is_who_could_not_be_reached() {
+        let advice = |kind| {
+            let failure = TransportError {
+                kind,
+                detail: "no".to_owned(),
+            };
+            advice(&CallError::Identity(IdentityError::NoAnswer(failure)))
+        };
+        let refused = advice(TransportErrorKind::Refused);
+        assert_eq!(refused, Some("check the network and the authority's URL"));
+        let proxy = advice(TransportErrorKind::Proxy);
+        assert!(proxy.is_some_and(|advice| advice.contains("--proxy")));
+    }
 
     #[test]
     fn what_a_service_says_cannot_drive_the_terminal() {

@@ -170,8 +170,15 @@ fn name_of(args: &args::Ledger) -> anyhow::Result<LedgerName> {
 }
 
 fn default() -> anyhow::Result<PathBuf> {
-    Ok(audit::private(audit::folder()?)?.join("ledger.sqlite"))
+    Ok(audit::private(audit::folder()?)?.join(LEDGER))
 }
+
+/// The ledger's file, where nobody says; it need not be there.
+pub(super) fn usual_file() -> anyhow::Result<PathBuf> {
+    Ok(audit::folder()?.join(LEDGER))
+}
+
+const LEDGER: &str = "ledger.sqlite";
 
 /// One key, as it is shown.
 struct View<'a> {

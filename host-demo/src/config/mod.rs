@@ -12,7 +12,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use file::{ConfigError, File, Problem};
-pub use settings::{Settings, SettingsError};
+pub use settings::{Replaced, Settings, SettingsError};
 
 use crate::cloud::{Cloud, Region};
 use crate::identity::Method;

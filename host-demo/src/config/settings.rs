@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{File, KEYS, Key, LIST, Source, TOKEN_FILE, Value, duration, file};
 use crate::cloud::{Cloud, Service, ServiceError};
 use crate::host::CALL_TIMEOUT;
+use crate::identity::Method;
 use crate::limits::Quota;
 use crate::network::{Network, Proxy};
 use crate::policy::{Origin, Policy, Route};
@@ -18,6 +19,18 @@ pub struct Settings {
     quotas: Vec<Quota>,
     /// Flags that another flag leaves without a meaning.
     dropped: Vec<Key>,
+    replaced: Vec<Replaced>,
+}
+
+/// Something of the file's that the environment, unseen, takes the place of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replaced {
+    /// What is not used.
+    pub key: Key,
+    /// Where it stands.
+    pub source: Source,
+    /// The variable that is used in its place.
+    pub by: &'static str,
 }
 
 /// What does not go together.
@@ -98,6 +111,7 @@ impl Settings {
             allow,
             quotas: quotas.unwrap_or_default(),
             dropped: Vec::new(),
+            replaced: Vec::new(),
         };
         settings.keep_documented_quotas();
         settings.choose_service(&in_file);
@@ -183,8 +197,63 @@ impl Settings {
         let highest = highest.unwrap_or_default();
         // A way to sign in that a later one names keeps what it needs from earlier ones.
         if self.rank(Key::Auth) < highest {
+            self.note_replaced(&CREDENTIALS);
             self.values.remove(&Key::Auth);
             self.drop_below(highest, &CREDENTIALS);
+        }
+    }
+
+    /// A flag is there to be seen; a variable may have been set for another tool.
+    fn note_replaced(&mut self, credentials: &[Key]) {
+        let is_flag = |key: &Key| self.rank(*key) == 3;
+        if credentials.iter().any(is_flag) {
+            return;
+        }
+        // The first is the one that is used.
+        let variable = |key: &Key| match self.get(*key)?.source {
+            Source::Environment(name) => Some(name),
+            _ => None,
+        };
+        let Some(by) = credentials.iter().find_map(variable) else {
+            return;
+        };
+        let keys = credentials.iter().chain([&Key::Auth]);
+        let in_file = keys.filter(|key| self.rank(**key) == 1);
+        self.replaced = in_file
+            .filter_map(|key| {
+                let source = self.get(*key)?.source;
+                Some(Replaced {
+                    key: *key,
+                    source,
+                    by,
+                })
+            })
+            .collect();
+    }
+
+    /// What of the file's credential a variable of the environment takes the place of.
+    pub fn replaced(&self) -> &[Replaced] {
+        &self.replaced
+    }
+
+    /// Whether a credential would be sent to the authority.
+    fn proves_itself(&self) -> bool {
+        use Key::{CertificateFile, ClientSecret, ClientSecretFile, FederatedTokenFile};
+
+        let method = self.text(Key::Auth).map(str::parse);
+        match method {
+            None => [
+                ClientSecret,
+                ClientSecretFile,
+                CertificateFile,
+                FederatedTokenFile,
+            ]
+            .iter()
+            .any(|key| self.values.contains_key(key)),
+            Some(method) => matches!(
+                method,
+                Ok(Method::ClientSecret | Method::ClientCertificate | Method::WorkloadIdentity)
+            ),
         }
     }
 
@@ -252,6 +321,12 @@ impl Settings {
         problems.extend(dropped.map(|key| SettingsError::Dropped { key: *key }));
         if problems.is_empty() {
             problems.extend(self.service().err());
+        }
+        let authority = self.text(Key::Authority).unwrap_or_default();
+        if authority.starts_with("http://") && self.proves_itself() {
+            let error = "a credential is sent over https:// only, on loopback too: name the \
+                         authority so, or bring a token (token-file, --token-file)";
+            problems.push(self.wrong(Key::Authority, error));
         }
         if self.text(Key::Auth) == Some(TOKEN_FILE) && self.get(Key::TokenFile).is_none() {
             let error = "no token file is named: token-file, --token-file";

@@ -382,6 +382,92 @@ fn what_the_policy_denies_is_logged_with_the_rule_that_pasted_allows_it() {
 }
 
 #[test]
+fn a_variable_that_makes_somebody_else_of_us_is_told_of() {
+    let stage = configured();
+    let args = ["config", "show"];
+    let (_, err) = stage.bare(args).env("AZURE_TENANT_ID", "t").exits(0);
+    assert_eq!(err, "");
+    let elsewhere = stage.home().join("ca.pem");
+    let variable = "AZURE_FEDERATED_TOKEN_FILE";
+    let shown = stage.bare(args).env(variable, elsewhere.to_str().unwrap());
+    let (_, err) = shown.exits(0);
+    assert!(
+        err.contains("config.toml:9: identity.client-secret-file is not used, because AZURE_FED"),
+        "{err}"
+    );
+    let check = stage.bare(["check"]).env("AZURE_CLIENT_SECRET", "x");
+    let (_, err) = check.exits(2);
+    assert!(
+        err.contains("is not used, because AZURE_CLIENT_SECRET is set"),
+        "{err}"
+    );
+    // A flag is seen by whoever uses it.
+    let args = ["config", "show", "--token-file", "ca.pem"];
+    let (_, err) = stage.bare(args).env("AZURE_CLIENT_SECRET", "x").exits(0);
+    assert_eq!(err, "");
+}
+
+#[test]
+fn a_credential_for_an_authority_without_tls_is_refused_with_its_place() {
+    let stage = configured();
+    let plain = complete(&stage).replace("authority = \"https", "authority = \"http");
+    stage.configure(&plain);
+    for args in [["config", "show"], ["check", "-v"]] {
+        let (_, err) = stage.bare(args).exits(2);
+        assert!(
+            err.contains("config.toml:3: service.authority: a credential is sent over https://"),
+            "{err}"
+        );
+    }
+    std::fs::write(stage.home().join("token"), "opaque").unwrap();
+    let args = ["config", "show", "--token-file", "token"];
+    let _ = stage.bare(args).exits(0);
+}
+
+#[test]
+fn certificates_that_are_none_are_told_with_the_files_name() {
+    let stage = configured();
+    let bad = stage.home().join("bad.pem");
+    for text in [
+        "nothing",
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    ] {
+        std::fs::write(&bad, text).unwrap();
+        for flag in ["--ca-file", "--authority-ca-file"] {
+            let (_, err) = stage.bare(["check", flag, "bad.pem"]).exits(2);
+            assert!(err.contains("CA file bad.pem: "), "{err}");
+        }
+    }
+}
+
+#[test]
+fn what_follows_and_what_holds_by_default_is_shown_too() {
+    let stage = Stage::new();
+    let home = stage.home().display().to_string();
+    let (out, _) = stage.bare(["config", "show", "--cloud", "gcc"]).exits(0);
+    for line in [
+        "service.base-url             https://api-gcc.securitycenter.microsoft.us  (default)",
+        "service.authority            https://login.microsoftonline.com  (default)",
+        "service.scope                https://api-gcc.securitycenter.microsoft.us/.default  (default)",
+        "identity.auth                client-secret  (default)",
+        &format!(
+            "audit.file                   {home}/.local/state/host-demo/audit.jsonl  (default)"
+        ),
+        &format!(
+            "audit.key                    {home}/.local/share/host-demo/keys/audit.key  (default)"
+        ),
+        &format!(
+            "ledger.at                    {home}/.local/state/host-demo/ledger.sqlite  (default)"
+        ),
+    ] {
+        assert!(out.lines().any(|shown| shown == line), "{line} in\n{out}");
+    }
+    let variable = "AZURE_FEDERATED_TOKEN_FILE";
+    let (out, _) = stage.bare(["config", "show"]).env(variable, "t").exits(0);
+    assert!(out.contains("workload-identity  (default)"), "{out}");
+}
+
+#[test]
 fn a_policy_can_allow_nothing() {
     let stage = configured();
     let base = complete(&stage);

@@ -252,6 +252,8 @@ async fn a_proxy_that_makes_no_tunnel_means_that_nothing_was_sent() {
         let error = release(&host, &world.machine(0), "x").await.unwrap_err();
         assert_eq!(error.effect(), Effect::None, "{status}: {error:?}");
         let shown = format!("{error} {error:?}");
+        assert!(shown.contains("made no tunnel to"), "{status}: {shown}");
+        assert_eq!(shown.contains("it answered 407"), status == 407, "{shown}");
         assert!(
             !shown.contains("hunter2") && !shown.contains("dXNl"),
             "{shown}"
@@ -266,6 +268,30 @@ async fn a_proxy_that_makes_no_tunnel_means_that_nothing_was_sent() {
         );
     }
     assert_eq!(world.releases(), 0);
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_not_there_is_named_and_not_the_service() {
+    let world = World::new().await;
+    // Bound, so that nobody else gets the port, and not listening.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = format!("http://{}", socket.local_addr().unwrap());
+    let network = Network::default().through(Settings::new(&url).unwrap());
+    let host = world.another_host(|setup| {
+        setup.service = setup.service.clone().with_network(network);
+    });
+    let error = release(&host, &world.machine(0), "x").await.unwrap_err();
+    let CallError::Answered {
+        detail: Some(detail),
+        ..
+    } = &error
+    else {
+        panic!("{error:?}")
+    };
+    assert_eq!((detail.kind, error.effect()), (Kind::Proxy, Effect::None));
+    let named = format!("no connection to the proxy {url}: ");
+    assert!(detail.detail.starts_with(&named), "{detail}");
 }
 
 /// Handed to a proxy, it would be a request with a token in it, for the proxy to read.

@@ -289,8 +289,8 @@ const MICROSOFTS_APPLICATIONS: &[&str] = &[
     "8ee8fdad-f234-4243-8f3b-15c294843740",
 ];
 
-/// How the ids of Microsoft's oldest APIs end: Microsoft Graph, the directory, Exchange, SharePoint,
-/// Power BI, Dynamics, Rights Management and more. No other application's does.
+/// How the ids of Microsoft's oldest APIs end: Microsoft Graph, the directory, Exchange,
+/// SharePoint, Power BI, Dynamics, Rights Management and more. No other application's does.
 const MICROSOFTS_ENDINGS: [&str; 2] = ["-0000-c000-000000000000", "-0ff1-ce00-000000000000"];
 
 /// An API's name in the form in which two can be compared. An application id stands alone, or as
@@ -341,8 +341,8 @@ fn is_within(host: &str, domain: &str) -> bool {
 }
 
 /// Whether an API's name is one that the owner of an origin can have given it, where Entra issues
-/// the tokens: by an application's id, by a name of the tenant's own making, or by a URL there or in
-/// a domain above it. The names of Microsoft's APIs are too many for a list.
+/// the tokens: by an application's id, by a name of the tenant's own making, or by a URL there or
+/// in a domain above it. The names of Microsoft's APIs are too many for a list.
 fn can_be_at(resource: &str, origin: &Origin) -> bool {
     let name = resource_name(resource);
     if is_microsofts(resource) {
@@ -515,8 +515,9 @@ impl Service {
     /// Another service, named by all that belongs together.
     ///
     /// Tokens for an API of Microsoft's go to Microsoft: with another origin there is no such
-    /// service. Of Entra, which issues them all, a token is asked only for an API that its name says
-    /// can be there. Only a stand-in on loopback, with an authority of its own, issues such tokens too.
+    /// service. Of Entra, which issues them all, a token is asked only for an API that its name
+    /// says can be there. Only a stand-in on loopback, with an authority of its own, issues such
+    /// tokens too.
     pub fn custom(base_url: &str, authority: &str, scope: &str) -> Result<Self, ServiceError> {
         let origin: Origin = base_url.parse().map_err(|problem| ServiceError::BaseUrl {
             text: base_url.to_owned(),

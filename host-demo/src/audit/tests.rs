@@ -12,6 +12,7 @@ use super::file::LogFile;
 use super::*;
 use crate::clock::{Clock as _, ManualClock};
 use crate::grant::{Grant, Operation, Target};
+use crate::said::SaidAction;
 
 struct Folder(tempfile::TempDir);
 

@@ -199,7 +199,6 @@ fn clauses<'a>(filter: &'a str, asked: &mut Asked<'a>) -> Option<()> {
 
 /// The texts of `eq 'a'` or `in ('a','b')`: at least one.
 fn values(rest: &str) -> Option<Vec<&str>> {
-    let quoted = |text: &'_ str| -> bool { text.contains('\'') };
     let all: Vec<&str> = match rest.strip_prefix("in (") {
         Some(list) => {
             let list = list.strip_prefix('\'')?.strip_suffix("')")?;
@@ -207,7 +206,8 @@ fn values(rest: &str) -> Option<Vec<&str>> {
         }
         None => vec![rest.strip_prefix("eq '")?.strip_suffix('\'')?],
     };
-    (!all.iter().any(|text| text.is_empty() || quoted(text))).then_some(all)
+    let fits = |text: &&str| !text.is_empty() && !text.contains('\'');
+    all.iter().all(fits).then_some(all)
 }
 
 const fn is_lower(b: u8) -> bool {

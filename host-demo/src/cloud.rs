@@ -224,6 +224,8 @@ const ENTRA_HOSTS: &[&str] = &[
     "login.microsoftonline.us",
     "login-us.microsoftonline.com",
     "login.usgovcloudapi.net",
+    "login.partner.microsoftonline.cn",
+    "login.chinacloudapi.cn",
 ];
 
 /// Domains whose names only Microsoft's own APIs have: Entra lets a tenant name an API by domains
@@ -246,23 +248,50 @@ const MICROSOFTS_DOMAINS: &[&str] = &[
     "office365.us",
 ];
 
-/// Such APIs, by their application ids. Source: merill/microsoft-info, which gathers them from
-/// Microsoft Graph.
+/// Such APIs, by their application ids: those that guard what an enterprise has. Source:
+/// merill/microsoft-info, which gathers them from Microsoft Graph and Microsoft's pages.
 const MICROSOFTS_APPLICATIONS: &[&str] = &[
     WINDOWS_DEFENDER_ATP,
-    // Microsoft Graph, and the older one of the directory alone.
-    "00000003-0000-0000-c000-000000000000",
-    "00000002-0000-0000-c000-000000000000",
     // Azure's resources.
     "797f4846-ba00-4fd7-ba43-dac1f8f63013",
-    // Exchange Online and SharePoint Online.
-    "00000002-0000-0ff1-ce00-000000000000",
-    "00000003-0000-0ff1-ce00-000000000000",
-    // Azure Key Vault.
+    // Azure Key Vault, Storage, SQL Database, Cosmos DB, Data Lake, Data Explorer, Event Hubs,
+    // Databricks, Kubernetes Service, Batch, Virtual Desktop and Cognitive Services.
     "cfa8b339-82a2-471a-a3c9-0fc0be7a4093",
+    "e406a681-f3d4-42a8-90b6-c2b029497af1",
+    "022907d3-0f1b-48f7-badc-1ba6abab6d66",
+    "a232010e-820c-4083-83bb-3ace5fc29d0b",
+    "e9f49c6b-5ce5-44c8-925d-015017e9f7ad",
+    "2746ea77-4702-4b45-80ca-3c97e680e8b7",
+    "80369ed6-5f11-4dd9-bef3-692475845e77",
+    "2ff814a6-3304-4ab8-85cb-cd0e6f879c1d",
+    "6dae42f8-4368-4678-94ff-3960e28e3630",
+    "ddbf3205-c6bd-46ae-8127-60eb93363864",
+    "9cdead84-a844-4324-93f2-b2e6bb768d07",
+    "7d312290-28c8-473c-a0ed-8e53749b6d6d",
+    // Azure DevOps, Log Analytics and Application Insights.
+    "499b84ac-1321-427f-aa17-267ca6975798",
+    "ca7f3f0b-7d91-482c-8e09-c5d840d0eac5",
+    "f5c26e74-f226-4ae8-85f0-b4af0080ac9e",
+    // Intune and its parts, Defender for Cloud Apps, Azure's security, Information Protection.
+    "c161e42e-d4df-4a3d-9b42-e7a3c31f59d4",
+    "26a4ae64-5862-427f-a9b0-044e62572a4f",
+    "0a5f63c0-b750-4f38-a71c-4fc0d58b89e2",
+    "05a65629-4c1b-48c1-a78b-804c4abdd4af",
+    "8edd93e1-2103-40b4-bd70-6e34e586362d",
+    "40775b29-2688-46b6-a3b5-b256bd04df9f",
+    // Office 365's management, Teams and its administration, Power Apps and Power Automate.
+    "c5393580-f805-4401-95e8-94b7a6ef2fc2",
+    "cc15fd57-2c6c-4117-a88c-83b1d56b4bbe",
+    "48ac35b8-9aa8-4d74-927d-1f4a14a0b239",
+    "475226c6-020e-4fb2-8a90-7a972cbfc1d4",
+    "7df0a125-d3be-4c96-aa54-591f83ff541c",
     // Microsoft Threat Protection: `api.security.microsoft.com`, as an audience.
     "8ee8fdad-f234-4243-8f3b-15c294843740",
 ];
+
+/// How the ids of Microsoft's oldest APIs end: Microsoft Graph, the directory, Exchange, SharePoint,
+/// Power BI, Dynamics, Rights Management and more. No other application's does.
+const MICROSOFTS_ENDINGS: [&str; 2] = ["-0000-c000-000000000000", "-0ff1-ce00-000000000000"];
 
 /// An API's name in the form in which two can be compared. An application id stands alone, or as
 /// `api://` and the id, or, where older clients asked, behind `spn:`.
@@ -286,20 +315,51 @@ fn is_same_resource(one: &str, other: &str) -> bool {
 /// Whether an audience is an API of Microsoft's own, Defender's or another.
 fn is_microsofts(audience: &str) -> bool {
     let name = resource_name(audience);
-    let host = name
-        .split_once("://")
-        .map_or(name.as_str(), |(_, rest)| rest)
-        .split(['/', ':', '?', '#'])
-        .next()
-        .unwrap_or_default()
-        .trim_end_matches('.');
-    let is_below = |domain: &&str| {
-        host.strip_suffix(*domain)
-            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-    };
+    let host = host_of(
+        name.split_once("://")
+            .map_or(name.as_str(), |(_, rest)| rest),
+    );
+    let is_id = uuid::Uuid::try_parse(&name).is_ok();
     MICROSOFTS_APPLICATIONS.contains(&name.as_str())
-        || MICROSOFTS_DOMAINS.iter().any(is_below)
+        || is_id && MICROSOFTS_ENDINGS.iter().any(|end| name.ends_with(end))
+        || MICROSOFTS_DOMAINS
+            .iter()
+            .any(|domain| is_within(host, domain))
         || TABLE.iter().any(|row| row.has(audience))
+}
+
+/// The host with which the rest of a URL begins, behind its scheme.
+fn host_of(rest: &str) -> &str {
+    let host = rest.split(['/', ':', '?', '#']).next().unwrap_or_default();
+    host.trim_end_matches('.')
+}
+
+/// Whether a host is this one or one below it.
+fn is_within(host: &str, domain: &str) -> bool {
+    host.strip_suffix(domain)
+        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// Whether an API's name is one that the owner of an origin can have given it, where Entra issues
+/// the tokens: by an application's id, by a name of the tenant's own making, or by a URL there or in
+/// a domain above it. The names of Microsoft's APIs are too many for a list.
+fn can_be_at(resource: &str, origin: &Origin) -> bool {
+    let name = resource_name(resource);
+    if is_microsofts(resource) {
+        return false;
+    }
+    if uuid::Uuid::try_parse(&name).is_ok() || name.starts_with("api://") {
+        return true;
+    }
+    let Some((_, rest)) = name.split_once("://") else {
+        return false;
+    };
+    let (there, domain) = (origin.host().trim_end_matches('.'), host_of(rest));
+    there == domain || domain.contains('.') && !is_address(there) && is_within(there, domain)
+}
+
+fn is_address(host: &str) -> bool {
+    host.starts_with('[') || host.parse::<std::net::IpAddr>().is_ok()
 }
 
 impl Row {
@@ -337,9 +397,11 @@ fn may_go(audience: &str, origin: &Origin) -> bool {
     }
 }
 
-/// Whether tokens of this authority are Entra's, in whichever of its clouds.
+/// Whether tokens of this authority are Entra's, in whichever of its clouds. Its regions have names
+/// of their own, below these, and a dot at the end makes no other name.
 pub(crate) fn is_entra(authority: &Origin) -> bool {
-    ENTRA_HOSTS.contains(&authority.host())
+    let host = authority.host().trim_end_matches('.');
+    ENTRA_HOSTS.iter().any(|entra| is_within(host, entra))
 }
 
 /// A Defender service and the authority whose tokens it takes.
@@ -388,6 +450,19 @@ pub enum ServiceError {
         origin: Origin,
         /// The clouds whose tokens they are. None, where they are for another API than Defender's.
         clouds: Vec<Cloud>,
+    },
+    /// Entra issues tokens for every API there is, and this scope does not say that its API is
+    /// there.
+    #[error(
+        "a token for {scope} must not be sent to {origin}: that need not be its API. Name the API \
+         by its application id (api://... or the id alone, and /.default), or by a URL that begins \
+         with https://{} or a domain above it", .origin.host()
+    )]
+    NotThere {
+        /// What a token would be asked for.
+        scope: String,
+        /// Where it would go.
+        origin: Origin,
     },
     /// Only the commercial cloud has regions.
     #[error("the cloud {0} has no regions; only {c} has", c = Cloud::Commercial)]
@@ -440,7 +515,8 @@ impl Service {
     /// Another service, named by all that belongs together.
     ///
     /// Tokens for an API of Microsoft's go to Microsoft: with another origin there is no such
-    /// service. Only a stand-in on loopback, with an authority of its own, issues such tokens too.
+    /// service. Of Entra, which issues them all, a token is asked only for an API that its name says
+    /// can be there. Only a stand-in on loopback, with an authority of its own, issues such tokens too.
     pub fn custom(base_url: &str, authority: &str, scope: &str) -> Result<Self, ServiceError> {
         let origin: Origin = base_url.parse().map_err(|problem| ServiceError::BaseUrl {
             text: base_url.to_owned(),
@@ -466,6 +542,12 @@ impl Service {
                 scope: scope.to_owned(),
                 origin,
                 clouds,
+            });
+        }
+        if is_entra(&authority) && !is_known(&origin) && !can_be_at(resource, &origin) {
+            return Err(ServiceError::NotThere {
+                scope: scope.to_owned(),
+                origin,
             });
         }
         Ok(Self {
@@ -775,18 +857,82 @@ mod tests {
                 assert!(is_refused, "{resource} of {authority}: {made:?}");
             }
         }
-        for own_api in [
-            "https://contoso.onmicrosoft.com/soar",
-            "https://soar.contoso.com",
-            "https://notmicrosoft.com",
-            "https://microsoft.com.contoso.com",
+    }
+
+    #[test]
+    fn of_entra_a_token_is_asked_only_for_an_api_that_can_be_where_it_goes() {
+        let made = |base: &str, authority: &str, resource: &str| {
+            Service::custom(base, authority, &format!("{resource}/.default"))
+        };
+        let own = "https://soar.contoso.com";
+        for resource in [
+            own,
+            "https://SOAR.contoso.com./v1/",
+            "https://contoso.com",
+            "http://contoso.com/soar",
             "api://graph",
+            "api://11111111-2222-3333-4444-555555555555",
             "11111111-2222-3333-4444-555555555555",
         ] {
-            let scope = format!("{own_api}/.default");
-            let made = Service::custom("https://soar.contoso.com", ENTRA, &scope);
+            let made = made(own, ENTRA, resource);
             assert!(made.is_ok(), "{made:?}");
         }
+        let others = [
+            "https://storage.azure.com",
+            "https://dev.azure.com",
+            "499b84ac-1321-427f-aa17-267ca6975798",
+            "https://api.loganalytics.io",
+            "ca7f3f0b-7d91-482c-8e09-c5d840d0eac5",
+            "https://contoso.sharepoint.com",
+            "https://orgname.crm.dynamics.com",
+            "https://api.powerbi.com",
+            "00000009-0000-0000-c000-000000000000",
+            "api://499b84ac-1321-427f-aa17-267ca6975798",
+            "https://contoso.onmicrosoft.com/soar",
+            "https://notmicrosoft.com",
+            "https://com",
+            "https://oso.com",
+            "https://ar.contoso.com",
+            "https://below.soar.contoso.com",
+            "https://soar.contoso.com.evil.test",
+            "https://",
+            "",
+            "soar.contoso.com",
+        ];
+        for resource in others {
+            for authority in [
+                ENTRA,
+                "https://login.microsoftonline.com.",
+                "https://westeurope.login.microsoft.com",
+                "https://login.partner.microsoftonline.cn",
+            ] {
+                for base in [own, "https://localhost:8443", "https://10.4.0.1"] {
+                    let made = made(base, authority, resource);
+                    let is_refused = matches!(
+                        made,
+                        Err(ServiceError::NotThere { .. } | ServiceError::ForeignOrigin { .. })
+                    );
+                    assert!(is_refused, "{resource} of {authority}: {made:?}");
+                }
+            }
+        }
+        assert!(made("https://10.4.0.1", ENTRA, "https://0.1").is_err());
+        // A stand-in has an authority of its own, and whoever else has one answers for it.
+        for (base, authority) in [
+            ("https://localhost:8443", "https://localhost:8443"),
+            (own, "https://login.contoso.com"),
+        ] {
+            let made = made(base, authority, "https://storage.azure.com");
+            assert!(made.is_ok(), "{made:?}");
+        }
+        let error = made(own, ENTRA, "https://api.powerbi.com").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "a token for https://api.powerbi.com/.default must not be sent to \
+             https://soar.contoso.com: that need not be its API. Name the API by its application \
+             id (api://... or the id alone, and /.default), or by a URL that begins with \
+             https://soar.contoso.com or a domain above it"
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -111,10 +112,12 @@ pub struct Host {
     audit: Option<Arc<Audit>>,
 }
 
-/// How long a caller is ready to wait for the quota, before anything is sent.
+/// How long a caller is ready to wait for the quota, and for a token to call with, before anything
+/// is sent.
 #[derive(Clone, Default)]
 pub struct Patience {
-    /// Until then. Without it, as long as it takes.
+    /// Until then. Without it, as long as it takes. What is there without waiting is taken later,
+    /// too.
     pub until: Option<Moment>,
     /// Until this becomes true. What has been sent by then is not affected.
     pub stop: Option<watch::Receiver<bool>>,
@@ -425,6 +428,43 @@ impl Host {
         })
     }
 
+    /// Who waits for a token waits for an authority, and perhaps for a person: no longer than the
+    /// caller does.
+    async fn in_time<T>(
+        &self,
+        until: Option<Moment>,
+        waiting: impl Future<Output = Result<T, IdentityError>>,
+    ) -> Result<T, IdentityError> {
+        let Some(until) = until else {
+            return waiting.await;
+        };
+        tokio::select! {
+            biased;
+            done = waiting => done,
+            () = self.clock.sleep_until(until) => Err(IdentityError::NotInTime),
+        }
+    }
+
+    /// The right to one call, when there is one, and what it is counted by.
+    async fn permit(
+        &self,
+        operation: Operation,
+        patience: &Patience,
+    ) -> Result<(Key, Permit), CallError> {
+        let key = self.in_time(patience.until, self.key(operation)).await?;
+        let on_wait = |wait| {
+            if let Some(on_wait) = &patience.on_wait {
+                on_wait(wait);
+            }
+        };
+        let permit = self
+            .limiter
+            .acquire(&key, self.call_timeout, patience.until, &on_wait)
+            .await
+            .map_err(|none| self.no_permit(none))?;
+        Ok((key, permit))
+    }
+
     fn no_permit(&self, none: NoPermit) -> CallError {
         match none {
             NoPermit::Ledger(error) => error.into(),
@@ -466,7 +506,13 @@ impl Host {
             return result;
         };
         drop(first);
-        if !self.egress.tokens.renew(&rejected).await? {
+        let renewing = self.egress.tokens.renew(&rejected);
+        let is_another = tokio::select! {
+            biased;
+            renewed = self.in_time(patience.until, renewing) => renewed?,
+            () = stopped(patience.stop.clone()) => return Err(CallError::Stopped),
+        };
+        if !is_another {
             return result;
         }
         tracing::warn!("the service refused the token; the call is made again with another one");
@@ -489,24 +535,16 @@ impl Host {
     /// Everything that comes before the call's time begins to run.
     async fn begin(&self, grant: Grant, patience: Patience) -> Result<Begun, CallError> {
         let stop = patience.stop.clone();
-        let mut key = None;
-        let mut permit: Option<Permit> = None;
-        if grant.target().is_some() {
-            let for_key = key.insert(self.key(grant.operation()).await?);
-            let on_wait = |wait| {
-                if let Some(on_wait) = &patience.on_wait {
-                    on_wait(wait);
-                }
-            };
-            let waiting =
-                self.limiter
-                    .acquire(for_key, self.call_timeout, patience.until, &on_wait);
-            permit = Some(tokio::select! {
+        let (key, permit) = if grant.target().is_some() {
+            let (key, permit) = tokio::select! {
                 biased;
-                permit = waiting => permit.map_err(|none| self.no_permit(none))?,
-                () = stopped(patience.stop) => return Err(CallError::Stopped),
-            });
-        }
+                permitted = self.permit(grant.operation(), &patience) => permitted?,
+                () = stopped(patience.stop.clone()) => return Err(CallError::Stopped),
+            };
+            (Some(key), Some(permit))
+        } else {
+            (None, None)
+        };
         let deadline = permit
             .as_ref()
             .map_or(self.clock.now() + self.call_timeout, Permit::deadline);
@@ -557,11 +595,7 @@ impl Host {
     where
         for<'a> Said: From<&'a T>,
     {
-        let result = tokio::select! {
-            biased;
-            result = running => Some(result),
-            () = self.clock.sleep_until(begun.deadline) => None,
-        };
+        let result = self.until(begun.deadline, running).await;
         let seen = begun.call.end();
         let said = seen.said(&begun.grant);
         let claimed = result
@@ -580,6 +614,23 @@ impl Host {
             trail.conclude(&outcome, begun.deadline).await;
         }
         judged
+    }
+
+    /// What becomes of it until then. The time is looked at whenever it lets others run, because a
+    /// runtime that is kept busy looks at its timers late.
+    async fn until<T>(&self, deadline: Moment, running: impl Future<Output = T>) -> Option<T> {
+        let mut running = std::pin::pin!(running);
+        let mut sleep = self.clock.sleep_until(deadline);
+        std::future::poll_fn(move |cx| {
+            if let Poll::Ready(result) = running.as_mut().poll(cx) {
+                return Poll::Ready(Some(result));
+            }
+            if self.clock.now() >= deadline || sleep.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     /// Compares what the plugin says with what the boundary saw.

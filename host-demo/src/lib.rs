@@ -18,6 +18,7 @@
 //!   work.
 //! - [`audit`]: what is kept of every call.
 //! - [`files`]: which files are read, and which folders are one's own.
+//! - [`input`]: lists of devices, as people have them.
 //! - [`release`]: devices, released and followed to the end.
 //! - [`mock`]: a stand-in for the service, for tests and for trying things out.
 //!
@@ -43,11 +44,13 @@ pub mod guard;
 pub mod host;
 pub mod id;
 pub mod identity;
+pub mod input;
 pub mod limits;
 pub mod mock;
 pub mod network;
 pub mod plugin;
 pub mod policy;
+mod pulse;
 pub mod query;
 pub mod release;
 mod resolve;

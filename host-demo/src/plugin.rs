@@ -7,7 +7,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wasmparser::{BinaryReaderError, Parser, Payload};
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, HasData, HasSelf, Linker, ResourceTable};
 use wasmtime::{
@@ -22,6 +23,7 @@ use crate::contract::{self, connection};
 use crate::egress::{Call, Hooks};
 use crate::files::{self, FileError};
 use crate::grant::Operation;
+use crate::pulse::{Needed, Pulse};
 
 /// Linear memory of one instance. The guest reads lists of 16 MiB, of which it has the body (half
 /// as much again while that grows) and then all the texts in it once more; the longest fits into
@@ -74,7 +76,7 @@ const CORE_INSTANCES: u32 = 8;
 const HEADERS_MAX: usize = 64 << 10;
 
 /// After so many instructions a call lets others run, so that its deadline can end it. About a
-/// millisecond.
+/// millisecond; where it has the host work, at the next [beat](crate::pulse).
 const FUEL_SLICE: u64 = 1_000_000;
 
 /// Stack of the guest's code. The component's own stack lies in its memory; this one is for calls.
@@ -89,8 +91,13 @@ const FUNCTION_NAME_MAX: usize = 200;
 /// Instances at one time. Each reserves address space for [`MEMORY_MAX`], and uses what it touches.
 const INSTANCES: u32 = 128;
 
-/// Bytes of a component's file. The largest that runtimes of other languages make have a tenth.
-const FILE_MAX: u64 = 128 << 20;
+/// Bytes of a component's file. The largest that runtimes of other languages make have less.
+const FILE_MAX: u64 = 32 << 20;
+
+/// Bytes of one function's code, and its local variables: a compiler's time and memory grow faster
+/// than these do. The component that this library is built with has a tenth.
+const FUNCTION_MAX: usize = 128 << 10;
+const LOCALS_MAX: u32 = 2_000;
 
 /// What a component may import, and what the host links. Any 0.2 release of `wasi` will do.
 const ALLOWED_IMPORTS: [&str; 7] = [
@@ -136,6 +143,12 @@ pub enum LoadError {
     /// Damaged, or of a kind that the engine does not know.
     #[error("the component is not valid: {0}")]
     Invalid(String),
+    /// A function that would take long to compile.
+    #[error(
+        "the component has a function of more than {FUNCTION_MAX} bytes or {LOCALS_MAX} local \
+         variables, which could take minutes to compile"
+    )]
+    LargeFunction,
     /// It wants more than it may have.
     #[error("the component wants what no plugin gets: {}", .0.join(", "))]
     ForbiddenImports(Vec<String>),
@@ -177,8 +190,9 @@ pub enum LoadError {
 pub fn engine(cache: Option<&Path>) -> Result<Engine, LoadError> {
     let failed = |e: wasmtime::Error| LoadError::Engine(format!("{e:#}"));
     let mut config = Config::new();
-    config.consume_fuel(true);
     config
+        .consume_fuel(true)
+        .epoch_interruption(true)
         .max_wasm_stack(STACK_MAX)
         .wasm_backtrace_max_frames(Some(FRAMES_MAX))
         // By default a variable of the environment has it read what a component says of its source.
@@ -219,6 +233,7 @@ pub struct Plugin {
     pre: contract::PluginPre<State>,
     /// As many calls at one time as the engine's pool has places.
     places: Arc<Semaphore>,
+    pulse: Arc<Pulse>,
     about: Arc<About>,
 }
 
@@ -273,8 +288,13 @@ impl Plugin {
     /// A component as bytes: binary, not text.
     ///
     /// The engine can be the caller's own. It must meter fuel ([`Config::consume_fuel`]); without a
-    /// bound on its work a guest could hold a thread for ever. Where it counts epochs as well, a
-    /// call lets others run at each of them.
+    /// bound on its work a guest could hold a thread for ever. And it should be interrupted by epochs
+    /// ([`Config::epoch_interruption`]), which are counted here while a call runs: without, a guest
+    /// that has the host work for it can hold a thread for minutes.
+    ///
+    /// What it imports and exports, and how large its functions are, is looked at before it is
+    /// compiled. Compiling takes time and memory in proportion to the code, which a component of
+    /// unknown origin can make seconds and hundreds of megabytes.
     pub fn from_bytes(engine: &Engine, bytes: &[u8]) -> Result<Self, LoadError> {
         // The preamble: magic, then the version and the layer (component-model, "Binary Format").
         match bytes.get(..8) {
@@ -285,6 +305,7 @@ impl Plugin {
         if Store::new(engine, ()).get_fuel().is_err() {
             return Err(LoadError::Unmetered);
         }
+        look_at(bytes)?;
         let component = Component::from_binary(engine, bytes)
             .map_err(|e| LoadError::Invalid(format!("{e:#}")))?;
         let kind = component.component_type();
@@ -294,27 +315,11 @@ impl Plugin {
         let imports = names(&mut kind.imports(engine).map(|(name, item)| (name, item.ty)));
         let exports = names(&mut kind.exports(engine).map(|(name, item)| (name, item.ty)));
 
-        let forbidden: Vec<String> = imports
-            .iter()
-            .filter(|name| !is_allowed(name))
-            .cloned()
-            .collect();
-        if !forbidden.is_empty() {
-            return Err(LoadError::ForbiddenImports(forbidden));
-        }
-        let missing: Vec<String> = REQUIRED_EXPORTS
-            .into_iter()
-            .filter(|wanted| !exports.iter().any(|name| name == wanted))
-            .map(str::to_owned)
-            .collect();
-        if !missing.is_empty() {
-            return Err(LoadError::MissingExports(missing));
-        }
-
         let shape = |e: wasmtime::Error| LoadError::OtherShape(format!("{e:#}"));
         let pre = linker(engine)
             .and_then(|linker| linker.instantiate_pre(&component))
             .map_err(shape)?;
+        let pulse = Pulse::start(engine).map_err(|e| LoadError::Engine(e.to_string()))?;
         let about = About {
             size: bytes.len(),
             digest: Digest::of(bytes).to_string(),
@@ -324,6 +329,7 @@ impl Plugin {
         Ok(Self {
             pre: contract::PluginPre::new(pre).map_err(shape)?,
             places: Arc::new(Semaphore::new(INSTANCES as usize)),
+            pulse: Arc::new(pulse),
             about: Arc::new(about),
         })
     }
@@ -426,14 +432,7 @@ impl Plugin {
     async fn instance(
         &self,
         call: Arc<Call>,
-    ) -> Result<
-        (
-            tokio::sync::OwnedSemaphorePermit,
-            Store<State>,
-            contract::Plugin,
-        ),
-        Fault,
-    > {
+    ) -> Result<(Place, Store<State>, contract::Plugin), Fault> {
         let closed = |_| Fault::Engine("it is shutting down".to_owned());
         let place = Arc::clone(&self.places)
             .acquire_owned()
@@ -445,12 +444,22 @@ impl Plugin {
         store.set_hostcall_fuel(bounds.hostcall);
         store.set_fuel(bounds.fuel)?;
         store.fuel_async_yield_interval(Some(FUEL_SLICE))?;
-        // For an engine of the caller's own that counts epochs: at the first it would trap.
+        // At an epoch it would trap otherwise.
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
+        let place = Place {
+            _place: place,
+            _needed: self.pulse.needed(),
+        };
         let plugin = self.pre.instantiate_async(&mut store).await?;
         Ok((place, store, plugin))
     }
+}
+
+/// What a call has of the engine's, for as long as it runs.
+struct Place {
+    _place: OwnedSemaphorePermit,
+    _needed: Needed,
 }
 
 /// What the plugin did that no plugin may do, or what the engine could not do for it.
@@ -541,6 +550,58 @@ impl From<wasmtime::Error> for Fault {
             },
             None => Self::Engine(format!("{error:#}")),
         }
+    }
+}
+
+/// Refuses what is not a plugin, and what would take long to compile.
+fn look_at(bytes: &[u8]) -> Result<(), LoadError> {
+    let (mut imports, mut exports) = (Vec::new(), Vec::new());
+    let mut depth = 0_usize;
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload? {
+            Payload::Version { .. } => depth += 1,
+            Payload::End(_) => depth -= 1,
+            // Those of the modules and components within are each other's.
+            Payload::ComponentImportSection(section) if depth == 1 => {
+                for import in section {
+                    imports.push(import?.name.name.to_owned());
+                }
+            }
+            Payload::ComponentExportSection(section) if depth == 1 => {
+                for export in section {
+                    exports.push(export?.name.name.to_owned());
+                }
+            }
+            Payload::CodeSectionEntry(body) => {
+                let mut locals = 0_u32;
+                for local in body.get_locals_reader()? {
+                    locals = locals.saturating_add(local?.0);
+                }
+                if body.range().len() > FUNCTION_MAX || locals > LOCALS_MAX {
+                    return Err(LoadError::LargeFunction);
+                }
+            }
+            _ => {}
+        }
+    }
+    imports.retain(|name| !is_allowed(name));
+    if !imports.is_empty() {
+        return Err(LoadError::ForbiddenImports(imports));
+    }
+    let missing = REQUIRED_EXPORTS
+        .into_iter()
+        .filter(|wanted| !exports.iter().any(|name| name == wanted));
+    let missing: Vec<String> = missing.map(str::to_owned).collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(LoadError::MissingExports(missing))
+    }
+}
+
+impl From<BinaryReaderError> for LoadError {
+    fn from(error: BinaryReaderError) -> Self {
+        Self::Invalid(error.to_string())
     }
 }
 
@@ -739,7 +800,10 @@ mod tests {
             TABLE_MAX + 1
         );
         for parts in [memories, tables, instances, memory, table] {
-            let bytes = wat::parse_str(format!("(component {parts})")).unwrap();
+            let exports = REQUIRED_EXPORTS.map(|name| format!("(export {name:?} (instance $no))"));
+            let exports = exports.join(" ");
+            let text = format!("(component {parts} (instance $no) {exports})");
+            let bytes = wat::parse_str(text).unwrap();
             let error = Plugin::from_bytes(&engine, &bytes).err();
             assert!(
                 matches!(error, Some(LoadError::Invalid(_))),
@@ -760,6 +824,7 @@ mod tests {
         let component = Component::from_binary(&engine, &wat::parse_str(text).unwrap()).unwrap();
         let mut store = Store::new(&engine, ());
         store.set_fuel(FUEL_SLICE).unwrap();
+        store.set_epoch_deadline(1);
         let linker = Linker::<()>::new(&engine);
         let instance = linker
             .instantiate_async(&mut store, &component)

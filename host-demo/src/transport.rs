@@ -78,6 +78,8 @@ pub(crate) struct Transport {
     client: reqwest::Client,
     guard: Arc<Guard>,
     connect_timeout: Duration,
+    /// For a whole request, where nobody else sees to its end.
+    timeout: Option<Duration>,
 }
 
 /// Why no answer came.
@@ -144,10 +146,15 @@ impl Transport {
         Self::with_lookup(service, service.origin(), connect_timeout, lookup)
     }
 
-    /// To the service's authority.
-    pub(crate) fn to_authority(service: &Service) -> Result<Self, SetupError> {
+    /// To the service's authority, for requests of which each may take so long.
+    pub(crate) fn to_authority(service: &Service, timeout: Duration) -> Result<Self, SetupError> {
+        let connect_timeout = CONNECT_TIMEOUT.min(timeout / 2);
         let lookup = resolve::platform();
-        Self::with_lookup(service, service.authority(), CONNECT_TIMEOUT, lookup)
+        let transport = Self::with_lookup(service, service.authority(), connect_timeout, lookup)?;
+        Ok(Self {
+            timeout: Some(timeout),
+            ..transport
+        })
     }
 
     /// To the machine's own endpoint, which is never behind a proxy. It speaks plain HTTP, so no
@@ -234,6 +241,7 @@ impl Transport {
             client,
             guard,
             connect_timeout,
+            timeout: None,
         })
     }
 
@@ -339,6 +347,11 @@ impl Transport {
             (Kind::Refused, format!("no connection to {origin}: {cause}"))
         };
         TransportError { kind, detail }
+    }
+
+    /// How long a whole request may take.
+    pub(crate) const fn timeout(&self) -> Option<Duration> {
+        self.timeout
     }
 
     /// The client, for the requests of the identity library.

@@ -19,6 +19,7 @@ use host_demo::plugin::{self, Plugin};
 use serde_json::Value;
 use tests::bare::{self, COMMENT, Error};
 use tests::binary::host_demo_binary;
+use tests::usage;
 use wasmtime::Store;
 use wasmtime::component::{Component, Linker};
 
@@ -217,6 +218,7 @@ fn instances(count: usize) -> Result<(f64, f64), Error> {
             let start = Instant::now();
             let mut store = Store::new(&engine, ());
             store.set_fuel(u64::MAX)?;
+            store.set_epoch_deadline(1);
             pre.instantiate_async(&mut store).await?;
             times.push(start.elapsed().as_secs_f64() * 1e6);
         }
@@ -405,19 +407,14 @@ fn run_once(mut command: Command, stand_in: &StandIn) -> Result<(Duration, i64),
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()?;
-    let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
-    // SAFETY: both pointers are to locals of the right types, and nothing else waits for this
-    // child. The standard library has no way to ask for a child's memory.
-    let waited =
-        unsafe { libc::wait4(child.id().cast_signed(), &mut status, 0, usage.as_mut_ptr()) };
+    let (status, peak_kib) = usage::wait(&child)?;
     let time = start.elapsed();
-    if waited != child.id().cast_signed() || status != 0 {
+    if status != 0 {
         let mut said = String::new();
         if let Some(mut stderr) = child.stderr.take() {
             stderr.read_to_string(&mut said)?;
         }
         return Err(format!("{:?} ended with {status}: {said}", command.get_program()).into());
     }
-    // SAFETY: all zeros is a value of this type, and the call above has filled it in.
-    Ok((time, unsafe { usage.assume_init() }.ru_maxrss))
+    Ok((time, peak_kib))
 }

@@ -2,5 +2,8 @@
 
 pub mod bare;
 pub mod binary;
+pub mod redis;
+pub mod simulation;
+pub mod usage;
 mod watched;
 pub mod world;

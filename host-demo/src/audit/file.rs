@@ -63,12 +63,13 @@ impl LogFile {
     }
 
     /// Appends records, all or none, in one write. Where it is `durable`, they are on the disk when
-    /// this returns.
+    /// this returns. With `room`, nothing is written unless so many bytes more can be afterwards.
     pub(super) fn append(
         &mut self,
         records: &[&str],
         closing: impl FnOnce(&Torn) -> String,
         durable: bool,
+        room: u64,
     ) -> Result<(), AuditError> {
         let path = &self.path;
         let mut file = open(path)?;
@@ -102,6 +103,14 @@ impl LogFile {
             text.push('\n');
             head = next;
         }
+        if room > 0 {
+            let bytes = text.len() as u64 + room;
+            reserve(&file, length, bytes).map_err(|problem| AuditError::NoRoom {
+                path: path.clone(),
+                bytes,
+                problem: problem.to_string(),
+            })?;
+        }
         let written = file
             .write_all(text.as_bytes())
             .and_then(|()| match durable {
@@ -128,6 +137,39 @@ fn open(path: &Path) -> Result<File, AuditError> {
         .open(path)
         .map_err(|e| AuditError::io(Doing::Open, path, &e))?;
     Ok(file)
+}
+
+/// Sees to it that a file can grow by so many bytes, whatever else is written to its disk meanwhile.
+/// Its length stays as it is. What is not used lies behind the file's end, for what comes next:
+/// given back, it could be another process's.
+///
+/// A file system that reserves nothing says so, and is taken as it is: nothing can be known of it
+/// before it is written to. So are other systems than Linux.
+fn reserve(file: &File, length: u64, bytes: u64) -> std::io::Result<()> {
+    use rustix::io::Errno;
+    use rustix::process::{Resource, getrlimit};
+
+    // A limit of the process's ends a file as a full disk does, and reserving does not ask for it.
+    let end = length.saturating_add(bytes);
+    if getrlimit(Resource::Fsize)
+        .current
+        .is_some_and(|max| end > max)
+    {
+        return Err(Errno::FBIG.into());
+    }
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{FallocateFlags, fallocate};
+
+        let ask = || fallocate(file, FallocateFlags::KEEP_SIZE, length, bytes);
+        match rustix::io::retry_on_intr(ask) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = file;
+    Ok(())
 }
 
 /// The file's records as they are now, none of them half written. Nobody is held up while they are

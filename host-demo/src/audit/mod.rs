@@ -12,8 +12,11 @@
 //!   it what the plugin `claimed`. A call that is denied, or asks for nothing, has only this one.
 //!
 //! An intent without an outcome is a call that was cut short, by a crash or a power cut: it may
-//! have arrived, and [`verify`] lists it. An outcome that can't be written is kept and tried again
-//! with whatever comes next. Reading is recorded too, but nobody waits for the disk then: the last
+//! have arrived, and [`verify`] lists it. An intent is written only where its outcome will have room,
+//! and those of all other open calls of the process: on Linux it is reserved, 64 KiB for each, where
+//! the file system can do that (ext4, XFS, Btrfs and tmpfs do; NFS before 4.2 does not). Processes
+//! that write to one file share what lies behind its end. An outcome that can't be written even so
+//! is kept and tried again with whatever comes next. Reading is recorded too, but nobody waits for the disk then: the last
 //! reads before a power cut can be missing. Calls that never began (no quota left, no token to
 //! learn the quota's key from) have no record. No record holds a token, a secret, or the comment's
 //! text.
@@ -44,7 +47,7 @@ pub use record::Who;
 pub(crate) use record::{Claimed, Ending, Observed, Outcome, Trail, cut, cut_text};
 
 use file::LogFile;
-use writer::{Backlog, Entry};
+use writer::{Backlog, Entry, Record};
 
 /// Why a record can't be written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +78,20 @@ pub enum AuditError {
     NotAFile {
         /// Which.
         path: PathBuf,
+    },
+    /// What comes of a call could not be written any more, so it is not made.
+    #[error(
+        "the audit file {} has no room for {bytes} bytes more, a call's records and those of the \
+         calls that are under way: {problem}. Make room on its disk, raise the limit (`ulimit -f`), \
+         or record in another file", .path.display()
+    )]
+    NoRoom {
+        /// Which file.
+        path: PathBuf,
+        /// How much was asked for.
+        bytes: u64,
+        /// What the system says.
+        problem: String,
     },
     /// What is there was changed, or belongs to another chain.
     #[error(
@@ -185,8 +202,8 @@ impl Audit {
     /// Whatever would keep a record from being written is found out now.
     pub fn open(path: &Path, key: &Path, who: Who) -> Result<Self, AuditError> {
         let mut file = LogFile::open(path, key, file::PAUSE)?;
-        Ok(Self::start(who, move |records, durable| {
-            file.append(records, record::closing, durable)
+        Ok(Self::start(who, move |records, durable, room| {
+            file.append(records, record::closing, durable, room)
         }))
     }
 
@@ -196,7 +213,7 @@ impl Audit {
         let mut head = chain::Head::start();
         let kept = Arc::new(Mutex::new(Vec::new()));
         let lines = Arc::clone(&kept);
-        let mut audit = Self::start(who, move |records, _| {
+        let mut audit = Self::start(who, move |records, _, _| {
             for record in records {
                 let (line, next) = chain::link(&key, &head, record);
                 lock(&lines).push(line);
@@ -210,7 +227,7 @@ impl Audit {
 
     fn start(
         who: Who,
-        append: impl FnMut(&[&str], bool) -> Result<(), AuditError> + Send + 'static,
+        append: impl FnMut(&[&str], bool, u64) -> Result<(), AuditError> + Send + 'static,
     ) -> Self {
         let (queue, entries) = mpsc::channel();
         let backlog = Arc::default();
@@ -238,7 +255,7 @@ impl Audit {
 
     /// Waits for what was handed over, and tries once more to write what could not be written.
     pub async fn catch_up(&self) {
-        let _ = self.ask(None, true, None).await;
+        let _ = self.ask(None, true).await;
     }
 
     /// The records, where they are kept in memory.
@@ -247,23 +264,32 @@ impl Audit {
     }
 
     /// Hands over what a call is about to do.
-    fn intend(&self, record: String, durable: bool) -> Written {
-        self.ask(Some(record), durable, None)
+    fn intend(&self, call: &str, text: String, durable: bool) -> Written {
+        let record = Record {
+            call: call.to_owned(),
+            is_outcome: false,
+            text,
+        };
+        self.ask(Some(record), durable)
     }
 
     /// Hands over what came of a call, made for `target`. Nobody has to listen.
-    fn conclude(&self, call: &str, target: Option<&str>, record: String, durable: bool) -> Written {
+    fn conclude(&self, call: &str, target: Option<&str>, text: String, durable: bool) -> Written {
         lock(&self.backlog).expect(call.to_owned(), target.map(str::to_owned));
-        self.ask(Some(record), durable, Some(call.to_owned()))
+        let record = Record {
+            call: call.to_owned(),
+            is_outcome: true,
+            text,
+        };
+        self.ask(Some(record), durable)
     }
 
-    fn ask(&self, record: Option<String>, durable: bool, outcome_of: Option<String>) -> Written {
+    fn ask(&self, record: Option<Record>, durable: bool) -> Written {
         let (done, written) = oneshot::channel();
         if let Some(queue) = &self.queue {
             let _ = queue.send(Entry {
                 record,
                 durable,
-                outcome_of,
                 done,
             });
         }

@@ -23,14 +23,21 @@ const OVERTIME: Duration = Duration::from_secs(1);
 /// Characters of a text from outside. What is longer is cut.
 const TEXT_MAX: usize = 500;
 
+/// The bytes of a line that holds an outcome, and of a line that closes off what another process
+/// left before it. An outcome has at most eighteen texts from outside, which are at most 3,005
+/// bytes each where every character is escaped; the rest of it is short.
+pub(super) const OUTCOME_MAX: u64 = 64 * 1024;
+
 /// Who has calls made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Who {
     /// The user's name.
+    #[serde(serialize_with = "cut_text")]
     pub user: String,
     /// The user's number, as the system has it.
     pub uid: u32,
     /// The machine's name.
+    #[serde(serialize_with = "cut_text")]
     pub host: String,
     /// The process.
     pub process: u32,
@@ -219,7 +226,7 @@ impl Trail {
             denied: &[],
         };
         let record = text(&self.record("intent", decision));
-        let written = self.audit.intend(record, self.is_durable());
+        let written = self.audit.intend(&self.call, record, self.is_durable());
         // The writer answers as long as it lives.
         written.await.unwrap_or(Err(AuditError::TooSlow))
     }

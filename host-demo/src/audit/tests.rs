@@ -77,7 +77,7 @@ fn record(text: &str) -> String {
 }
 
 fn append(file: &mut LogFile, text: &str) -> Result<(), AuditError> {
-    file.append(&[&record(text)], record::closing, false)
+    file.append(&[&record(text)], record::closing, false, 0)
 }
 
 #[test]
@@ -356,7 +356,7 @@ fn calls_with_an_intent_and_no_outcome_are_listed() {
             "operation": "an operation", target.0: target.1,
         });
         let record = record.to_string();
-        file.append(&[&record], record::closing, false).unwrap();
+        file.append(&[&record], record::closing, false, 0).unwrap();
     };
     write("intent", "cut short", "1", ("machine", "m1"));
     write("intent", "ended", "2", ("machine", "m2"));
@@ -390,7 +390,7 @@ fn failing(works: &Arc<Mutex<bool>>) -> (Audit, Arc<Mutex<Vec<String>>>) {
     let works = Arc::clone(works);
     let written = Arc::new(Mutex::new(Vec::new()));
     let lines = Arc::clone(&written);
-    let audit = Audit::start(Who::default(), move |records, _| {
+    let audit = Audit::start(Who::default(), move |records, _, _| {
         if *lock(&works) {
             lock(&lines).extend(records.iter().map(|record| (*record).to_owned()));
             Ok(())
@@ -409,7 +409,7 @@ fn outcome(audit: &Audit, call: &str) -> Written {
 async fn an_outcome_that_could_not_be_written_goes_before_everything_that_comes_later() {
     let works = Arc::new(Mutex::new(true));
     let (audit, written) = failing(&works);
-    let intend = |text: &str| audit.intend(text.to_owned(), true);
+    let intend = |text: &str| audit.intend(text, text.to_owned(), true);
     assert_eq!(intend("intent 1").await, Ok(Ok(())));
     *lock(&works) = false;
     assert!(outcome(&audit, "1").await.unwrap().is_err());
@@ -461,6 +461,160 @@ async fn what_there_was_no_room_to_keep_stays_missing() {
     assert!(!audit.has_all_of("m2"), "it is not known whose it was");
 }
 
+#[tokio::test]
+async fn what_was_sent_has_room_for_its_outcome_whatever_else_is_refused() {
+    let bytes_left = Arc::new(Mutex::new(2 * record::OUTCOME_MAX + 20));
+    let left = Arc::clone(&bytes_left);
+    let written = Arc::new(Mutex::new(Vec::new()));
+    let lines = Arc::clone(&written);
+    let audit = Audit::start(Who::default(), move |records, _, room| {
+        let bytes: u64 = records.iter().map(|record| record.len() as u64).sum();
+        let mut left = lock(&left);
+        if *left < bytes + room {
+            return Err(AuditError::NoRoom {
+                path: PathBuf::new(),
+                bytes,
+                problem: String::new(),
+            });
+        }
+        *left -= bytes;
+        lock(&lines).extend(records.iter().map(|record| (*record).to_owned()));
+        Ok(())
+    });
+    let intend = async |call: &str| audit.intend(call, call.to_owned(), true).await.unwrap();
+    let conclude = async |call: &str, text: &str| {
+        let concluded = audit.conclude(call, Some(call), text.to_owned(), true);
+        concluded.await.unwrap()
+    };
+    let full = |result: Result<(), AuditError>| matches!(result, Err(AuditError::NoRoom { .. }));
+    assert_eq!(intend("a").await, Ok(()));
+    assert_eq!(intend("b").await, Ok(()));
+    assert!(
+        full(intend("c").await),
+        "room for the intent, none for the outcome"
+    );
+    // What came of those that were sent is written, and of the one that was not when there is room.
+    let long = "x".repeat(record::OUTCOME_MAX as usize);
+    assert!(full(conclude("c", &long).await));
+    assert_eq!(conclude("a", &long).await, Ok(()));
+    assert_eq!(conclude("b", &long).await, Ok(()));
+    assert!(audit.has_all_of("a") && audit.has_all_of("b") && !audit.has_all_of("c"));
+    assert_eq!(*lock(&written), ["a", "b", &long, &long]);
+    *lock(&bytes_left) = 2 * record::OUTCOME_MAX + 1;
+    assert_eq!(
+        intend("d").await,
+        Ok(()),
+        "the others are not open any more"
+    );
+    assert_eq!(audit.unwritten(), None);
+}
+
+/// Written behind the file's end: what the file system keeps for it.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_room_that_is_asked_for_is_the_files_before_a_record_is_written() {
+    use std::os::unix::fs::MetadataExt as _;
+    let folder = Folder::with(1);
+    let room = 3 * record::OUTCOME_MAX;
+    let mut file = folder.file().unwrap();
+    file.append(&[&record("an intent")], record::closing, false, room)
+        .unwrap();
+    let about = fs::metadata(folder.log()).unwrap();
+    assert!(about.blocks() * 512 >= about.len() + room, "{about:?}");
+    assert!(about.len() < 2000, "it is no longer than what it says");
+    append(&mut file, "an outcome").unwrap();
+    assert_eq!(folder.verify().unwrap().records, 3);
+}
+
+#[test]
+fn without_room_for_what_is_to_follow_nothing_is_written() {
+    let folder = Folder::with(1);
+    let before = fs::read(folder.log()).unwrap();
+    let mut file = folder.file().unwrap();
+    // Larger than any file can be.
+    let refused = file.append(
+        &[&record("x")],
+        record::closing,
+        false,
+        i64::MAX as u64 - 4096,
+    );
+    assert!(
+        matches!(refused, Err(AuditError::NoRoom { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(fs::read(folder.log()).unwrap(), before);
+}
+
+/// All that comes from outside is as long as it can be, and written as long as it can be.
+#[tokio::test]
+async fn the_longest_outcome_has_room_in_what_is_kept_for_one() {
+    let text = || "\u{1}".repeat(10_000);
+    let who = Who {
+        user: text(),
+        host: text(),
+        ticket: Some(text()),
+        ..Who::default()
+    };
+    let audit = Arc::new(Audit::memory(who).unwrap());
+    let target = "1e5bc9d7e413ddd7902c2932e418702b84d0cc07".parse().unwrap();
+    let minute = crate::limits::Quota {
+        calls: u32::MAX,
+        per: Duration::from_secs(u64::MAX),
+    };
+    let trail = Trail::new(
+        Arc::clone(&audit),
+        Arc::new(ManualClock::new()),
+        "a call".repeat(10),
+        "0".repeat(64),
+        &Grant::new(
+            Operation::UnrestrictCodeExecution,
+            Some(Target::Machine(target)),
+        ),
+        vec![(minute, usize::MAX); 4],
+    );
+    let action = || SaidAction {
+        id: text(),
+        type_: text(),
+        status: text(),
+        machine: Some(text()),
+    };
+    trail.abandon(&Outcome {
+        ended: Ending::Succeeded,
+        allowed_by: Some("POST /api/machines/{machine-id}/unrestrictCodeExecution".to_owned()),
+        denied: vec![text(); 4],
+        denials: u32::MAX,
+        observed: Observed {
+            sent: "unanswered",
+            status: Some(999),
+            milliseconds: Some(u64::MAX),
+            request_bytes: Some(u64::MAX),
+            response_bytes: Some(u64::MAX),
+            correlation_id: Some(text()),
+            action: Some(action()),
+            list: None,
+            failure: Some(text()),
+        },
+        claimed: Some(Claimed::Ok {
+            action: Some(action()),
+            list: None,
+        }),
+        fault: Some(text()),
+    });
+    audit.catch_up().await;
+    let [outcome] = &audit.kept()[..] else {
+        panic!("one record")
+    };
+    let torn = record::closing(&Torn {
+        offset: u64::MAX,
+        bytes: u64::MAX,
+        sha256: "0".repeat(64),
+    });
+    let (closing, _) = chain::link(&Key::fleeting().unwrap(), &Head::start(), &torn);
+    let longest = outcome.len() + closing.len();
+    assert!(longest > 50_000, "{longest} bytes: texts are cut further");
+    assert!(longest as u64 + 3 < record::OUTCOME_MAX, "{longest} bytes");
+}
+
 /// The disk hangs until it is let go.
 #[tokio::test]
 async fn a_caller_waits_five_seconds_for_the_disk_and_a_second_beyond_its_deadline_at_most() {
@@ -468,7 +622,7 @@ async fn a_caller_waits_five_seconds_for_the_disk_and_a_second_beyond_its_deadli
     for (left, waits) in [(30, 5), (2, 3), (0, 1)] {
         let clock = ManualClock::new();
         let (let_go, hangs) = mpsc::channel::<()>();
-        let audit = Arc::new(Audit::start(Who::default(), move |_, _| {
+        let audit = Arc::new(Audit::start(Who::default(), move |_, _, _| {
             let _ = hangs.recv();
             Ok(())
         }));

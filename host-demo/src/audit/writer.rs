@@ -1,10 +1,11 @@
 //! The thread that writes, and what it has not written yet.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, mpsc};
 
 use tokio::sync::oneshot;
 
+use super::record::OUTCOME_MAX;
 use super::{AuditError, lock};
 
 /// Records that are written and brought to the disk together, at most.
@@ -16,13 +17,18 @@ pub(super) const OWED_MAX: usize = 10_000;
 /// What the writer is asked for.
 pub(super) struct Entry {
     /// Without one, it is to try again what it owes.
-    pub(super) record: Option<String>,
+    pub(super) record: Option<Record>,
     /// Whether it has to be on the disk.
     pub(super) durable: bool,
-    /// The call that it is the outcome of. It has happened: if it can't be written now, it is to be
-    /// written later.
-    pub(super) outcome_of: Option<String>,
     pub(super) done: oneshot::Sender<Result<(), AuditError>>,
+}
+
+/// A call's intent, or its outcome.
+pub(super) struct Record {
+    pub(super) call: String,
+    /// It has happened: if it can't be written now, it is to be written later.
+    pub(super) is_outcome: bool,
+    pub(super) text: String,
 }
 
 /// The outcomes that were handed over and are not on record.
@@ -78,51 +84,86 @@ impl Backlog {
 pub(super) fn run(
     entries: &mpsc::Receiver<Entry>,
     backlog: &Arc<Mutex<Backlog>>,
-    mut append: impl FnMut(&[&str], bool) -> Result<(), AuditError>,
+    mut append: impl FnMut(&[&str], bool, u64) -> Result<(), AuditError>,
 ) {
-    // The calls whose outcomes are not written yet, and those. They go first; until they are
-    // written nothing that comes later is, so that nothing more is sent.
-    let mut owed: Vec<(String, String)> = Vec::new();
+    // The outcomes that are not written yet. They go first; until they are written nothing that
+    // comes later is, so that nothing more is sent.
+    let mut owed: Vec<Record> = Vec::new();
+    // The calls with an intent on record, and no outcome so far: each is to find room for it.
+    let mut open: HashSet<String> = HashSet::new();
     while let Ok(first) = entries.recv() {
         let mut batch = vec![first];
         batch.extend(entries.try_iter().take(BATCH - 1));
-        let mut records = texts(&owed);
-        records.extend(batch.iter().filter_map(|entry| entry.record.as_deref()));
         let durable = !owed.is_empty() || batch.iter().any(|entry| entry.durable);
-        let result = match records[..] {
+        let ends_open = |record: &Record| record.is_outcome && open.contains(&record.call);
+
+        let records: Vec<&Record> = owed
+            .iter()
+            .chain(batch.iter().filter_map(|e| e.record.as_ref()))
+            .collect();
+        let of_open: Vec<&Record> = records.iter().copied().filter(|r| ends_open(r)).collect();
+        let intents = records.iter().filter(|record| !record.is_outcome).count();
+        let left_open = open.len() + intents - of_open.len();
+        let mut write = |records: &[&Record], room| match records {
             [] => Ok(()),
-            _ => append(&records, durable),
+            _ => append(&texts(records), durable, room),
         };
+        let written = write(&records, left_open as u64 * OUTCOME_MAX);
+        // What was sent has its room, and does not go without for what was not.
+        let open_written = match written {
+            Err(AuditError::NoRoom { .. }) => write(&of_open, 0),
+            _ => written.clone(),
+        };
+        let result_of = |record: &Record| match ends_open(record) {
+            true => &open_written,
+            false => &written,
+        };
+
         let mut backlog = lock(backlog);
-        if result.is_ok() {
-            for (call, _) in owed.drain(..) {
-                backlog.waiting.remove(&call);
+        let (mut begun, mut ended) = (Vec::new(), Vec::new());
+        owed.retain(|outcome| {
+            let is_written = result_of(outcome).is_ok();
+            if is_written {
+                backlog.waiting.remove(&outcome.call);
+                ended.push(outcome.call.clone());
             }
-        }
-        for entry in batch {
-            match (&result, entry.outcome_of, entry.record) {
-                (Ok(()), Some(call), _) => drop(backlog.waiting.remove(&call)),
-                (Err(error), Some(call), Some(record)) => {
+            !is_written
+        });
+        for Entry { record, done, .. } in batch {
+            let result = record.as_ref().map_or(&written, result_of).clone();
+            match (&result, record) {
+                (Ok(()), Some(outcome)) if outcome.is_outcome => {
+                    backlog.waiting.remove(&outcome.call);
+                    ended.push(outcome.call);
+                }
+                (Ok(()), Some(intent)) => begun.push(intent.call),
+                (Err(error), Some(outcome)) if outcome.is_outcome => {
                     tracing::error!(%error, "a call's outcome is not recorded");
                     if owed.len() < OWED_MAX {
-                        backlog.is_late(&call, error.clone());
-                        owed.push((call, record));
+                        backlog.is_late(&outcome.call, error.clone());
+                        owed.push(outcome);
                     } else {
-                        backlog.is_lost(&call, error.clone());
+                        backlog.is_lost(&outcome.call, error.clone());
+                        ended.push(outcome.call);
                     }
                 }
                 _ => {}
             }
-            let _ = entry.done.send(result.clone());
+            let _ = done.send(result);
+        }
+        open.extend(begun);
+        for call in ended {
+            open.remove(&call);
         }
     }
+    let owed: Vec<&Record> = owed.iter().collect();
     if !owed.is_empty()
-        && let Err(error) = append(&texts(&owed), true)
+        && let Err(error) = append(&texts(&owed), true, 0)
     {
         tracing::error!(%error, outcomes = owed.len(), "they stay unrecorded");
     }
 }
 
-fn texts(owed: &[(String, String)]) -> Vec<&str> {
-    owed.iter().map(|(_, record)| record.as_str()).collect()
+fn texts<'a>(records: &[&'a Record]) -> Vec<&'a str> {
+    records.iter().map(|record| record.text.as_str()).collect()
 }

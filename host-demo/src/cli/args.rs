@@ -16,6 +16,7 @@ const EXAMPLES: &str = "\
 Examples:
   host-demo demo
   host-demo check
+  host-demo unrestrict --from devices.csv --comment 'INC-42: cleaned'
   host-demo unrestrict 1e5bc9d7e413ddd7902c2932e418702b84d0cc07 --comment 'INC-42: cleaned and validated'
   host-demo status 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a
   host-demo mock --ca-out /tmp/ca.pem --machines 10
@@ -198,8 +199,29 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct Unrestrict {
     /// Defender's ids of the devices: 40 hexadecimal digits each.
-    #[arg(required = true, value_name = "MACHINE_ID")]
+    #[arg(required_unless_present = "from", value_name = "MACHINE_ID")]
     pub(crate) machine_ids: Vec<String>,
+
+    /// Release the devices in this file as well, or in standard input (-): one id a line, a table
+    /// with a header (CSV), or JSON.
+    #[arg(long, value_name = "FILE", help_heading = "Devices")]
+    pub(crate) from: Option<PathBuf>,
+
+    /// The table's column that has the ids [default: machineId, Device ID or id].
+    #[arg(long, value_name = "NAME", requires = "from", help_heading = "Devices")]
+    pub(crate) column: Option<String>,
+
+    /// Pass over lines of the file that name no device, instead of sending nothing.
+    #[arg(long, requires = "from", help_heading = "Devices")]
+    pub(crate) skip_invalid: bool,
+
+    /// Ask before more devices than this are released.
+    #[arg(long, value_name = "N", default_value_t = 25, help_heading = "Devices")]
+    pub(crate) confirm_above: usize,
+
+    /// Don't ask.
+    #[arg(long, short = 'y', help_heading = "Devices")]
+    pub(crate) yes: bool,
 
     /// Why, for the record of each action.
     #[arg(long, value_name = "TEXT")]
@@ -370,16 +392,31 @@ pub(crate) struct Ledger {
     /// Count calls here, together with all who do: a file on this machine, redis://HOST for a
     /// fleet, or `memory` for this run alone [default: host-demo/ledger.sqlite in the user's state
     /// directory].
-    #[arg(long = "ledger", value_name = "WHERE", help_heading = "Quotas")]
+    #[arg(
+        id = "ledger",
+        long = "ledger",
+        value_name = "WHERE",
+        help_heading = "Quotas"
+    )]
     pub(crate) at: Option<String>,
 
     /// A file with the server's password, instead of HOST_DEMO_LEDGER_PASSWORD.
     #[arg(
+        id = "ledger_password_file",
         long = "ledger-password-file",
         value_name = "FILE",
         help_heading = "Quotas"
     )]
     pub(crate) password_file: Option<PathBuf>,
+
+    /// Trust the certificate authorities in this file (PEM) at the server, instead of the system's.
+    #[arg(
+        id = "ledger_ca_file",
+        long = "ledger-ca-file",
+        value_name = "FILE",
+        help_heading = "Quotas"
+    )]
+    pub(crate) ca_file: Option<PathBuf>,
 }
 
 /// Which service, who we are there, and how long a call may take.
@@ -429,6 +466,8 @@ pub(crate) struct Connection {
         long,
         value_name = "SCOPE",
         requires = "base_url",
+        // Where a cloud is named, clap does not ask for what conflicts with it.
+        conflicts_with_all = ["cloud", "region"],
         help_heading = "Service"
     )]
     pub(crate) scope: Option<String>,

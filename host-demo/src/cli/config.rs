@@ -54,10 +54,14 @@ pub(crate) fn settle(args: &args::Connection) -> anyhow::Result<(args::Connectio
 
 /// Where calls are counted.
 fn ledger(args: &args::Ledger, settings: &Settings) -> args::Ledger {
-    let file = settings.text(Key::LedgerPasswordFile).map(PathBuf::from);
+    let file = |given: &Option<PathBuf>, key| {
+        let configured = || settings.text(key).map(PathBuf::from);
+        given.clone().or_else(configured)
+    };
     args::Ledger {
         at: settings.text(Key::Ledger).map(str::to_owned),
-        password_file: args.password_file.clone().or(file),
+        password_file: file(&args.password_file, Key::LedgerPasswordFile),
+        ca_file: file(&args.ca_file, Key::LedgerCaFile),
     }
 }
 
@@ -68,10 +72,15 @@ pub(crate) fn counted(args: &args::Counted) -> anyhow::Result<(args::Ledger, Set
 }
 
 fn ledger_flags(args: &args::Ledger) -> Vec<(Key, String)> {
-    let file = args.password_file.as_ref();
-    let file = file.map(|path| (Key::LedgerPasswordFile, path.display().to_string()));
-    let at = args.at.clone().map(|at| (Key::Ledger, at));
-    at.into_iter().chain(file).collect()
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string());
+    [
+        (Key::Ledger, args.at.clone()),
+        (Key::LedgerPasswordFile, path(&args.password_file)),
+        (Key::LedgerCaFile, path(&args.ca_file)),
+    ]
+    .into_iter()
+    .filter_map(|(key, text)| Some((key, text?)))
+    .collect()
 }
 
 /// Which component to run.
@@ -293,6 +302,7 @@ fn show(settings: &Settings, file: Option<&Path>, format: Output) {
     for (key, value) in rows {
         let text = match key.is_secret() {
             true => "set, hidden",
+            false if value.text.is_empty() => "nothing",
             false => &value.text,
         };
         let source = place(value.source, file);

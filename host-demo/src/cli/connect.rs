@@ -144,10 +144,7 @@ fn tokens(
     };
     let client_secret = match &args.client_secret_file {
         Some(path) => {
-            let text = String::from_utf8(read_secret(path, "the secret's file")?)
-                .ok()
-                .with_context(|| format!("the secret's file {} is not text", path.display()))?;
-            Some(text.trim().to_owned()).filter(|secret| !secret.is_empty())
+            Some(read_text(path, "the secret's file")?).filter(|secret| !secret.is_empty())
         }
         // Where a later source names another credential, the environment's is not meant.
         None if settings.get(Key::ClientSecret).is_some() => environment("AZURE_CLIENT_SECRET"),
@@ -162,6 +159,7 @@ fn tokens(
         // Azure CLI sees of it what the library lets through.
         environment: std::env::vars_os().collect(),
         prompt: Some(Arc::new(OnStandardError)),
+        timeout: Some(settings.timeout()?),
         ..identity::Settings::default()
     };
     let method = match method {
@@ -240,13 +238,21 @@ pub(crate) fn read(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Reads what nobody else should be able to, and says so where somebody is.
-pub(super) fn read_secret(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
+fn read_secret(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
     let found = contents(path, what)?;
     if found.is_open() {
         let path = clean(&path.display().to_string());
         note!("host-demo: {what} {path} is open to others; close it: chmod 600 {path}");
     }
     Ok(found.bytes)
+}
+
+/// The same, of a text; white space around it is dropped.
+pub(super) fn read_text(path: &Path, what: &str) -> anyhow::Result<String> {
+    let text = String::from_utf8(read_secret(path, what)?)
+        .ok()
+        .with_context(|| format!("{what} {} is not text", path.display()))?;
+    Ok(text.trim().to_owned())
 }
 
 pub(crate) fn contents(path: &Path, what: &str) -> anyhow::Result<Contents> {

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use host_demo::clock::{Clock as _, Moment, SystemClock};
+use host_demo::clock::{Clock, Moment, SystemClock};
 use host_demo::limits::{
-    Budget, Key, Ledger, LedgerName, Memory, NotUntil, Quota, Sqlite, Why, boot_id,
+    Budget, Key, Ledger, LedgerName, Memory, NotUntil, Quota, Redis, RedisOptions, Sqlite, Why,
+    boot_id,
 };
 use serde_json::{Value, json};
 
 use super::args::{self, Output, QuotaCommand};
-use super::{Exit, audit, config, output};
+use super::{Exit, audit, config, connect, output};
 
 /// What a forecast takes an answer to need. The service's are faster as a rule; what matters is the
 /// quota.
@@ -137,7 +138,27 @@ pub(super) fn ledger(args: &args::Ledger, time_scale: u32) -> anyhow::Result<Arc
     Ok(match name_of(args)? {
         LedgerName::Memory => Arc::new(Memory::new(clock)),
         LedgerName::File(path) => Arc::new(Sqlite::open(&path, clock, &boot_id())?),
-        LedgerName::Redis(_) => bail!("not yet"),
+        LedgerName::Redis(url) => {
+            let password = match &args.password_file {
+                Some(path) => Some(connect::read_text(path, "the ledger's password file")?),
+                None => connect::environment("HOST_DEMO_LEDGER_PASSWORD"),
+            };
+            let authorities = args.ca_file.as_deref();
+            let authorities = authorities
+                .map(|path| connect::read(path, "the ledger's CA file"))
+                .transpose()?;
+            let time: Option<Arc<dyn Clock>> = match time_scale {
+                0 | 1 => None,
+                _ => Some(Arc::clone(&clock) as _),
+            };
+            let options = RedisOptions {
+                password,
+                authorities,
+                time,
+                ..RedisOptions::default()
+            };
+            Arc::new(Redis::open(&url, options, clock)?)
+        }
     })
 }
 

@@ -284,7 +284,8 @@ impl<'a> Reader<'a> {
                 Ok(route) => routes.push(route),
                 Err(error) => {
                     let all = Route::ALL.map(|route| route.to_string());
-                    let problem = match nearest(text, all.iter().map(String::as_str)) {
+                    let alike = all.iter().filter(|rule| does_the_same(text, rule));
+                    let problem = match nearest(text, alike.map(String::as_str)) {
                         Some(meant) => format!("there is no {text:?}; did you mean {meant:?}?"),
                         None => format!("{text:?}: {error}"),
                     };
@@ -458,6 +459,18 @@ fn full(section: &str, name: &str) -> String {
     } else {
         format!("{section}.{name}")
     }
+}
+
+/// Whether a rule does what this text says, as far as method and verb tell, so that it can be
+/// suggested: who asks for a restriction is not told how to allow lifting one, which looks alike.
+fn does_the_same(text: &str, rule: &str) -> bool {
+    let parts = |rule: &str| {
+        let (method, path) = rule.trim().split_once(' ')?;
+        let verb = path.rsplit('/').next().unwrap_or_default();
+        let verb = if verb.starts_with('{') { "" } else { verb };
+        Some((method.to_lowercase(), verb.to_lowercase()))
+    };
+    parts(text) == parts(rule)
 }
 
 /// What the file can have in a section, or at its top.

@@ -81,6 +81,8 @@ pub enum Key {
     Ledger,
     /// A file with the password of the server that counts them.
     LedgerPasswordFile,
+    /// Whom to trust at that server, instead of the system's certificate authorities.
+    LedgerCaFile,
     /// How many calls may be made.
     Quota,
 }
@@ -116,7 +118,8 @@ impl Form {
             text.parse::<T>().map(drop).map_err(|e| e.to_string())
         }
 
-        if text.trim().is_empty() && self != Self::Secret {
+        // No route at all is what a policy can say, and leaving it out says something else.
+        if text.trim().is_empty() && !matches!(self, Self::Secret | Self::Routes) {
             return Err("is empty; leave it out".to_owned());
         }
         match self {
@@ -279,6 +282,7 @@ const KEYS: &[Doc] = &[
         Form::Path,
     )
     .flag("--ledger-password-file"),
+    doc(Key::LedgerCaFile, "ledger", "ca-file", Form::Path).flag("--ledger-ca-file"),
     doc(Key::Quota, "", "quota", Form::Quotas),
 ];
 

@@ -16,6 +16,8 @@ pub struct Settings {
     values: BTreeMap<Key, Value>,
     allow: Option<Vec<Route>>,
     quotas: Vec<Quota>,
+    /// Flags that another flag leaves without a meaning.
+    dropped: Vec<Key>,
 }
 
 /// What does not go together.
@@ -30,6 +32,16 @@ pub enum SettingsError {
         source_of_it: Source,
         /// What is wrong with it.
         error: String,
+    },
+    /// A flag that has no meaning beside another.
+    #[error(
+        "{} names a part of a service, or of a credential, that another flag replaces as a whole; \
+         leave out one of the two",
+        .key.flag().unwrap_or_default()
+    )]
+    Dropped {
+        /// What it sets.
+        key: Key,
     },
     /// A part of a service of one's own is not named.
     #[error(
@@ -75,7 +87,9 @@ impl Settings {
                 values.insert(doc.key, Value { text, source });
             }
         }
+        let mut given = Vec::new();
         for (key, text) in flags {
+            given.push(key);
             let source = Source::Flag(key.flag().unwrap_or_default());
             values.insert(key, Value { text, source });
         }
@@ -83,12 +97,15 @@ impl Settings {
             values,
             allow,
             quotas: quotas.unwrap_or_default(),
+            dropped: Vec::new(),
         };
         settings.keep_documented_quotas();
         settings.choose_service(&in_file);
         settings.choose_credential();
         // One proxy's credentials are not another's.
         settings.drop_below(settings.rank(Key::Proxy), &[Key::ProxyCredentialsFile]);
+        given.retain(|key| !settings.values.contains_key(key));
+        settings.dropped = given;
         settings.fill_in();
         settings
     }
@@ -231,6 +248,8 @@ impl Settings {
             Some(self.wrong(*key, error))
         };
         let mut problems: Vec<SettingsError> = self.values.iter().filter_map(judge).collect();
+        let dropped = self.dropped.iter();
+        problems.extend(dropped.map(|key| SettingsError::Dropped { key: *key }));
         if problems.is_empty() {
             problems.extend(self.service().err());
         }
@@ -272,7 +291,9 @@ impl Settings {
         let key = match &error {
             ServiceError::BaseUrl { .. } => Key::BaseUrl,
             ServiceError::Authority { .. } | ServiceError::OtherAuthority { .. } => Key::Authority,
-            ServiceError::Scope(_) | ServiceError::ForeignOrigin { .. } => Key::Scope,
+            ServiceError::Scope(_)
+            | ServiceError::ForeignOrigin { .. }
+            | ServiceError::NotThere { .. } => Key::Scope,
             ServiceError::NoRegions(_) => Key::Region,
         };
         self.wrong(key, error)

@@ -330,6 +330,54 @@ fn all_mistakes_are_told_at_once_from_the_first_line_to_the_last() {
 }
 
 #[test]
+fn a_rule_is_suggested_only_where_it_does_what_was_asked_for() {
+    let problem = |rule: &str| {
+        let text = format!("[policy]\nallow = [{rule:?}]");
+        File::parse(&text, Path::new("/")).unwrap_err()[0].to_string()
+    };
+    for rule in [
+        "POST /api/machines/{id}/restrictCodeExecution",
+        "POST /api/machines/{machine-id}/unrestrict",
+        "GET /api/machines/{machine-id}/unrestrictCodeExecution",
+        "POST /api/machineactions/{action-id}",
+    ] {
+        let told = problem(rule);
+        assert!(!told.contains("did you mean"), "{told}");
+        assert!(told.contains("there are: POST /api/machines/"), "{told}");
+    }
+    for (rule, meant) in [
+        (
+            "post /api/machines/{id}/UnrestrictCodeExecution",
+            "did you mean \"POST /api/machines/{machine-id}/unrestrictCodeExecution\"?",
+        ),
+        (
+            "GET /api/machineAction/{id}",
+            "did you mean \"GET /api/machineactions/{action-id}\"?",
+        ),
+    ] {
+        let told = problem(rule);
+        assert!(told.contains(meant), "{told}");
+    }
+}
+
+#[test]
+fn a_flag_that_another_one_leaves_without_a_meaning_is_an_error() {
+    let problems = |flags: &[(Key, &str)]| {
+        let problems = settle("", &[], flags).problems();
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let told = problems(&[(Key::Cloud, "gcc"), (Key::Scope, "x/.default")]);
+    assert_eq!(
+        told,
+        [
+            "--scope names a part of a service, or of a credential, that another flag replaces as \
+             a whole; leave out one of the two"
+        ]
+    );
+    assert_eq!(problems(&[(Key::Cloud, "gcc")]), [""; 0]);
+}
+
+#[test]
 fn a_secret_in_the_file_is_an_error_that_says_where_it_belongs_and_does_not_show_it() {
     for (text, belongs) in [
         (

@@ -9,10 +9,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use azure_core::credentials::TokenCredential as _;
 use azure_identity::{AzureCliCredential, AzureCliCredentialOptions, Executor};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::application::bearer;
 use super::cache::{Fetch, Fetched};
-use super::error::{first_sentence, refusal_in};
+use super::error::{first_sentence, librarys, refusal_in};
 use super::{IdentityError, Method};
 use crate::clock::Clock;
 use crate::cloud::Service;
@@ -90,7 +91,7 @@ impl Fetch for AzureCli {
                     .take();
                 return Err(noted.unwrap_or_else(|| IdentityError::NotAnAnswer {
                     authority: NAME.to_owned(),
-                    detail: first_sentence(&error.to_string()),
+                    detail: librarys(&error),
                 }));
             }
         };
@@ -115,16 +116,7 @@ struct Scrubbed {
 #[async_trait]
 impl Executor for Scrubbed {
     async fn run(&self, program: &OsStr, args: &[&OsStr]) -> io::Result<Output> {
-        let running = tokio::process::Command::new(program)
-            .args(args)
-            .env_clear()
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        let ended = tokio::time::timeout(TIMEOUT, running)
-            .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let ended = self.wait(program, args).await;
         let failure = match &ended {
             Ok(output) if output.status.success() => None,
             Ok(output) => Some(explain(output)),
@@ -137,6 +129,42 @@ impl Executor for Scrubbed {
             Err(error) => Some(not_available(format!("az can't be run: {error}"))),
         };
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+        ended
+    }
+}
+
+/// The tool and all that it starts, ended where nobody waits for it any more: it is a script, and
+/// what does its work would outlive it.
+struct Group(Option<u32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let group = self.0.and_then(|id| i32::try_from(id).ok());
+        if let Some(group) = group.and_then(Pid::from_raw) {
+            // There may be none left.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+impl Scrubbed {
+    async fn wait(&self, program: &OsStr, args: &[&OsStr]) -> io::Result<Output> {
+        let child = tokio::process::Command::new(program)
+            .args(args)
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        let id = child.id();
+        let mut output = Box::pin(child.wait_with_output());
+        // Dropped before the child: until that is waited for, nobody else can have its number.
+        let mut group = Group(id);
+        let ended = tokio::time::timeout(TIMEOUT, &mut output).await?;
+        group.0 = None;
         ended
     }
 }

@@ -15,15 +15,16 @@ use azure_core::http::{
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Limited};
+use serde_json::Value;
 
 use super::IdentityError;
-use super::error::Refusal;
+use super::error::{Refusal, librarys};
 use super::mask::Secrets;
 use crate::policy::Origin;
 use crate::transport::{Transport, TransportError, TransportErrorKind};
 
-/// How long the authority may take for an answer.
-const TIMEOUT: Duration = Duration::from_secs(20);
+/// How long an authority may take for an answer, unless less is asked for.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long a machine's own endpoint may take to be reached: where there is none, the packets to it
 /// are often dropped. (Azure's SDKs allow it a second, too.)
@@ -31,6 +32,10 @@ const MACHINE_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// More than any answer of a token endpoint.
 const ANSWER_MAX: usize = 256 * 1024;
+
+/// Longer than any token holds: one with continuous access evaluation has 28 hours at most
+/// (Microsoft, "Continuous access evaluation").
+const LIFETIME_MAX: u64 = 2 * 24 * 60 * 60;
 
 /// Whom to ask.
 #[derive(Clone, Debug)]
@@ -113,7 +118,7 @@ impl Endpoint {
     pub(super) fn failure(&self, library: &dyn std::error::Error) -> Failure {
         let mut state = self.state();
         let noted = state.failure.take();
-        noted.unwrap_or_else(|| Failure::NotAnAnswer(library.to_string()).without(&state.secrets))
+        noted.unwrap_or_else(|| Failure::NotAnAnswer(librarys(library)).without(&state.secrets))
     }
 
     /// The library's options: over this, without repeating, and at this authority.
@@ -190,7 +195,7 @@ impl Endpoint {
             .transport
             .client()
             .request(method, url)
-            .timeout(TIMEOUT)
+            .timeout(self.transport.timeout().unwrap_or(TIMEOUT))
             .headers(headers)
             .body(body)
             .send()
@@ -210,6 +215,8 @@ impl Endpoint {
                     head.status
                 )),
             });
+        } else {
+            is_of_this_world(&body)?;
         }
         Ok((head.status, body))
     }
@@ -240,6 +247,25 @@ impl Endpoint {
             }
         }
     }
+}
+
+/// Refuses a lifetime that no token has. `azure_identity` 1.0 adds whatever it is to the calendar,
+/// and panics beyond the calendar's end.
+fn is_of_this_world(body: &[u8]) -> Result<(), Failure> {
+    let answer: Value = serde_json::from_slice(body).unwrap_or_default();
+    // Numbers are texts at a machine's endpoint, and at Entra's older one.
+    let seconds = match &answer["expires_in"] {
+        Value::Null => return Ok(()),
+        Value::String(text) => text.parse().ok(),
+        number => number.as_u64(),
+    };
+    if seconds.is_some_and(|seconds| seconds <= LIFETIME_MAX) {
+        return Ok(());
+    }
+    Err(Failure::NotAnAnswer(
+        "its answer has an expires_in that no token has; find out what stands between here and it"
+            .to_owned(),
+    ))
 }
 
 const METADATA_HOST: &str = "169.254.169.254";

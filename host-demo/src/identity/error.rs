@@ -31,9 +31,16 @@ pub enum IdentityError {
         /// What happened.
         detail: String,
     },
+    /// The caller's time was up before there was one.
+    #[error(
+        "no token came in time, and nothing was sent: allow more time, or find out what the \
+         authority, or whoever was to sign in, was waiting for"
+    )]
+    NotInTime,
     /// What should be a bearer token is none.
     #[error(
-        "the token is not one that can be sent (RFC 6750: letters, digits and -._~+/ only, in one line)"
+        "the token is not one that can be sent (RFC 6750: letters, digits and -._~+/ only, in one line; \
+         and 16 KiB at most): see that nothing else is in its place"
     )]
     Malformed,
     /// The token is for another service than the one that it would go to.
@@ -132,16 +139,27 @@ pub(super) fn refusal_in(text: &str) -> Option<Refusal> {
     })
 }
 
-/// Behind the first line come trace ids and times. Control characters would reach a terminal.
+/// Behind the first sentence comes what is said to developers, and trace ids and times. Control
+/// characters would reach a terminal.
 pub(super) fn first_sentence(text: &str) -> String {
     let line = text.trim_start().lines().next().unwrap_or_default();
     let line = line.split(" Trace ID:").next().unwrap_or_default();
-    line.chars()
+    let sentence = line.find(". ").map_or(line, |end| &line[..=end]);
+    sentence
+        .chars()
         .filter(|c| !c.is_control())
         .take(SENTENCE_MAX)
         .collect::<String>()
         .trim_end()
         .to_owned()
+}
+
+/// What the identity library says, without its own name in front and the address of its
+/// troubleshooting guide behind.
+pub(super) fn librarys(error: &dyn std::error::Error) -> String {
+    let text = error.to_string();
+    let said = text.split_once("authentication failed.");
+    first_sentence(said.map_or(text.as_str(), |(_, said)| said))
 }
 
 /// What to do about an AADSTS code (Microsoft, "Microsoft Entra authentication and authorization
@@ -246,6 +264,29 @@ mod tests {
             "https://login.test gave no token: AADSTS7000215: Invalid client secret provided. (invalid_client) - \
              the client secret is wrong: use the secret's value, not its id, of this application"
         );
+    }
+
+    #[test]
+    fn of_what_is_said_the_first_sentence_is_shown() {
+        // Microsoft Learn, "Troubleshoot AADSTS7000215".
+        for (said, shown) in [
+            (
+                "AADSTS7000215: Invalid client secret provided. Ensure the secret being sent in the \
+                 request is the client secret value, not the client secret ID.\r\nTrace ID: 1",
+                "AADSTS7000215: Invalid client secret provided.",
+            ),
+            ("of version 2.0 only\nmore", "of version 2.0 only"),
+            ("It ends.", "It ends."),
+            ("", ""),
+        ] {
+            assert_eq!(first_sentence(said), shown);
+        }
+        let library = std::io::Error::other(
+            "ClientSecretCredential authentication failed. missing field `expires_in` at line 1 \
+             column 2\nTo troubleshoot, visit https://aka.ms/azsdk/rust/identity/troubleshoot",
+        );
+        let shown = "missing field `expires_in` at line 1 column 2";
+        assert_eq!(librarys(&library), shown);
     }
 
     #[test]

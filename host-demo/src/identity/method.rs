@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use azure_core::credentials::Secret;
 
@@ -14,6 +15,7 @@ use super::azure_cli::AzureCli;
 use super::cache::Fetch;
 use super::chain::Chain;
 use super::device::DeviceCode;
+use super::endpoint::TIMEOUT;
 use super::managed::Managed;
 use super::{IdentityError, Prompt};
 use crate::clock::Clock;
@@ -123,6 +125,9 @@ pub struct Settings {
     pub environment: Vec<(OsString, OsString)>,
     /// Who shows a person how to sign in.
     pub prompt: Option<Arc<dyn Prompt>>,
+    /// How long the authority may take for each answer, if less than 20 s. A person who signs in
+    /// may take longer.
+    pub timeout: Option<Duration>,
 }
 
 impl fmt::Debug for Settings {
@@ -246,12 +251,17 @@ impl Parts<'_> {
                     client_id,
                     prompt,
                     self.service.clone(),
-                    Transport::to_authority(self.service)?,
+                    self.to_authority()?,
                     Arc::clone(self.clock),
                 )?))
             }
             Method::Default => Err(IdentityError::NoneAvailable(Vec::new())),
         }
+    }
+
+    fn to_authority(&self) -> Result<Transport, IdentityError> {
+        let timeout = self.settings.timeout.unwrap_or(TIMEOUT).min(TIMEOUT);
+        Ok(Transport::to_authority(self.service, timeout)?)
     }
 
     /// What every application has, and its proof.
@@ -303,7 +313,7 @@ impl Parts<'_> {
             client_id,
             proof,
             service: self.service.clone(),
-            transport: Transport::to_authority(self.service)?,
+            transport: self.to_authority()?,
             clock: Arc::clone(self.clock),
         }))
     }

@@ -296,6 +296,42 @@ async fn what_an_authority_repeats_of_a_request_is_shown_without_its_secret() {
 }
 
 #[tokio::test]
+async fn a_lifetime_that_no_token_has_is_an_error_and_no_end_of_the_program() {
+    let world = World::with_secret().await;
+    let day = 24 * 60 * 60;
+    for (expires_in, is_one) in [
+        (json!(0), true),
+        (json!(3599), true),
+        (json!(day), true),
+        (json!(-1), false),
+        (json!(1e14), false),
+        (json!(99_999_999_999_999_u64), false),
+        (json!(i64::MIN), false),
+        (json!(u64::MAX), false),
+        (json!("99999999999999"), false),
+        (json!("soon"), false),
+        (json!([]), false),
+        (json!(null), false),
+    ] {
+        let document = json!({
+            "token_type": "Bearer",
+            "expires_in": expires_in,
+            "ext_expires_in": expires_in,
+            "access_token": "x",
+        });
+        let fault = Fault::answer(200, document.to_string());
+        world.mock.inject(fault.on(Api::Token));
+        match world.identity(Method::ClientSecret).token().await {
+            Ok(_) => assert!(is_one, "{expires_in}"),
+            Err(error) => {
+                let is_told = matches!(error, IdentityError::NotAnAnswer { .. });
+                assert!(!is_one && is_told, "{expires_in}: {error:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_assertion_that_the_authority_repeats_is_not_shown() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("token");
@@ -750,6 +786,25 @@ async fn azure_clis_failures_are_told_apart() {
         matches!(error, IdentityError::NotAnAnswer { .. }),
         "{error:?}"
     );
+}
+
+#[tokio::test]
+async fn what_azure_cli_has_started_ends_when_nobody_waits_for_it() {
+    let mut world = World::new(|mock| mock).await;
+    let folder = az("/bin/sleep 20 3> ${0%/*}/alive &\nwait");
+    let alive = folder.path().join("alive");
+    let made = std::process::Command::new("mkfifo").arg(&alive).status();
+    assert!(made.unwrap().success());
+    world.settings.environment = environment(folder.path());
+    let identity = world.identity(Method::AzureCli);
+    let waiting = tokio::spawn(async move { identity.token().await });
+    // A pipe opens when the other side does, and ends with the last process that has it.
+    let pipe = tokio::task::spawn_blocking(|| std::fs::File::open(alive));
+    let mut pipe = pipe.await.unwrap().unwrap();
+    waiting.abort();
+    let ended = tokio::task::spawn_blocking(move || std::io::copy(&mut pipe, &mut std::io::sink()));
+    let ended = tokio::time::timeout(Duration::from_secs(10), ended).await;
+    assert!(ended.is_ok(), "it goes on");
 }
 
 // Device code.

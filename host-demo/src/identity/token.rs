@@ -11,6 +11,10 @@ use serde_json::Value;
 use super::{IdentityError, TokenSource};
 use crate::transport;
 
+/// Longer than any token, and as much as Windows takes for one header, unless told otherwise
+/// (Microsoft, "Http.sys registry settings for Windows", `MaxFieldLength`).
+const TOKEN_MAX: usize = 16 * 1024;
+
 /// A bearer token, ready to be sent.
 #[derive(Clone)]
 pub struct BearerToken {
@@ -43,7 +47,7 @@ impl BearerToken {
     pub fn new(token: &str) -> Result<Self, IdentityError> {
         // RFC 6750, section 2.1. The text itself is not shown: it may be a real token with a line
         // break in it.
-        let well_formed = !token.is_empty()
+        let well_formed = (1..=TOKEN_MAX).contains(&token.len())
             && token
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b));
@@ -207,6 +211,13 @@ mod tests {
             assert_eq!(error, IdentityError::Malformed);
             assert!(not_one.is_empty() || !error.to_string().contains(not_one));
         }
+    }
+
+    #[test]
+    fn a_token_that_no_service_would_read_to_its_end_is_refused() {
+        assert!(BearerToken::new(&"x".repeat(TOKEN_MAX)).is_ok());
+        let error = BearerToken::new(&"x".repeat(TOKEN_MAX + 1)).unwrap_err();
+        assert_eq!(error, IdentityError::Malformed);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::clock::Moment;
 
 /// How long those behind it wait for one that does not come when it could, before it counts as
 /// dead.
-const LEASE: Duration = Duration::from_secs(5);
+pub(super) const LEASE: Duration = Duration::from_secs(5);
 
 /// A place in a key's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -25,6 +25,13 @@ pub struct Holder {
     pub id: u64,
     /// For people: a user, a machine, a process.
     pub name: Arc<str>,
+}
+
+impl Holder {
+    /// As a ledger keeps it.
+    pub(super) fn short_name(&self) -> String {
+        self.name.chars().take(100).collect()
+    }
 }
 
 /// One caller's wish to make a call.
@@ -187,7 +194,7 @@ impl Budget {
         match self.holders.get_mut(&holder.id) {
             Some(known) => known.lease = known.lease.max(lease),
             None => {
-                let name = holder.name.chars().take(100).collect();
+                let name = holder.short_name();
                 self.holders.insert(holder.id, Known { name, lease });
             }
         }

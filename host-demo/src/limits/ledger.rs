@@ -179,6 +179,9 @@ pub struct LedgerError {
 /// What is wrong with a ledger, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LedgerProblem {
+    /// What was given is no address of one.
+    #[error("can't be named like that: {0}")]
+    Address(&'static str),
     /// The operating system, the disk or the network refuses.
     #[error("can't be used: {0}; nothing is sent while calls can't be counted")]
     Unreachable(String),

@@ -32,7 +32,7 @@ impl Quota {
 
     /// The window that is kept: longer than the service's by a thousandth, which is how far the two
     /// clocks may run apart.
-    const fn kept(self) -> Duration {
+    pub(super) const fn kept(self) -> Duration {
         Duration::from_nanos(
             (self.per.as_nanos() as u64).saturating_add(self.per.as_nanos() as u64 / 1000),
         )

@@ -13,6 +13,9 @@ mod budget;
 mod ledger;
 mod limiter;
 mod log;
+#[cfg(test)]
+mod model;
+mod redis;
 mod sqlite;
 mod time;
 mod worker;
@@ -23,6 +26,7 @@ pub use ledger::{
 };
 pub use limiter::{Limiter, NoPermit, Permit};
 pub use log::{Log, NotUntil, Quota, Slot, Why};
+pub use redis::{Redis, RedisOptions};
 pub use sqlite::Sqlite;
 pub use time::boot_id;
 

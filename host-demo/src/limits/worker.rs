@@ -13,7 +13,7 @@ use super::{Ask, Key, Ledger, LedgerError, LedgerProblem, News, Reading, Reply};
 const BATCH: usize = 256;
 
 /// News that are kept until the ledger can be told, at most.
-const OWED_MAX: usize = 10_000;
+pub(super) const OWED_MAX: usize = 10_000;
 
 /// What a ledger is asked or told.
 #[derive(Clone, Debug)]

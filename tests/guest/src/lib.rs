@@ -202,6 +202,20 @@ fn misbehave(machine: &str, way: &str, argument: &str) -> Result<MachineAction, 
                 hoard.push(black_box(vec![1_u8; 64 * 1024]));
             }
         }
+        // Few instructions of its own, and milliseconds of the host's for each.
+        "ask-without-end" => {
+            let (fields, name) = (Fields::new(), "x".repeat(3 << 20));
+            loop {
+                black_box(fields.has(&name));
+            }
+        }
+        "open-without-end" => {
+            let target = "y".repeat(3 << 20);
+            loop {
+                let operation = Operation::UnrestrictCodeExecution;
+                let _ = black_box(connection::open(operation, Some(&target)));
+            }
+        }
         "many-resources" => {
             let mut hoard = Vec::new();
             loop {

@@ -265,12 +265,24 @@ fn without_a_place_for_the_record_nothing_is_done() {
 /// no more.
 #[test]
 fn a_disk_that_fills_up_stops_releases_before_they_are_sent() {
+    has_room_for(0);
+}
+
+#[test]
+fn a_disk_with_room_for_an_intent_and_not_for_its_outcome_stops_a_release() {
+    has_room_for(2000);
+}
+
+#[track_caller]
+fn has_room_for(bytes: usize) {
+    // It leaves the engine room for its images of memory, which are files too.
+    const LIMIT: usize = 1000 * 512;
+
     let stage = Stage::new();
     stage.releases(&[], 0);
-    // What a killed process left makes the file longer than the limit, and the limit leaves the
-    // engine room for its images of memory, which are files too.
+    // What a killed process left makes the file nearly as long as the limit.
     let mut before = fs::read(stage.record()).unwrap();
-    before.resize(before.len() + 600 * 1024, 0);
+    before.resize(LIMIT - bytes, 0);
     fs::write(stage.record(), &before).unwrap();
     let mut command = stage.command("/bin/sh".as_ref());
     command
@@ -288,14 +300,17 @@ fn a_disk_that_fills_up_stops_releases_before_they_are_sent() {
         .args(stage.mock.machine_ids())
         .args(stage.service());
     let said = expect(command, 2);
-    assert!(said.contains("can't write to the audit file"), "{said}");
+    assert!(said.contains("has no room for"), "{said}");
     assert!(said.contains(r#""effect":"none""#), "{said}");
     assert_eq!(
         stage.mock.arrivals(Api::UnrestrictCodeExecution),
         1,
         "the first one"
     );
-    assert_eq!(fs::read(stage.record()).unwrap(), before);
+    let after = fs::read(stage.record()).unwrap();
+    assert_eq!(after.get(..before.len()), Some(&before[..]));
+    let sent = after[before.len()..].windows(8).any(|w| w == b"\"intent\"");
+    assert!(!sent, "{}", String::from_utf8_lossy(&after[before.len()..]));
 
     let mut status = stage.command(&BINARY);
     status

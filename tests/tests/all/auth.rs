@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, LazyLock};
 
 use host_demo::clock::SystemClock;
-use host_demo::mock::{Api, Mock};
+use host_demo::mock::{Api, Mock, Switches, UserSignIn};
 use rcgen::{CertificateParams, KeyPair};
 use tempfile::TempDir;
 
@@ -141,4 +141,20 @@ async fn a_way_that_is_not_there_or_unknown_is_said_before_anything_is_sent() {
         assert!(said.contains(why), "{method}: {said}");
     }
     assert_eq!(stage.mock.requests().len(), 0);
+}
+
+#[test]
+fn nobody_waits_for_a_sign_in_beyond_the_deadline() {
+    let switches = Switches {
+        user_sign_in: UserSignIn::Nothing,
+        ..Switches::default()
+    };
+    let stage = super::check::Stage::with(switches, Box::new(SystemClock::scaled(SCALE)));
+    let machine = stage.mock.machine_ids().swap_remove(0);
+    let scale = SCALE.to_string();
+    let (_, said) = stage
+        .run(["unrestrict", &machine, "--comment", "x", "--deadline", "1m"])
+        .args(["--auth", "device-code", "--time-scale", &scale])
+        .exits(2);
+    assert!(said.contains("no token came in time"), "{said}");
 }

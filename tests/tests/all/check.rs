@@ -31,7 +31,7 @@ impl Stage {
         Self::with(Switches::default(), Box::new(SystemClock::scaled(scale)))
     }
 
-    fn with(switches: Switches, clock: Box<dyn Clock>) -> Self {
+    pub(crate) fn with(switches: Switches, clock: Box<dyn Clock>) -> Self {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let builder = Mock::builder().clock(Arc::from(clock)).switches(switches);
         let mock = runtime.block_on(builder.start()).unwrap();
@@ -409,6 +409,27 @@ fn a_service_that_says_nothing_is_given_up_when_a_call_would_be() {
         .checks(2);
     let problem = format!("no answer from {silent} within 0.2 s");
     checked.says("connection", &problem).is("/read_calls", 0);
+}
+
+#[test]
+fn an_authority_that_says_nothing_is_given_up_when_a_call_would_be() {
+    let stage = Stage::new();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = silent.local_addr().unwrap();
+    let authority = format!("https://{at}");
+    let checked = stage
+        .bare(["check", "--timeout", "1s", "--scope", "https://x/.default"])
+        .args([
+            "--base-url",
+            stage.mock.base_url(),
+            "--authority",
+            &authority,
+        ])
+        .args(["--tenant-id", "t", "--client-id", "c"])
+        .env("AZURE_CLIENT_SECRET", "x")
+        .checks(2);
+    let problem = format!("no connection to {at} within 0.5 s");
+    checked.says("token", &problem).is("/read_calls", 0);
 }
 
 #[test]

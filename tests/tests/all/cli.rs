@@ -1,5 +1,7 @@
 //! The command itself, as a process, against the stand-in.
 
+mod hostile_plugin;
+mod input;
 mod quota;
 
 use std::ffi::OsStr;

@@ -382,6 +382,31 @@ fn what_the_policy_denies_is_logged_with_the_rule_that_pasted_allows_it() {
 }
 
 #[test]
+fn a_policy_can_allow_nothing() {
+    let stage = configured();
+    let base = complete(&stage);
+    stage.configure(&format!("{base}[policy]\nallow = []\n"));
+    let (out, _) = stage.bare(["config", "show"]).exits(0);
+    assert!(
+        out.contains("policy.allow                 nothing  ("),
+        "{out}"
+    );
+    let (_, err) = stage.bare(release(&stage)).args(["-v"]).exits(2);
+    assert!(err.contains("rule="), "{err}");
+    assert_eq!(stage.mock.arrivals(Api::UnrestrictCodeExecution), 0);
+}
+
+#[test]
+fn a_scope_beside_a_cloud_is_an_error() {
+    let stage = Stage::new();
+    for other in [["--cloud", "gcc"], ["--region", "eu"]] {
+        let flags = ["config", "show", "--scope", "https://x.test/.default"];
+        let (_, err) = stage.bare(flags).args(other).exits(2);
+        assert!(err.contains("--scope") && err.contains(other[0]), "{err}");
+    }
+}
+
+#[test]
 fn the_configured_quota_is_the_one_that_is_kept() {
     let stage = configure(Stage::scaled(200));
     let base = complete(&stage);

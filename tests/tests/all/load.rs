@@ -108,6 +108,20 @@ fn a_component_of_the_right_names_and_another_shape_is_not_loaded() {
 }
 
 #[test]
+fn a_component_that_would_take_long_to_compile_is_not_loaded() {
+    let drops = "(drop (i32.const 0))".repeat(70_000);
+    let locals = "(local i64)".repeat(2_001);
+    for code in [&drops, &locals] {
+        let text = format!("(component (core module (func {code})) {EMPTY_EXPORTS})");
+        let error = load_text(&text);
+        assert!(matches!(error, LoadError::LargeFunction), "{error}");
+    }
+    // What is not a plugin is not compiled either.
+    let text = format!("(component (core module (func {drops})))");
+    assert!(matches!(load_text(&text), LoadError::LargeFunction));
+}
+
+#[test]
 fn what_is_no_component_is_not_loaded() {
     let module = wat::parse_str("(module)").unwrap();
     assert!(matches!(load(&module), Err(LoadError::CoreModule)));

@@ -1,10 +1,13 @@
 //! The quotas, as the service sees them kept.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use host_demo::clock::Moment;
 use host_demo::contract::Effect;
 use host_demo::host::{CALL_TIMEOUT, CallError, Patience};
+use host_demo::identity::{BearerToken, IdentityError, TokenSource};
 use host_demo::limits::{Quota, Why};
 use host_demo::mock::{Api, Fault};
 use tests::world::{World, meanwhile, release};
@@ -222,4 +225,51 @@ async fn a_caller_that_stops_waiting_has_sent_and_spent_nothing() {
     stop.send(true).unwrap();
     assert_eq!(call.await.unwrap_err(), CallError::Stopped);
     assert_eq!((world.releases(), world.used().await), (1, 1));
+}
+
+/// An authority that never answers.
+struct Never;
+
+#[async_trait]
+impl TokenSource for Never {
+    async fn token(&self) -> Result<BearerToken, IdentityError> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_stops_waiting_for_a_token_is_let_go() {
+    let world = World::new().await;
+    let host = world.another_host(|setup| setup.tokens = Arc::new(Never));
+    let (stop, stopped) = watch::channel(false);
+    let patience = Patience {
+        stop: Some(stopped),
+        ..Patience::default()
+    };
+    let machine = world.machine(1);
+    let call = host.unrestrict_code_execution(&machine, "cleaned", patience);
+    stop.send(true).unwrap();
+    assert_eq!(call.await.unwrap_err(), CallError::Stopped);
+    assert_eq!(world.releases(), 0);
+}
+
+#[tokio::test]
+async fn a_caller_that_has_a_deadline_does_not_wait_longer_for_a_token() {
+    let world = World::new().await;
+    let host = world.another_host(|setup| setup.tokens = Arc::new(Never));
+    let until = world.now() + Duration::from_secs(3);
+    let patience = Patience {
+        until: Some(until),
+        ..Patience::default()
+    };
+    let machine = world.machine(1);
+    let call = async {
+        let call = host.unrestrict_code_execution(&machine, "cleaned", patience);
+        assert_eq!(
+            call.await.unwrap_err(),
+            CallError::Identity(IdentityError::NotInTime)
+        );
+    };
+    world.play(call).await;
+    assert_eq!((world.now(), world.releases()), (until, 0));
 }

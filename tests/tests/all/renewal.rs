@@ -1,9 +1,15 @@
 //! What follows a 401: one forced renewal and one repeat, as a call of its own.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
 use host_demo::contract::Reason;
-use host_demo::host::CallError;
+use host_demo::host::{CallError, Patience};
+use host_demo::identity::{BearerToken, FixedToken, IdentityError, TokenSource};
 use host_demo::mock::{Api, Fault, Grant};
 use tests::world::World;
+use tokio::sync::watch;
 
 fn is_unauthorized(error: &CallError) -> bool {
     matches!(error.reason(), Some(Reason::Unauthorized))
@@ -107,4 +113,50 @@ async fn where_no_other_token_can_be_had_the_authoritys_reason_is_the_answer() {
         "{text}"
     );
     assert_eq!(world.releases(), 2);
+}
+
+/// A token, and an authority that never has another one.
+struct Never(FixedToken);
+
+#[async_trait]
+impl TokenSource for Never {
+    async fn token(&self) -> Result<BearerToken, IdentityError> {
+        self.0.token().await
+    }
+
+    async fn renew(&self, _: &BearerToken) -> Result<bool, IdentityError> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_caller_waits_for_another_token_no_longer_than_for_the_first() {
+    let world = World::new().await;
+    let token = FixedToken::new(&world.mock.token(Grant::new())).unwrap();
+    let host = world.another_host(|setup| setup.tokens = Arc::new(Never(token)));
+    world.mock.revoke_tokens();
+    let call = async |patience| {
+        let machine = world.machine(0);
+        let call = host.unrestrict_code_execution(&machine, "cleaned", patience);
+        world.play(call).await.unwrap_err()
+    };
+    let until = world.now() + Duration::from_secs(45);
+    let patience = Patience {
+        until: Some(until),
+        ..Patience::default()
+    };
+    let error = call(patience).await;
+    assert_eq!(error, CallError::Identity(IdentityError::NotInTime));
+    assert_eq!((world.now(), world.releases()), (until, 1));
+
+    let (stop, stopped) = watch::channel(false);
+    let patience = Patience {
+        stop: Some(stopped),
+        ..Patience::default()
+    };
+    let (error, ()) = tokio::join!(call(patience), async {
+        world.until("the 401", || world.releases() == 2).await;
+        stop.send(true).unwrap();
+    });
+    assert_eq!(error, CallError::Stopped);
 }

@@ -2,6 +2,8 @@
 
 use std::io::{BufRead as _, BufReader};
 
+use tests::redis::RedisServer;
+
 use super::*;
 
 /// A stand-in in real time, and a configuration with a quota of two calls in an hour.
@@ -226,4 +228,38 @@ fn what_the_quota_puts_off_beyond_the_deadline_is_not_sent_and_says_when_it_can_
         .exits(2)
         .mentions("no call is left before 20")
         .mentions("UTC, because as many were made as the quota allows; nothing was sent");
+}
+
+#[test]
+fn machines_count_together_on_a_server_whose_password_is_shown_to_nobody() {
+    let Some(server) = RedisServer::with(&["--appendonly", "yes", "--requirepass", "hunter2"])
+    else {
+        return;
+    };
+    let stage = strict();
+    let url = server.url();
+    std::fs::write(stage.folder.path().join("password"), "hunter2\n").unwrap();
+    let run = |run: Run<'_>, code| {
+        let run = run.with_args(["--ledger", &url, "-vvv"]);
+        let said = run.env("HOST_DEMO_LEDGER_PASSWORD", "hunter2").exits(code);
+        said.hides("hunter2");
+        said
+    };
+    stage
+        .release(0)
+        .with_args(["--ledger", &url])
+        .exits(2)
+        .mentions(&url)
+        .mentions("HOST_DEMO_LEDGER_PASSWORD");
+    // It is new, which looks as if it had been lost.
+    run(stage.release(0).with_args(["--deadline", "1m"]), 2).mentions("is lost");
+    run(stage.bare(["quota", "open", "--config", "strict.toml"]), 0);
+    run(stage.release(0), 0);
+    let from_file = ["--ledger", &url, "--ledger-password-file", "password"];
+    stage.release(1).with_args(from_file).exits(0);
+    run(stage.release(2).with_args(["--deadline", "1m"]), 2).mentions("no call is left before");
+    counted(&run(stage.quota(&["--output", "json"]), 0), 2);
+    assert_eq!(stage.mock.arrivals(RELEASE), 2);
+    drop(server);
+    run(stage.release(2), 2).mentions("nothing is sent while calls can't be counted");
 }

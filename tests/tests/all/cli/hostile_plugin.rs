@@ -1,0 +1,56 @@
+//! What a hostile plugin costs whoever runs it, in time and memory.
+
+use std::time::{Duration, Instant};
+
+use tests::usage;
+use tests::world::EVIL;
+
+use super::*;
+
+/// Of a call. Starting the command and compiling the component come on top, which a busy machine
+/// takes its time for.
+const TIMEOUT: &str = "1s";
+const TIME_MAX: Duration = Duration::from_secs(15);
+
+/// A call has 16 MiB of its own; the rest is the command, its debug information and the compiler's.
+const MEMORY_MAX_KIB: i64 = 256 << 10;
+
+#[test]
+fn no_plugin_costs_more_than_its_calls_time_and_a_bounded_amount_of_memory() {
+    let stage = Stage::new();
+    std::fs::write(stage.folder.path().join("evil.wasm"), EVIL).unwrap();
+    for way in [
+        "spin",
+        "spin-in-realloc",
+        "allocate",
+        "ask-without-end",
+        "open-without-end",
+        "many-resources",
+        "huge-headers",
+        "giant-string",
+        "flood",
+        "held-body",
+    ] {
+        let secret = stage.mock.client_secret();
+        let run = stage
+            .bare(["unrestrict", &stage.id(), "--no-wait", "--comment", way])
+            .connected_without_ca()
+            .with_args(["--ca-file", "ca.pem", "--plugin", "evil.wasm"])
+            .with_args(["--timeout", TIMEOUT, "--ledger", "memory"])
+            .env("AZURE_CLIENT_SECRET", secret);
+        let mut command = run.command;
+        let said = stage.folder.path().join("said");
+        let out = std::fs::File::create(&said).unwrap();
+        command.stdout(out).stderr(Stdio::null());
+        let began = Instant::now();
+        let child = command.spawn().unwrap();
+        let (status, peak) = usage::wait(&child).unwrap();
+        let took = began.elapsed();
+        let said = std::fs::read_to_string(said).unwrap();
+        assert!(!said.contains("no such way"), "{said}");
+        // It ended by itself, and not well.
+        assert!(status != 0 && status & 0x7f == 0, "{way}: {status}");
+        assert!(took < TIME_MAX, "{way} took {took:?}");
+        assert!(peak < MEMORY_MAX_KIB, "{way} took {peak} KiB");
+    }
+}

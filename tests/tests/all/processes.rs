@@ -1,0 +1,198 @@
+//! Processes that share one ledger and are killed: what the service then counts.
+
+use std::collections::BTreeMap;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use host_demo::clock::{Clock, SystemClock};
+use host_demo::limits::{Ledger, Quota, Redis, RedisOptions, Sqlite, boot_id};
+use host_demo::mock::{Api, Duplicate, Fault, Grant, Mock, Switches};
+use tests::binary::host_demo_binary;
+use tests::redis::RedisServer;
+
+const RELEASE: Api = Api::UnrestrictCodeExecution;
+
+static BINARY: LazyLock<PathBuf> = LazyLock::new(host_demo_binary);
+
+const PROCESSES: usize = 8;
+
+/// A minute takes two seconds.
+const SCALE: u32 = 30;
+
+/// For how long they are killed and started again, on the machine's own clock.
+const TIME: Duration = Duration::from_secs(30);
+
+/// From one kill to the next, at most.
+const RESPITE: Duration = Duration::from_millis(600);
+
+/// The service takes its time.
+const DELAY: Duration = Duration::from_secs(9);
+
+/// A call has so long. Two of the machine's seconds, so that few calls end for want of time.
+const CALL: &str = "60s";
+
+#[test]
+fn processes_that_share_a_file_and_are_killed_never_exceed_the_quota() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ledger.sqlite");
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::scaled(SCALE));
+    let ledger = Sqlite::open(&file, Arc::clone(&clock), &boot_id()).unwrap();
+    hammer(folder.path(), file.to_str().unwrap(), &clock, &ledger);
+}
+
+#[test]
+fn processes_that_share_a_server_and_are_killed_never_exceed_the_quota() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::scaled(SCALE));
+    let options = RedisOptions {
+        time: Some(Arc::clone(&clock)),
+        ..RedisOptions::default()
+    };
+    let ledger = Redis::open(&server.url(), options, Arc::clone(&clock)).unwrap();
+    // A new one may be one that was lost.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(ledger.reopen()).unwrap();
+    hammer(folder.path(), &server.url(), &clock, &ledger);
+}
+
+/// Eight of the command's processes release devices as fast as the ledger lets them, and are killed
+/// at random moments, until the time is up. The stand-in counts by itself.
+fn hammer(folder: &Path, name: &str, clock: &Arc<dyn Clock>, ledger: &dyn Ledger) {
+    LazyLock::force(&BINARY);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let switches = Switches {
+        duplicate: Duplicate::Create,
+        ..Switches::default()
+    };
+    let mock = Mock::builder()
+        .clock(Arc::clone(clock))
+        .machines(1000)
+        .switches(switches)
+        .plain_http(true)
+        .start();
+    let mock = runtime.block_on(mock).unwrap();
+    // So that a process is often killed while calls are under way.
+    mock.inject(Fault::delay(DELAY).on(RELEASE).always());
+    let token = mock.token(Grant::new().lifetime(Duration::from_secs(24 * 3600)));
+    std::fs::write(folder.join("token"), token).unwrap();
+    std::fs::set_permissions(folder.join("token"), Permissions::from_mode(0o600)).unwrap();
+
+    let mut lot = Lot::drawn();
+    let seed = lot.0;
+    let mut processes: Vec<Process> = (0..PROCESSES)
+        .map(|n| Process::start(&mock, folder, name, n))
+        .collect();
+    // Of each process that was killed: how many of its calls were cut short.
+    let mut lost: BTreeMap<u32, usize> = BTreeMap::new();
+    let began = Instant::now();
+    while began.elapsed() < TIME {
+        std::thread::sleep(RESPITE.mul_f64(lot.below(1000) as f64 / 1000.0));
+        let n = lot.below(PROCESSES);
+        let killed = processes[n].kill();
+        let reading = runtime.block_on(ledger.read()).unwrap();
+        for (who, slots, _) in reading.budgets.values().flat_map(|budget| budget.holders()) {
+            if who.ends_with(&format!(", process {killed}")) {
+                lost.insert(killed, slots);
+            }
+        }
+        processes[n] = Process::start(&mock, folder, name, n);
+    }
+    drop(processes);
+
+    let story = format!(
+        "seed {seed}; {} processes killed with calls under way: {lost:?}; {} calls arrived; {}",
+        lost.len(),
+        mock.arrivals(RELEASE),
+        std::fs::read_to_string(folder.join("home-0/stderr")).unwrap()
+    );
+    for quota in Quota::DOCUMENTED {
+        let most = mock.most_in_any_window(RELEASE, quota.per);
+        println!("{most} of {} in {:?}", quota.calls, quota.per);
+        assert!(most <= quota.calls as usize, "{most} of {quota:?}; {story}");
+    }
+    println!("{story}");
+    let refused = mock
+        .requests()
+        .iter()
+        .filter(|r| r.status == Some(429))
+        .count();
+    assert_eq!(refused, 0, "{story}");
+    assert!(lost.values().sum::<usize>() > 0, "{story}");
+    let full = Quota::DOCUMENTED[0].calls as usize;
+    assert!(
+        mock.arrivals(RELEASE) > 2 * full,
+        "the quota did not bind: {story}"
+    );
+}
+
+/// One of the command's processes. It is killed when this is dropped.
+struct Process(Child);
+
+impl Process {
+    fn start(mock: &Mock, folder: &Path, ledger: &str, n: usize) -> Self {
+        let home = folder.join(format!("home-{n}"));
+        std::fs::create_dir_all(&home).unwrap();
+        let binary = &*BINARY;
+        let child = Command::new(binary)
+            .args(["unrestrict", "--yes", "--comment", "cleaned", "--no-wait"])
+            .args([
+                "--base-url",
+                mock.base_url(),
+                "--authority",
+                mock.authority(),
+            ])
+            .args(["--scope", &mock.scope()])
+            .args(["--timeout", CALL, "--time-scale", &SCALE.to_string()])
+            .args(["--ledger", ledger, "--token-file"])
+            .arg(folder.join("token"))
+            .args(mock.machine_ids())
+            .env_clear()
+            .env("HOME", &home)
+            .env("XDG_CACHE_HOME", binary.with_file_name("host-demo-cache"))
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(home.join("stderr")).unwrap())
+            .spawn()
+            .unwrap();
+        Self(child)
+    }
+
+    /// Kills it, and says which it was.
+    fn kill(&mut self) -> u32 {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+        self.0.id()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Numbers by lot, the same for the same seed (`xorshift64`).
+struct Lot(u64);
+
+impl Lot {
+    fn drawn() -> Self {
+        let seed = SystemClock::new().now().as_nanos() | 1;
+        Self(seed)
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % limit as u64).unwrap()
+    }
+}

@@ -185,7 +185,11 @@ fn rustflags(root: &Path, library: &Library) -> Vec<String> {
         .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")))
         .unwrap_or_default();
     let registry = home.join("registry/src");
-    let mut flags = vec![format!("-Clink-arg=-zstack-size={STACK_BYTES}")];
+    let mut flags = vec![
+        format!("-Clink-arg=-zstack-size={STACK_BYTES}"),
+        // For size alone the optimizer still copies into their callers what makes these larger.
+        "-Cllvm-args=-inline-threshold=10".to_owned(),
+    ];
     let mut remap =
         |from: &Path, to: &str| flags.push(format!("--remap-path-prefix={}={to}", from.display()));
     remap(&library.sysroot.join("lib/rustlib/src/rust"), "/rust");

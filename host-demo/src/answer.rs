@@ -16,6 +16,9 @@ use crate::clock::{Clock, Moment, Sleep};
 /// too long.
 const BODY_MAX: usize = 2 * 1024 * 1024;
 
+/// The same for a list, of which it reads 16 MiB.
+const LIST_MAX: usize = 17 * 1024 * 1024;
+
 /// In how many pieces it may come: each costs the host and the guest some turns, however small it
 /// is. Of one byte each, two million would keep a processor busy for seconds.
 const PIECES_MAX: usize = 10_000;
@@ -186,13 +189,14 @@ impl<B> Answer<B> {
     /// `deadline` is the call's, which ends the call without help from here.
     pub(crate) fn new(
         body: B,
+        is_list: bool,
         needle: Needle,
         on_echo: OnEcho,
         clock: Arc<dyn Clock>,
         deadline: Moment,
     ) -> Self {
         Self {
-            body: Limited::new(body, BODY_MAX),
+            body: Limited::new(body, if is_list { LIST_MAX } else { BODY_MAX }),
             pieces: 0,
             search: Search::new(needle),
             held: Bytes::new(),
@@ -335,6 +339,7 @@ mod tests {
         let deadline = clock.now() + Duration::from_secs(30);
         let mut answer = Answer::new(
             Script(script(pieces), false),
+            false,
             Needle::new(TOKEN.as_bytes()),
             Box::new(move || note.store(true, Ordering::Relaxed)),
             Arc::new(clock),
@@ -416,7 +421,14 @@ mod tests {
         let deadline = clock.now() + Duration::from_secs(30);
         let body = Script(frames, false);
         let needle = Needle::default();
-        let answer = Answer::new(body, needle, Box::new(|| ()), Arc::new(clock), deadline);
+        let answer = Answer::new(
+            body,
+            false,
+            needle,
+            Box::new(|| ()),
+            Arc::new(clock),
+            deadline,
+        );
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let mut collecting = std::pin::pin!(answer.collect());
         let Poll::Ready(Ok(all)) = collecting.as_mut().poll(&mut cx) else {
@@ -433,7 +445,7 @@ mod tests {
         let body = Script(script(&[b"{"]), true);
         let needle = Needle::default();
         let hands = Arc::new(clock.clone());
-        let mut answer = Answer::new(body, needle, Box::new(|| ()), hands, deadline);
+        let mut answer = Answer::new(body, false, needle, Box::new(|| ()), hands, deadline);
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let mut next = |answer: &mut Answer<Script>| Pin::new(answer).poll_frame(&mut cx);
 
@@ -463,7 +475,14 @@ mod tests {
         let deadline = clock.now() + Duration::from_secs(30);
         let body = Script(VecDeque::new(), true);
         let hands = Arc::new(clock.clone());
-        let mut answer = Answer::new(body, Needle::default(), Box::new(|| ()), hands, deadline);
+        let mut answer = Answer::new(
+            body,
+            false,
+            Needle::default(),
+            Box::new(|| ()),
+            hands,
+            deadline,
+        );
         let mut cx = Context::from_waker(std::task::Waker::noop());
         assert!(Pin::new(&mut answer).poll_frame(&mut cx).is_pending());
         clock.advance(Duration::from_secs(30));

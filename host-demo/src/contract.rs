@@ -25,6 +25,46 @@ pub use generated::defender::endpoint::types::{
     ActionStatus, ActionType, Effect, Error, Failure, InvalidArgument, Limiter, MachineAction,
     MissingRoles, Property, RateLimit, Reason, ServiceError,
 };
+pub use generated::exports::defender::endpoint::machine_actions::{
+    MachineActionFilter, MachineActionPage,
+};
+pub use generated::exports::defender::endpoint::machines::{FoundMachines, Machine};
+
+use crate::query::{ActionQuery, Asked};
+use crate::said::{Listed, Said, SaidAction, SaidMachine};
+
+impl MachineActionFilter {
+    /// All actions.
+    pub const fn everything() -> Self {
+        Self {
+            ids: Vec::new(),
+            machine_id: None,
+            types: Vec::new(),
+            statuses: Vec::new(),
+            created_since: None,
+        }
+    }
+
+    /// The query that asks for a page of what it lets through, if it fits.
+    pub(crate) fn query(&self, top: u32, skip: u32) -> Option<ActionQuery> {
+        let asked = Asked {
+            ids: self.ids.iter().map(String::as_str).collect(),
+            machine: self.machine_id.as_deref(),
+            types: self.types.iter().map(ActionType::as_str).collect(),
+            statuses: self.statuses.iter().map(ActionStatus::as_str).collect(),
+            since: self.created_since.as_deref(),
+            top,
+            skip,
+        };
+        asked.query()
+    }
+}
+
+impl Default for MachineActionFilter {
+    fn default() -> Self {
+        Self::everything()
+    }
+}
 
 impl ActionStatus {
     /// As the service spells it.
@@ -101,6 +141,50 @@ impl MachineAction {
             }
         }
         Value::Object(object)
+    }
+}
+
+impl From<&MachineAction> for Said {
+    fn from(action: &MachineAction) -> Self {
+        Self::Action(action.into())
+    }
+}
+
+impl From<&MachineActionPage> for Said {
+    fn from(page: &MachineActionPage) -> Self {
+        Self::Actions(Listed {
+            items: page.items.iter().map(SaidAction::from).collect(),
+            truncated: page.truncated,
+        })
+    }
+}
+
+impl From<&FoundMachines> for Said {
+    fn from(found: &FoundMachines) -> Self {
+        Self::Machines(Listed {
+            items: found.items.iter().map(SaidMachine::from).collect(),
+            truncated: found.truncated,
+        })
+    }
+}
+
+impl From<&MachineAction> for SaidAction {
+    fn from(action: &MachineAction) -> Self {
+        Self {
+            id: action.id.clone(),
+            type_: action.type_.as_str().to_owned(),
+            status: action.status.as_str().to_owned(),
+            machine: action.machine_id.clone(),
+        }
+    }
+}
+
+impl From<&Machine> for SaidMachine {
+    fn from(machine: &Machine) -> Self {
+        Self {
+            id: machine.id.clone(),
+            name: machine.computer_dns_name.clone(),
+        }
     }
 }
 

@@ -172,6 +172,11 @@ impl Call {
         self.trail.as_ref()
     }
 
+    /// What the call does.
+    pub(crate) const fn operation(&self) -> Operation {
+        self.grant.operation()
+    }
+
     /// What everything that is logged of the call belongs to.
     pub(crate) fn span(&self) -> tracing::Span {
         self.span.clone()
@@ -204,7 +209,8 @@ impl Call {
         operation: connection::Operation,
         target: Option<&str>,
     ) -> Result<connection::Access, connection::Refusal> {
-        if let Err(denial) = self.decide(operation.into(), target) {
+        let operation = operation.into();
+        if let Err(denial) = self.decide(operation, self.grant.opens(operation, target)) {
             return Err(connection::Refusal::Denied(self.deny(denial).to_string()));
         }
         let now = self.egress.clock.now();
@@ -220,9 +226,9 @@ impl Call {
     }
 
     /// The one decision, for `open` and for a request alike.
-    fn decide(&self, operation: Operation, target: Option<&str>) -> Result<(), Denial> {
+    fn decide(&self, operation: Operation, granted: Result<(), Denial>) -> Result<(), Denial> {
         self.egress.policy.allows(operation)?;
-        self.grant.covers(operation, target)?;
+        granted?;
         if self.state().permit.as_ref().is_some_and(Permit::is_fresh) {
             Ok(())
         } else {
@@ -288,7 +294,7 @@ impl Call {
     /// Decides about a request's head.
     fn allows(&self, head: &http::request::Parts) -> Result<(), Denial> {
         let (operation, target) = self.egress.policy.check(&head.method, &head.uri)?;
-        self.decide(operation, Some(target.as_str()))?;
+        self.decide(operation, self.grant.covers(operation, &target))?;
         match head
             .headers
             .keys()
@@ -383,6 +389,7 @@ impl Call {
         let call = Arc::clone(self);
         let body = AnswerBody::new(
             body,
+            self.operation().reads_a_list(),
             needle,
             Box::new(move || call.note_echo()),
             Arc::clone(&self.egress.clock),
@@ -507,7 +514,11 @@ impl From<connection::Operation> for Operation {
     fn from(operation: connection::Operation) -> Self {
         match operation {
             connection::Operation::UnrestrictCodeExecution => Self::UnrestrictCodeExecution,
+            connection::Operation::RestrictCodeExecution => Self::RestrictCodeExecution,
             connection::Operation::GetMachineAction => Self::GetMachineAction,
+            connection::Operation::ListMachineActions => Self::ListMachineActions,
+            connection::Operation::CancelMachineAction => Self::CancelMachineAction,
+            connection::Operation::FindMachines => Self::FindMachines,
         }
     }
 }

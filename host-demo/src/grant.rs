@@ -2,36 +2,56 @@
 
 use std::fmt;
 
-use crate::id::{ActionId, MachineId};
+use crate::id::{ActionId, DnsName, MachineId};
 use crate::policy::{Denial, Route, shown};
+use crate::query::ActionQuery;
 
 /// What a call does, and what a quota counts by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operation {
     /// Release a device.
     UnrestrictCodeExecution,
+    /// Restrict a device.
+    RestrictCodeExecution,
     /// Read a machine action.
     GetMachineAction,
+    /// Read a page of machine actions.
+    ListMachineActions,
+    /// Take a machine action back.
+    CancelMachineAction,
+    /// Find the devices of a name.
+    FindMachines,
 }
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::UnrestrictCodeExecution, Self::GetMachineAction];
+    pub const ALL: [Self; 6] = [
+        Self::UnrestrictCodeExecution,
+        Self::RestrictCodeExecution,
+        Self::GetMachineAction,
+        Self::ListMachineActions,
+        Self::CancelMachineAction,
+        Self::FindMachines,
+    ];
 
     /// The route of its request.
     pub const fn route(self) -> Route {
-        match self {
-            Self::UnrestrictCodeExecution => Route::ALL[0],
-            Self::GetMachineAction => Route::ALL[1],
-        }
+        Route::of(self)
     }
 
     /// Whether it changes anything at the service.
     pub const fn changes_something(self) -> bool {
         match self {
-            Self::UnrestrictCodeExecution => true,
-            Self::GetMachineAction => false,
+            Self::UnrestrictCodeExecution
+            | Self::RestrictCodeExecution
+            | Self::CancelMachineAction => true,
+            Self::GetMachineAction | Self::ListMachineActions | Self::FindMachines => false,
         }
+    }
+
+    /// Whether it is answered with a list, which can be long.
+    pub const fn reads_a_list(self) -> bool {
+        matches!(self, Self::ListMachineActions | Self::FindMachines)
     }
 }
 
@@ -40,26 +60,45 @@ impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::UnrestrictCodeExecution => "unrestrict-code-execution",
+            Self::RestrictCodeExecution => "restrict-code-execution",
             Self::GetMachineAction => "get-machine-action",
+            Self::ListMachineActions => "list-machine-actions",
+            Self::CancelMachineAction => "cancel-machine-action",
+            Self::FindMachines => "find-machines",
         })
     }
 }
 
-/// What a call acts on.
+/// What a call is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     /// A device.
     Machine(MachineId),
     /// A machine action.
     Action(ActionId),
+    /// A page of machine actions, by all that narrows it.
+    Actions(ActionQuery),
+    /// The devices of a name.
+    Name(DnsName),
 }
 
 impl Target {
-    /// The id, as it stands in a URL.
-    pub fn as_str(&self) -> &str {
+    /// The one thing that it is about, as `connection.open` names it.
+    pub fn named(&self) -> Option<&str> {
         match self {
-            Self::Machine(id) => id.as_str(),
-            Self::Action(id) => id.as_str(),
+            Self::Machine(id) => Some(id.as_str()),
+            Self::Action(id) => Some(id.as_str()),
+            Self::Actions(query) => query.machine().map(MachineId::as_str),
+            Self::Name(name) => Some(name.as_str()),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Actions(query) => query.fmt(f),
+            _ => f.write_str(self.named().unwrap_or_default()),
         }
     }
 }
@@ -89,22 +128,35 @@ impl Grant {
         self.target.as_ref()
     }
 
-    /// Decides whether the call was made for this.
-    pub fn covers(&self, operation: Operation, target: Option<&str>) -> Result<(), Denial> {
-        let granted = self.target.as_ref().map(Target::as_str);
-        if self.operation == operation && granted.is_some() && granted == target {
+    /// Decides whether the call was made for this, as far as `connection.open` says what it is.
+    pub fn opens(&self, operation: Operation, target: Option<&str>) -> Result<(), Denial> {
+        let granted = self.target.as_ref();
+        if self.operation == operation && granted.is_some_and(|t| t.named() == target) {
             return Ok(());
         }
+        Err(self.denial(operation, target))
+    }
+
+    /// Decides whether the call was made for this request.
+    pub fn covers(&self, operation: Operation, target: &Target) -> Result<(), Denial> {
+        if self.operation == operation && self.target.as_ref() == Some(target) {
+            return Ok(());
+        }
+        Err(self.denial(operation, Some(&target.to_string())))
+    }
+
+    fn denial(&self, operation: Operation, target: Option<&str>) -> Denial {
         let name = |operation: Operation, target: Option<&str>| {
             format!(
                 "{operation} of {}",
-                target.map_or("nothing".to_owned(), shown)
+                target.map_or("nothing in particular".to_owned(), shown)
             )
         };
-        Err(Denial::NotThisCall {
-            granted: name(self.operation, granted),
+        let granted = self.target.as_ref().map(Target::to_string);
+        Denial::NotThisCall {
+            granted: name(self.operation, granted.as_deref()),
             asked: name(operation, target),
-        })
+        }
     }
 }
 
@@ -115,37 +167,65 @@ mod tests {
     const A: &str = "1e5bc9d7e413ddd7902c2932e418702b84d0cc07";
     const B: &str = "49e96a8dd67ac4f1ce9952ccedcde711f0ce28e9";
 
+    const RELEASE: Operation = Operation::UnrestrictCodeExecution;
+
+    fn machine(id: &str) -> Target {
+        Target::Machine(id.parse().unwrap())
+    }
+
+    fn assert_denied(decision: Result<(), Denial>) {
+        assert!(
+            matches!(decision, Err(Denial::NotThisCall { .. })),
+            "{decision:?}"
+        );
+    }
+
     #[test]
     fn a_grant_covers_its_operation_on_its_target_and_nothing_else() {
-        let release = Operation::UnrestrictCodeExecution;
-        let grant = Grant::new(release, Some(Target::Machine(A.parse().unwrap())));
-        assert_eq!(grant.covers(release, Some(A)), Ok(()));
+        let grant = Grant::new(RELEASE, Some(machine(A)));
+        assert_eq!(grant.opens(RELEASE, Some(A)), Ok(()));
+        assert_eq!(grant.covers(RELEASE, &machine(A)), Ok(()));
         for (operation, target) in [
-            (release, Some(B)),
-            (release, None),
-            (release, Some("")),
+            (RELEASE, Some(B)),
+            (RELEASE, None),
+            (RELEASE, Some("")),
+            (Operation::RestrictCodeExecution, Some(A)),
             (Operation::GetMachineAction, Some(A)),
         ] {
-            let denial = grant.covers(operation, target);
-            assert!(
-                matches!(denial, Err(Denial::NotThisCall { .. })),
-                "{operation} {target:?}"
-            );
+            assert_denied(grant.opens(operation, target));
         }
+        assert_denied(grant.covers(RELEASE, &machine(B)));
+        assert_denied(grant.covers(Operation::RestrictCodeExecution, &machine(A)));
+        assert_denied(grant.covers(RELEASE, &Target::Name(A.parse().unwrap())));
+    }
+
+    #[test]
+    fn a_grant_for_a_page_covers_that_page_of_that_list() {
+        let list = Operation::ListMachineActions;
+        let page = |query: &str| Target::Actions(ActionQuery::parse(query).unwrap());
+        let of_a = format!("$filter=machineId%20eq%20%27{A}%27&$top=10");
+        let grant = Grant::new(list, Some(page(&of_a)));
+        assert_eq!(grant.opens(list, Some(A)), Ok(()));
+        assert_eq!(grant.covers(list, &page(&of_a)), Ok(()));
+        for other in [
+            "$top=10",
+            &of_a.replace(A, B),
+            &(of_a.clone() + "&$skip=10"),
+        ] {
+            assert_denied(grant.covers(list, &page(other)));
+        }
+        assert_denied(grant.opens(list, Some(B)));
+        assert_denied(grant.opens(list, None));
+        let everything = Grant::new(list, Some(page("$top=10")));
+        assert_eq!(everything.opens(list, None), Ok(()));
+        assert_denied(everything.opens(list, Some(A)));
     }
 
     #[test]
     fn a_grant_without_a_target_covers_nothing() {
-        let grant = Grant::new(Operation::UnrestrictCodeExecution, None);
-        assert!(
-            grant
-                .covers(Operation::UnrestrictCodeExecution, None)
-                .is_err()
-        );
-        assert!(
-            grant
-                .covers(Operation::UnrestrictCodeExecution, Some(A))
-                .is_err()
-        );
+        let grant = Grant::new(RELEASE, None);
+        assert_denied(grant.opens(RELEASE, None));
+        assert_denied(grant.opens(RELEASE, Some(A)));
+        assert_denied(grant.covers(RELEASE, &machine(A)));
     }
 }

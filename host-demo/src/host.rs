@@ -8,19 +8,21 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::Instrument as _;
 
-use crate::audit::{Audit, AuditError, Claimed, Ending, Observed, Outcome, SaidAction, Trail};
+use crate::audit::{Audit, AuditError, Claimed, Ending, Observed, Outcome, Trail};
 use crate::clock::{Clock, Moment, SystemClock};
 use crate::cloud::Service;
-use crate::contract::{self, Effect, MachineAction, Reason};
+use crate::contract::{
+    self, Effect, FoundMachines, MachineAction, MachineActionFilter, MachineActionPage, Reason,
+};
 use crate::egress::{Call, Egress, Seen};
 use crate::grant::{Grant, Operation, Target};
-use crate::id::MachineId;
 use crate::identity::{IdentityError, TokenSource};
 use crate::limits::{
     Key, Ledger, LedgerError, Limiter, Memory, NoPermit, NotUntil, Permit, Quota, Reading, Why,
 };
 use crate::plugin::{Fault, Plugin};
 use crate::policy::Policy;
+use crate::said::Said;
 use crate::transport::{SetupError, Transport, TransportError};
 
 /// How long one call may take, unless configured.
@@ -34,7 +36,8 @@ pub struct Setup {
     pub service: Service,
     /// Where tokens come from.
     pub tokens: Arc<dyn TokenSource>,
-    /// What may leave. Releasing and reading, at the service's origin.
+    /// What may leave. Releasing and reading, at the service's origin; restricting and cancelling
+    /// need a [`Route`](crate::policy::Route) of their own.
     pub policy: Policy,
     /// What the quotas are: [`Quota::DOCUMENTED`].
     pub quotas: Vec<Quota>,
@@ -290,6 +293,75 @@ impl Host {
         .await
     }
 
+    /// Restricts a device, as the contract's `restrict-code-execution` does. Waits and ends as
+    /// [`unrestrict_code_execution`](Self::unrestrict_code_execution) does. The policy must allow
+    /// it: by default it does not.
+    pub async fn restrict_code_execution(
+        &self,
+        machine_id: &str,
+        comment: &str,
+        patience: Patience,
+    ) -> Result<MachineAction, CallError> {
+        let target = machine_id.parse().ok().map(Target::Machine);
+        let grant = Grant::new(Operation::RestrictCodeExecution, target);
+        self.call(grant, patience, |way_out| {
+            self.plugin
+                .restrict_code_execution(way_out, machine_id, comment)
+        })
+        .await
+    }
+
+    /// Reads a page of machine actions, as the contract's `list-machine-actions` does: one call for
+    /// many of them. Waits and ends as
+    /// [`unrestrict_code_execution`](Self::unrestrict_code_execution) does.
+    pub async fn list_machine_actions(
+        &self,
+        filter: &MachineActionFilter,
+        top: u32,
+        skip: u32,
+        patience: Patience,
+    ) -> Result<MachineActionPage, CallError> {
+        let target = filter.query(top, skip).map(Target::Actions);
+        let grant = Grant::new(Operation::ListMachineActions, target);
+        self.call(grant, patience, |way_out| {
+            self.plugin.list_machine_actions(way_out, filter, top, skip)
+        })
+        .await
+    }
+
+    /// Takes a machine action back, as the contract's `cancel-machine-action` does. Waits and ends
+    /// as [`unrestrict_code_execution`](Self::unrestrict_code_execution) does. The policy must
+    /// allow it: by default it does not.
+    pub async fn cancel_machine_action(
+        &self,
+        action_id: &str,
+        comment: &str,
+        patience: Patience,
+    ) -> Result<MachineAction, CallError> {
+        let target = action_id.parse().ok().map(Target::Action);
+        let grant = Grant::new(Operation::CancelMachineAction, target);
+        self.call(grant, patience, |way_out| {
+            self.plugin
+                .cancel_machine_action(way_out, action_id, comment)
+        })
+        .await
+    }
+
+    /// Finds every device of a name, as the contract's `find-machines` does. Waits and ends as
+    /// [`unrestrict_code_execution`](Self::unrestrict_code_execution) does.
+    pub async fn find_machines(
+        &self,
+        computer_dns_name: &str,
+        patience: Patience,
+    ) -> Result<FoundMachines, CallError> {
+        let target = computer_dns_name.parse().ok().map(Target::Name);
+        let grant = Grant::new(Operation::FindMachines, target);
+        self.call(grant, patience, |way_out| {
+            self.plugin.find_machines(way_out, computer_dns_name)
+        })
+        .await
+    }
+
     /// What may leave.
     pub fn policy(&self) -> &Policy {
         &self.egress.policy
@@ -414,14 +486,15 @@ impl Host {
     /// A call, and once more where the service refuses the token with 401 and another one can be
     /// had: as a call of its own, with a store, a grant and a permit of its own. A 401 says that
     /// nothing was changed.
-    async fn call<F>(
+    async fn call<T, F>(
         &self,
         grant: Grant,
         patience: Patience,
         run: impl Fn(Arc<Call>) -> F,
-    ) -> Result<MachineAction, CallError>
+    ) -> Result<T, CallError>
     where
-        F: Future<Output = Result<Result<MachineAction, contract::Error>, Fault>>,
+        F: Future<Output = Result<Result<T, contract::Error>, Fault>>,
+        for<'a> Said: From<&'a T>,
     {
         let first = self.begin(grant.clone(), patience.clone()).await?;
         let result = self.run(&first, &run).await;
@@ -448,13 +521,10 @@ impl Host {
     }
 
     /// One call, in a span of its own.
-    async fn run<F>(
-        &self,
-        begun: &Begun,
-        run: &impl Fn(Arc<Call>) -> F,
-    ) -> Result<MachineAction, CallError>
+    async fn run<T, F>(&self, begun: &Begun, run: &impl Fn(Arc<Call>) -> F) -> Result<T, CallError>
     where
-        F: Future<Output = Result<Result<MachineAction, contract::Error>, Fault>>,
+        F: Future<Output = Result<Result<T, contract::Error>, Fault>>,
+        for<'a> Said: From<&'a T>,
     {
         let span = begun.call.span();
         self.finish(begun, run(begun.way_out()))
@@ -485,7 +555,7 @@ impl Host {
             "call",
             %id,
             operation = %grant.operation(),
-            target = grant.target().map(Target::as_str),
+            target = grant.target().and_then(Target::named),
         );
         let used = permit.as_ref().map(|permit| permit.used().to_vec());
         let call = Arc::new(Call::new(
@@ -517,17 +587,21 @@ impl Host {
     }
 
     /// Runs the call to its end or its deadline, judges it, and records it.
-    async fn finish(
+    async fn finish<T>(
         &self,
         begun: &Begun,
-        running: impl Future<Output = Result<Result<MachineAction, contract::Error>, Fault>>,
-    ) -> Result<MachineAction, CallError> {
+        running: impl Future<Output = Result<Result<T, contract::Error>, Fault>>,
+    ) -> Result<T, CallError>
+    where
+        for<'a> Said: From<&'a T>,
+    {
         let result = self.until(begun.deadline, running).await;
         let seen = begun.call.end();
+        let said = seen.said(&begun.grant);
         let claimed = result
             .as_ref()
             .and_then(|result| result.as_ref().ok().map(claim));
-        let judged = self.judge(begun, result, &seen);
+        let judged = self.judge(begun, result, &seen, said.as_ref());
         if let Err(CallError::Fault { fault, .. }) = &judged {
             let backtrace = fault.backtrace().unwrap_or_default();
             tracing::error!(%fault, "a fault of the plugin's\n{backtrace}");
@@ -536,7 +610,7 @@ impl Host {
         if let Some(trail) = begun.call.trail()
             && seen.audit.is_none()
         {
-            let outcome = seen.outcome(ending(&judged), &begun.grant, claimed, &judged);
+            let outcome = seen.outcome(ending(&judged), &begun.grant, said, claimed, &judged);
             trail.conclude(&outcome, begun.deadline).await;
         }
         judged
@@ -564,12 +638,16 @@ impl Host {
         clippy::result_large_err,
         reason = "once a call, as it is everywhere else"
     )]
-    fn judge(
+    fn judge<T>(
         &self,
         begun: &Begun,
-        result: Option<Result<Result<MachineAction, contract::Error>, Fault>>,
+        result: Option<Result<Result<T, contract::Error>, Fault>>,
         seen: &Seen,
-    ) -> Result<MachineAction, CallError> {
+        said: Option<&Said>,
+    ) -> Result<T, CallError>
+    where
+        for<'a> Said: From<&'a T>,
+    {
         let effect = seen.effect(begun.grant.operation());
         let claimed = match &result {
             Some(Ok(Err(error))) => Some(error),
@@ -585,13 +663,15 @@ impl Host {
                 effect,
             }),
             Some(Err(fault)) => Err(CallError::Fault { fault, effect }),
-            Some(Ok(Ok(action))) => match seen.contradicts(&action, begun.grant.target()) {
-                Some(what) => Err(CallError::Fault {
-                    fault: Fault::UnfoundedSuccess(what),
-                    effect,
-                }),
-                None => Ok(action),
-            },
+            Some(Ok(Ok(success))) => {
+                match seen.contradicts(&(&success).into(), said, begun.grant.target()) {
+                    Some(what) => Err(CallError::Fault {
+                        fault: Fault::UnfoundedSuccess(what),
+                        effect,
+                    }),
+                    None => Ok(success),
+                }
+            }
             Some(Ok(Err(mut error))) => {
                 // The plugin knows only that nothing was sent; the boundary knows why.
                 if let Some(identity) = seen.identity.clone() {
@@ -668,7 +748,8 @@ impl Drop for Begun {
         if let Some(trail) = self.call.trail()
             && seen.audit.is_none()
         {
-            trail.abandon(&seen.outcome(Ending::Abandoned, &self.grant, None, &Ok(())));
+            let said = seen.said(&self.grant);
+            trail.abandon(&seen.outcome(Ending::Abandoned, &self.grant, said, None, &Ok(())));
         }
     }
 }
@@ -694,36 +775,33 @@ impl Seen {
         }
     }
 
+    /// What the service's answer says.
+    fn said(&self, grant: &Grant) -> Option<Said> {
+        Said::in_answer(grant.target(), &self.answer)
+    }
+
     /// What is wrong with a success that the plugin reports, if something is.
     ///
-    /// Of the action, what a caller decides by is compared with the answer's body: id, type, status
-    /// and device. Its other properties (requestor, comment, times, error codes) are the plugin's
-    /// word.
-    fn contradicts(&self, action: &MachineAction, target: Option<&Target>) -> Option<&'static str> {
+    /// What a caller decides by is compared with what the answer's body says: see [`Said`]. All
+    /// else (requestor, comment, times, error codes, a device's health) is the plugin's word.
+    fn contradicts(
+        &self,
+        claimed: &Said,
+        said: Option<&Said>,
+        target: Option<&Target>,
+    ) -> Option<&'static str> {
         if !self
             .status
             .is_some_and(|status| (200..300).contains(&status))
         {
             return Some("the service did not answer with one");
         }
-        let other_machine = |id: &MachineId| {
-            action
-                .machine_id
-                .as_ref()
-                .is_some_and(|named| !named.eq_ignore_ascii_case(id.as_str()))
-        };
-        match target {
-            Some(Target::Machine(id)) if other_machine(id) => return Some("of another device"),
-            Some(Target::Action(id)) if !action.id.eq_ignore_ascii_case(id.as_str()) => {
-                return Some("of another action");
-            }
-            _ => {}
+        if let Some(what) = claimed.misses(target) {
+            return Some(what);
         }
-        match SaidAction::in_answer(&self.answer) {
-            None => Some("it did not read one in the service's answer"),
-            Some(said) if said != said_of(action) => {
-                Some("the action is not the one in the service's answer")
-            }
+        match said {
+            None => Some("it did not read it in the service's answer"),
+            Some(said) if said != claimed => Some("it is not the one in the service's answer"),
             Some(_) => None,
         }
     }
@@ -765,6 +843,7 @@ impl Seen {
         &self,
         ended: Ending,
         grant: &Grant,
+        said: Option<Said>,
         claimed: Option<Claimed>,
         judged: &Result<T, CallError>,
     ) -> Outcome {
@@ -796,7 +875,8 @@ impl Seen {
                 request_bytes: self.request_bytes,
                 response_bytes: self.status.map(|_| self.answer.len() as u64),
                 correlation_id: self.correlation_id.clone(),
-                action: SaidAction::in_answer(&self.answer),
+                action: said.as_ref().and_then(Said::action).cloned(),
+                list: said.as_ref().and_then(Said::count),
                 failure,
             },
             claimed,
@@ -808,7 +888,7 @@ impl Seen {
     }
 }
 
-const fn ending(judged: &Result<MachineAction, CallError>) -> Ending {
+const fn ending<T>(judged: &Result<T, CallError>) -> Ending {
     match judged {
         Ok(_) => Ending::Succeeded,
         Err(CallError::Fault { .. }) => Ending::Fault,
@@ -817,25 +897,17 @@ const fn ending(judged: &Result<MachineAction, CallError>) -> Ending {
     }
 }
 
-fn claim(said: &Result<MachineAction, contract::Error>) -> Claimed {
+fn claim<T>(said: &Result<T, contract::Error>) -> Claimed
+where
+    for<'a> Said: From<&'a T>,
+{
     match said {
-        Ok(action) => Claimed::Ok {
-            action: said_of(action),
-        },
+        Ok(success) => Claimed::ok(&success.into()),
         Err(error) => Claimed::Err {
             reason: error.reason.name(),
             effect: error.effect.name(),
             status: error.service.as_ref().map(|service| service.status),
         },
-    }
-}
-
-fn said_of(action: &MachineAction) -> SaidAction {
-    SaidAction {
-        id: action.id.clone(),
-        type_: action.type_.as_str().to_owned(),
-        status: action.status.as_str().to_owned(),
-        machine: action.machine_id.clone(),
     }
 }
 
@@ -864,6 +936,11 @@ mod tests {
             answer: body.as_bytes().to_vec(),
             ..Seen::default()
         }
+    }
+
+    fn contradicts(seen: &Seen, claimed: &MachineAction, target: &Target) -> Option<&'static str> {
+        let said = Said::in_answer(Some(target), &seen.answer);
+        seen.contradicts(&claimed.into(), said.as_ref(), Some(target))
     }
 
     fn body(id: &str, type_: &str, status: &str, machine: &str) -> String {
@@ -929,7 +1006,7 @@ mod tests {
             (answered(200, &body(ACTION, kind, pending, other)), false),
         ] {
             for target in [&release, &read] {
-                let contradiction = seen.contradicts(&claimed(), Some(target));
+                let contradiction = contradicts(&seen, &claimed(), target);
                 assert_eq!(
                     contradiction.is_none(),
                     is_founded,
@@ -944,11 +1021,11 @@ mod tests {
             ..claimed()
         };
         assert_eq!(
-            seen.contradicts(&of_another, Some(&release)),
+            contradicts(&seen, &of_another, &release),
             Some("of another device")
         );
         let another = Target::Action("9a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a".parse().unwrap());
-        let found = answered(200, &good).contradicts(&claimed(), Some(&another));
+        let found = contradicts(&answered(200, &good), &claimed(), &another);
         assert_eq!(found, Some("of another action"));
     }
 

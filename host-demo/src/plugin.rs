@@ -22,17 +22,48 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use crate::contract::{self, connection};
 use crate::egress::{Call, Hooks};
 use crate::files::{self, FileError};
+use crate::grant::Operation;
 use crate::pulse::{Needed, Pulse};
 
-/// Linear memory of one instance. The guest bounds its bodies at 1 MiB and needs a few copies of
-/// one.
-const MEMORY_MAX: usize = 16 << 20;
+/// Linear memory of one instance. The guest reads lists of 16 MiB, of which it has the body (half
+/// as much again while that grows) and then all the texts in it once more; the longest fits into
+/// 40 MiB. Other answers have at most a sixteenth of that.
+const MEMORY_MAX: usize = 48 << 20;
 
 /// Elements of one instance's table: functions that are called by pointer.
 const TABLE_MAX: usize = 10_000;
 
-/// Host resources (requests, streams, headers) of one call at a time.
-const RESOURCES_MAX: usize = 256;
+/// What a call may use, apart from memory: by what it does, because a list is long.
+#[derive(Clone, Copy)]
+struct Bounds {
+    /// Instructions, more or less. Reading the largest answer takes a tenth, of a list a fifth.
+    fuel: u64,
+    /// Bytes that the host copies out of the guest at once: in one call of the guest's, or as the
+    /// result of one.
+    hostcall: usize,
+    /// Host resources (requests, streams, headers) at a time. Each can keep what was copied once,
+    /// so that the product of the two, a gibibyte, is what a guest can have the host hold.
+    resources: usize,
+}
+
+impl Bounds {
+    const fn of(operation: Operation) -> Self {
+        if operation.reads_a_list() {
+            Self {
+                fuel: 4_000_000_000,
+                // The list, as it is handed over: its texts, and what stands between them.
+                hostcall: 32 << 20,
+                resources: 32,
+            }
+        } else {
+            Self {
+                fuel: 1_000_000_000,
+                hostcall: 4 << 20,
+                resources: 256,
+            }
+        }
+    }
+}
 
 /// Linear memories, tables and core instances of one component. One that is made of a core module
 /// has a memory, two tables and three instances; one that was composed has them several times, but
@@ -41,18 +72,10 @@ const MEMORIES: u32 = 1;
 const TABLES: u32 = 4;
 const CORE_INSTANCES: u32 = 8;
 
-/// Bytes that the host copies out of the guest at once: in one call of the guest's, or as the
-/// result of one. What is kept of them is bounded by [`RESOURCES_MAX`].
-const HOSTCALL_FUEL: usize = 4 << 20;
-
 /// Memory for the headers of one request or answer, the host's own structures included.
 const HEADERS_MAX: usize = 64 << 10;
 
-/// Instructions, more or less, of one call. Reading the largest answer takes about a tenth; it is a
-/// second of work.
-const FUEL: u64 = 1_000_000_000;
-
-/// After so many of them a call lets others run, so that its deadline can end it. About a
+/// After so many instructions a call lets others run, so that its deadline can end it. About a
 /// millisecond; where it has the host work, at the next [beat](crate::pulse).
 const FUEL_SLICE: u64 = 1_000_000;
 
@@ -87,9 +110,11 @@ const ALLOWED_IMPORTS: [&str; 7] = [
     "wasi:io/streams@0.2",
 ];
 
-const REQUIRED_EXPORTS: [&str; 2] = [
+const REQUIRED_EXPORTS: [&str; 4] = [
     "defender:endpoint/code-execution@0.1.0",
     "defender:endpoint/machine-actions@0.1.0",
+    "defender:endpoint/machines@0.1.0",
+    "defender:endpoint/restriction@0.1.0",
 ];
 
 /// The component that this library was built with.
@@ -329,6 +354,21 @@ impl Plugin {
             .map_err(Fault::from)
     }
 
+    /// Calls `restriction.restrict-code-execution`.
+    pub(crate) async fn restrict_code_execution(
+        &self,
+        call: Arc<Call>,
+        machine_id: &str,
+        comment: &str,
+    ) -> Result<Result<contract::MachineAction, contract::Error>, Fault> {
+        let (_place, mut store, plugin) = self.instance(call).await?;
+        plugin
+            .defender_endpoint_restriction()
+            .call_restrict_code_execution(&mut store, machine_id, comment)
+            .await
+            .map_err(Fault::from)
+    }
+
     /// Calls `machine-actions.get-machine-action`.
     pub(crate) async fn get_machine_action(
         &self,
@@ -343,6 +383,51 @@ impl Plugin {
             .map_err(Fault::from)
     }
 
+    /// Calls `machine-actions.list-machine-actions`.
+    pub(crate) async fn list_machine_actions(
+        &self,
+        call: Arc<Call>,
+        filter: &contract::MachineActionFilter,
+        top: u32,
+        skip: u32,
+    ) -> Result<Result<contract::MachineActionPage, contract::Error>, Fault> {
+        let (_place, mut store, plugin) = self.instance(call).await?;
+        plugin
+            .defender_endpoint_machine_actions()
+            .call_list_machine_actions(&mut store, filter, top, skip)
+            .await
+            .map_err(Fault::from)
+    }
+
+    /// Calls `machine-actions.cancel-machine-action`.
+    pub(crate) async fn cancel_machine_action(
+        &self,
+        call: Arc<Call>,
+        action_id: &str,
+        comment: &str,
+    ) -> Result<Result<contract::MachineAction, contract::Error>, Fault> {
+        let (_place, mut store, plugin) = self.instance(call).await?;
+        plugin
+            .defender_endpoint_machine_actions()
+            .call_cancel_machine_action(&mut store, action_id, comment)
+            .await
+            .map_err(Fault::from)
+    }
+
+    /// Calls `machines.find-machines`.
+    pub(crate) async fn find_machines(
+        &self,
+        call: Arc<Call>,
+        computer_dns_name: &str,
+    ) -> Result<Result<contract::FoundMachines, contract::Error>, Fault> {
+        let (_place, mut store, plugin) = self.instance(call).await?;
+        plugin
+            .defender_endpoint_machines()
+            .call_find_machines(&mut store, computer_dns_name)
+            .await
+            .map_err(Fault::from)
+    }
+
     /// A new store, with its limits, and a new instance in it. The place must outlive both.
     async fn instance(
         &self,
@@ -353,10 +438,11 @@ impl Plugin {
             .acquire_owned()
             .await
             .map_err(closed)?;
-        let mut store = Store::new(self.pre.engine(), State::new(call));
+        let bounds = Bounds::of(call.operation());
+        let mut store = Store::new(self.pre.engine(), State::new(call, bounds));
         store.limiter(|state| &mut state.limits);
-        store.set_hostcall_fuel(HOSTCALL_FUEL);
-        store.set_fuel(FUEL)?;
+        store.set_hostcall_fuel(bounds.hostcall);
+        store.set_fuel(bounds.fuel)?;
         store.fuel_async_yield_interval(Some(FUEL_SLICE))?;
         // At an epoch it would trap otherwise.
         store.set_epoch_deadline(1);
@@ -591,9 +677,9 @@ struct State {
 }
 
 impl State {
-    fn new(call: Arc<Call>) -> Self {
+    fn new(call: Arc<Call>, bounds: Bounds) -> Self {
         let mut table = ResourceTable::new();
-        table.set_max_capacity(RESOURCES_MAX);
+        table.set_max_capacity(bounds.resources);
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(HEADERS_MAX);
         let limits = StoreLimitsBuilder::new()

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use http::{Method, Uri};
 
 use crate::grant::{Operation, Target};
+use crate::query::{self, ActionQuery};
 
 /// Scheme, host and port, in one canonical form: what a token is bound to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -129,16 +130,27 @@ impl fmt::Display for Origin {
 ///
 /// The parameters are typed: `{machine-id}` matches 40 lower-case hexadecimal digits, `{action-id}`
 /// a lower-case GUID, and neither anything else. Every other segment matches itself, to the letter.
-/// A query never matches.
+/// A query matches where a route has one, as a whole: `{action-filter}&{page}` and `{dns-name}` are
+/// those of the grammar in `wit/connection.wit`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Route(Operation);
 
 impl Route {
     /// Every route there is: one for each operation.
-    pub const ALL: [Self; 2] = [
-        Self(Operation::UnrestrictCodeExecution),
-        Self(Operation::GetMachineAction),
-    ];
+    pub const ALL: [Self; Operation::ALL.len()] = {
+        let mut all = [Self(Operation::ALL[0]); Operation::ALL.len()];
+        let mut at = 0;
+        while at < all.len() {
+            all[at] = Self(Operation::ALL[at]);
+            at += 1;
+        }
+        all
+    };
+
+    /// That of an operation.
+    pub const fn of(operation: Operation) -> Self {
+        Self(operation)
+    }
 
     const fn parts(self) -> (Method, &'static str, Parameter, &'static str) {
         match self.0 {
@@ -148,9 +160,25 @@ impl Route {
                 Parameter::MachineId,
                 "/unrestrictCodeExecution",
             ),
+            Operation::RestrictCodeExecution => (
+                Method::POST,
+                "/api/machines/",
+                Parameter::MachineId,
+                "/restrictCodeExecution",
+            ),
             Operation::GetMachineAction => {
                 (Method::GET, "/api/machineactions/", Parameter::ActionId, "")
             }
+            Operation::ListMachineActions => {
+                (Method::GET, "/api/machineactions?", Parameter::Actions, "")
+            }
+            Operation::CancelMachineAction => (
+                Method::POST,
+                "/api/machineactions/",
+                Parameter::ActionId,
+                "/cancel",
+            ),
+            Operation::FindMachines => (Method::GET, "/api/machines?", Parameter::Name, ""),
         }
     }
 
@@ -159,19 +187,22 @@ impl Route {
         self.0
     }
 
-    /// What the request acts on, if it is one of this route.
+    /// What the request is about, if it is one of this route.
     fn target(self, method: &Method, uri: &Uri) -> Option<Target> {
         let (route_method, before, parameter, after) = self.parts();
-        if *method != route_method || uri.query().is_some() {
+        if *method != route_method {
             return None;
         }
-        let id = uri.path().strip_prefix(before)?.strip_suffix(after)?;
+        let asked = uri.path_and_query()?.as_str();
+        let text = asked.strip_prefix(before)?.strip_suffix(after)?;
         let target = match parameter {
-            Parameter::MachineId => Target::Machine(id.parse().ok()?),
-            Parameter::ActionId => Target::Action(id.parse().ok()?),
+            Parameter::MachineId => Target::Machine(text.parse().ok()?),
+            Parameter::ActionId => Target::Action(text.parse().ok()?),
+            Parameter::Actions => return ActionQuery::parse(text).map(Target::Actions),
+            Parameter::Name => return query::name_in(text).map(Target::Name),
         };
         // Parsing lower-cases. On the wire the id must be canonical already.
-        (target.as_str() == id).then_some(target)
+        (target.named() == Some(text)).then_some(target)
     }
 }
 
@@ -179,6 +210,8 @@ impl Route {
 enum Parameter {
     MachineId,
     ActionId,
+    Actions,
+    Name,
 }
 
 impl fmt::Display for Route {
@@ -187,6 +220,8 @@ impl fmt::Display for Route {
         let parameter = match parameter {
             Parameter::MachineId => "{machine-id}",
             Parameter::ActionId => "{action-id}",
+            Parameter::Actions => "{action-filter}&{page}",
+            Parameter::Name => "{dns-name}",
         };
         write!(f, "{method} {before}{parameter}{after}")
     }
@@ -292,13 +327,22 @@ impl Policy {
         }
     }
 
-    /// Allows releasing a device and reading an action: what this host is for.
+    /// Allows releasing a device and all reading: what this host is for. Restricting a device, and
+    /// taking an action back, need a rule that says so.
     pub fn release_and_read(origin: Origin) -> Self {
         Self {
             origin,
-            routes: Route::ALL.to_vec(),
+            routes: Self::RELEASE_AND_READ.to_vec(),
         }
     }
+
+    /// The routes of [`release_and_read`](Self::release_and_read).
+    pub const RELEASE_AND_READ: [Route; 4] = [
+        Route(Operation::UnrestrictCodeExecution),
+        Route(Operation::GetMachineAction),
+        Route(Operation::ListMachineActions),
+        Route(Operation::FindMachines),
+    ];
 
     /// Allows one route more.
     #[must_use]
@@ -373,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn the_two_requests_of_the_plugin_may_leave() {
+    fn releasing_and_reading_may_leave() {
         let release =
             format!("https://api.security.microsoft.com/api/machines/{ID}/unrestrictCodeExecution");
         assert_eq!(
@@ -394,6 +438,51 @@ mod tests {
                 Target::Action(action.parse().unwrap())
             ))
         );
+    }
+
+    #[test]
+    fn lists_may_leave_with_the_queries_that_they_have() {
+        let base = "https://api.security.microsoft.com";
+        let query = format!("$filter=machineId%20eq%20%27{ID}%27&$top=100&$skip=100");
+        assert_eq!(
+            check("GET", &format!("{base}/api/machineactions?{query}")),
+            Ok((
+                Operation::ListMachineActions,
+                Target::Actions(ActionQuery::parse(&query).unwrap())
+            ))
+        );
+        let name = "$filter=computerDnsName%20eq%20%27pc.contoso.com%27&$top=100";
+        assert_eq!(
+            check("GET", &format!("{base}/api/machines?{name}")),
+            Ok((
+                Operation::FindMachines,
+                Target::Name("pc.contoso.com".parse().unwrap())
+            ))
+        );
+    }
+
+    #[test]
+    fn restricting_and_cancelling_need_a_rule() {
+        let base = "https://api.security.microsoft.com";
+        let action = "8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a";
+        for (path, operation) in [
+            (
+                format!("/api/machines/{ID}/restrictCodeExecution"),
+                Operation::RestrictCodeExecution,
+            ),
+            (
+                format!("/api/machineactions/{action}/cancel"),
+                Operation::CancelMachineAction,
+            ),
+        ] {
+            let url = format!("{base}{path}");
+            let denial = check("POST", &url).unwrap_err();
+            assert_eq!(denial, Denial::NotGranted { operation });
+            let granted = policy().allow(denial.rule().unwrap());
+            let uri = url.parse().unwrap();
+            let decision = granted.check(&Method::POST, &uri);
+            assert_eq!(decision.map(|(operation, _)| operation), Ok(operation));
+        }
     }
 
     #[test]
@@ -452,7 +541,12 @@ mod tests {
         let upper = ID.to_ascii_uppercase();
         for (method, path) in [
             ("POST", format!("/api/machines/{ID}/offboard")),
-            ("POST", format!("/api/machines/{ID}/restrictCodeExecution")),
+            ("GET", format!("/api/machines/{ID}/restrictCodeExecution")),
+            ("GET", format!("/api/machines/{ID}")),
+            ("POST", "/api/machineactions?$top=1".to_owned()),
+            ("GET", "/api/machineactions?$top=1&$expand=x".to_owned()),
+            ("GET", "/api/machineactions/?$top=1".to_owned()),
+            ("GET", "/api/machines?$top=1".to_owned()),
             ("GET", format!("/api/machines/{ID}/unrestrictCodeExecution")),
             ("PUT", format!("/api/machines/{ID}/unrestrictCodeExecution")),
             (

@@ -23,6 +23,32 @@ pub struct ActionId(String);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Comment(String);
 
+/// A device's name: 1 to 255 ASCII letters, digits, hyphens, underscores and full stops, in lower
+/// case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsName(String);
+
+/// A moment, as RFC 3339 has it, in UTC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DateTime(String);
+
+impl DnsName {
+    /// The most characters, those of the DNS (RFC 1035, section 2.3.4).
+    pub const MAX_CHARS: usize = 255;
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl DateTime {
+    /// The text, as the caller wrote it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl MachineId {
     const DIGITS: usize = 40;
 
@@ -132,7 +158,56 @@ impl FromStr for Comment {
     }
 }
 
-fn refusal(parameter: &str, problem: String) -> InvalidArgument {
+impl FromStr for DnsName {
+    type Err = InvalidArgument;
+
+    fn from_str(text: &str) -> Result<Self, InvalidArgument> {
+        let expected = "a device's name has letters, digits, hyphens, underscores and full stops";
+        let problem = if text.is_empty() {
+            format!("it is empty; {expected}")
+        } else if let Some(stranger) = first_stranger(text, is_of_a_name) {
+            format!("{stranger}; {expected}")
+        } else if text.len() > Self::MAX_CHARS {
+            format!(
+                "it has {} characters; at most {} are accepted",
+                text.len(),
+                Self::MAX_CHARS
+            )
+        } else {
+            return Ok(Self(text.to_ascii_lowercase()));
+        };
+        Err(refusal("computer-dns-name", problem))
+    }
+}
+
+impl FromStr for DateTime {
+    type Err = InvalidArgument;
+
+    fn from_str(text: &str) -> Result<Self, InvalidArgument> {
+        if is_date_time(text) {
+            return Ok(Self(text.to_string()));
+        }
+        let problem = "it is no date-time in UTC, such as 2026-01-30T21:11:22.8419303Z (RFC 3339, \
+                       with a Z, and at most seven digits of a second)";
+        Err(refusal("created-since", problem.to_string()))
+    }
+}
+
+/// Whether it is `YYYY-MM-DDThh:mm:ssZ`, or has one to seven digits of a second besides. What no
+/// calendar has is the service's to refuse.
+fn is_date_time(text: &str) -> bool {
+    let form = b"0000-00-00T00:00:00.0000000";
+    let Some(text) = text.strip_suffix('Z') else {
+        return false;
+    };
+    let fits = |(b, form): (u8, &u8)| match form {
+        b'0' => b.is_ascii_digit(),
+        _ => b == *form,
+    };
+    matches!(text.len(), 19 | 21..=27) && text.bytes().zip(form).all(fits)
+}
+
+pub(crate) fn refusal(parameter: &str, problem: String) -> InvalidArgument {
     InvalidArgument {
         parameter: parameter.to_string(),
         problem,
@@ -165,8 +240,11 @@ fn is_guid(text: &str) -> bool {
 }
 
 fn is_like_a_name(text: &str) -> bool {
-    text.bytes()
-        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+    text.chars().all(is_of_a_name)
+}
+
+const fn is_of_a_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_')
 }
 
 /// Where the first character stands that does not belong, and of what kind it is: `character 4 is a

@@ -8,7 +8,7 @@ use wasi::http::types::{
 };
 use wasi::io::streams::{InputStream, StreamError};
 
-use crate::api::{Answer, Extent, Failure, MAX_ANSWER, Request};
+use crate::api::{Answer, Extent, Failure, Request};
 use crate::text::legible;
 use crate::types::{Effect, Reason};
 
@@ -32,7 +32,7 @@ pub(crate) fn send(request: &Request) -> Result<Answer, Failure> {
     }
     future.subscribe().block();
     match future.get() {
-        Some(Ok(Ok(response))) => Ok(receive(&response)),
+        Some(Ok(Ok(response))) => Ok(receive(&response, request.max_answer)),
         Some(Ok(Err(code))) => Err(failure(&code)),
         // Not ready after all, or taken already: a host that keeps the promises of `wasi:http` says
         // neither.
@@ -109,7 +109,7 @@ fn write(body: OutgoingBody, bytes: &[u8]) -> Result<(), Unwritten> {
     OutgoingBody::finish(body, None).map_err(|_| Unwritten)
 }
 
-fn receive(response: &IncomingResponse) -> Answer {
+fn receive(response: &IncomingResponse, max: usize) -> Answer {
     let status = response.status();
     let headers = response.headers().entries();
     let broken = || (Vec::new(), Extent::Broken);
@@ -117,7 +117,7 @@ fn receive(response: &IncomingResponse) -> Answer {
         |()| broken(),
         |body| {
             body.stream()
-                .map_or_else(|()| broken(), |stream| read(&stream))
+                .map_or_else(|()| broken(), |stream| read(&stream, max))
         },
     );
     Answer {
@@ -129,18 +129,20 @@ fn receive(response: &IncomingResponse) -> Answer {
 }
 
 /// Reads to the end, or to one byte more than an answer may have.
-fn read(stream: &InputStream) -> (Vec<u8>, Extent) {
+///
+/// That byte is not kept: the vector doubles as it grows, and after a bound that is a power of two
+/// it would have twice the room for it.
+fn read(stream: &InputStream, max: usize) -> (Vec<u8>, Extent) {
     let mut body = Vec::new();
-    while body.len() <= MAX_ANSWER {
-        let wanted = READ.min(MAX_ANSWER + 1 - body.len());
+    loop {
+        let wanted = READ.min(max - body.len()).max(1);
         match stream.blocking_read(wanted as u64) {
+            Ok(bytes) if bytes.len() > max - body.len() => return (body, Extent::TooLong),
             Ok(bytes) => body.extend(bytes),
             Err(StreamError::Closed) => return (body, Extent::Complete),
             Err(StreamError::LastOperationFailed(_)) => return (body, Extent::Broken),
         }
     }
-    body.truncate(MAX_ANSWER);
-    (body, Extent::TooLong)
 }
 
 fn failure(code: &ErrorCode) -> Failure {

@@ -2,7 +2,8 @@
 //!
 //! A call goes one way, and each step has a home:
 //!
-//! 1. **check** – [`arguments`]: what the caller passed becomes a type that cannot be wrong;
+//! 1. **check** – [`arguments`], [`query`]: what the caller passed becomes a type that cannot be
+//!    wrong;
 //! 2. **open** – the host is asked for a connection, and [`access`] checks what it gave;
 //! 3. **build** – [`api`] makes the one request;
 //! 4. **send** – `http`, the only module that touches `wasi:http`;
@@ -33,14 +34,21 @@ pub mod arguments;
 mod heap;
 mod hints;
 mod http;
+mod one_action;
+pub mod query;
 mod text;
 pub mod wire;
 
 use alloc::string::String;
 
-use api::Call;
+use api::{Answer, Call, refused_argument};
 pub use bindings::defender::endpoint::{connection, types};
-use bindings::exports::defender::endpoint::{code_execution, machine_actions};
+pub use bindings::exports::defender::endpoint::machine_actions::{
+    MachineActionFilter, MachineActionPage,
+};
+pub use bindings::exports::defender::endpoint::machines::{FoundMachines, Machine};
+use bindings::exports::defender::endpoint::{code_execution, machine_actions, machines};
+use query::{ActionQuery, MachineQuery};
 use types::{Error, MachineAction};
 
 /// What `wit/` generates. Nothing outside this file names a path of it.
@@ -55,6 +63,8 @@ mod bindings {
         path: "../wit",
         world: "plugin",
         additional_derives: [Clone, PartialEq, Eq],
+        // See `one_action`.
+        skip: ["restrict-code-execution", "get-machine-action", "cancel-machine-action"],
     });
 
     // Natively nobody calls the exports, and a native library must not carry their symbols.
@@ -68,30 +78,39 @@ mod bindings {
 pub struct Plugin;
 
 impl code_execution::Guest for Plugin {
-    fn unrestrict_code_execution(
-        machine_id: String,
-        comment: String,
-    ) -> Result<MachineAction, Error> {
-        perform(&Call::UnrestrictCodeExecution {
-            machine: machine_id.parse().map_err(api::refused_argument)?,
-            comment: comment.parse().map_err(api::refused_argument)?,
-        })
+    /// This, and every other call that is answered with one action: see [`one_action`]. Which one
+    /// it is says what the first argument is the id of; reading has no comment.
+    fn unrestrict_code_execution(id: String, comment: String) -> Result<MachineAction, Error> {
+        let call = one_action::asked().call(&id, &comment);
+        let call = call.map_err(refused_argument)?;
+        call.interpret(&exchange(&call)?)
     }
 }
 
 impl machine_actions::Guest for Plugin {
-    fn get_machine_action(action_id: String) -> Result<MachineAction, Error> {
-        perform(&Call::GetMachineAction {
-            action: action_id.parse().map_err(api::refused_argument)?,
-        })
+    fn list_machine_actions(
+        filter: MachineActionFilter,
+        top: u32,
+        skip: u32,
+    ) -> Result<MachineActionPage, Error> {
+        let query = ActionQuery::new(&filter, top, skip).map_err(refused_argument)?;
+        let call = Call::ListMachineActions(&query);
+        call.interpret_as(&exchange(&call)?, |body| query.page_in(body))
     }
 }
 
-fn perform(call: &Call) -> Result<MachineAction, Error> {
-    let access = connection::open(call.operation(), Some(call.target())).map_err(api::refused)?;
+impl machines::Guest for Plugin {
+    fn find_machines(computer_dns_name: String) -> Result<FoundMachines, Error> {
+        let query: MachineQuery = computer_dns_name.parse().map_err(refused_argument)?;
+        let call = Call::FindMachines(&query);
+        call.interpret_as(&exchange(&call)?, |body| query.machines_in(body))
+    }
+}
+
+fn exchange(call: &Call<'_>) -> Result<Answer, Error> {
+    let access = connection::open(call.operation(), call.target()).map_err(api::refused)?;
     let request = call.request(&access)?;
-    let answer = http::send(&request).map_err(|failure| call.unanswered(failure))?;
-    call.interpret(&answer)
+    http::send(&request).map_err(|failure| call.unanswered(failure))
 }
 
 /// A panic is a fault of this code, and becomes a trap. Nobody could read a message (there is no

@@ -14,11 +14,19 @@ use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
+use crate::Machine;
 use crate::types::{ActionStatus, ActionType, MachineAction, Property};
 
 /// The most properties that an object of the service can have. The known ones are 20. An answer of
 /// 1 MiB has room for 200,000, and then costs many times its size in memory.
 pub const MAX_PROPERTIES: usize = 1000;
+
+/// The most properties of an entry of a list, of which there can be a thousand. The known ones are
+/// 30.
+pub const MAX_ENTRY_PROPERTIES: usize = 100;
+
+/// The most entries of an array that this module looks into.
+const MAX_ENTRIES: usize = 1000;
 
 /// The body of a request for an action on a machine. The key's case matters to the service.
 pub fn comment_body(comment: &str) -> Vec<u8> {
@@ -34,11 +42,13 @@ pub fn comment_body(comment: &str) -> Vec<u8> {
 /// The machine action in the body of an answer, if there is one: an object in which at least `id`,
 /// `type` and `status` are texts that are not empty.
 pub fn machine_action(body: &[u8]) -> Option<MachineAction> {
-    let mut object = Object::in_body(body)?;
-    let mut required = |name| object.text(name).filter(|text| !text.is_empty());
-    let id = required("id")?;
-    let r#type = required("type")?;
-    let status = required("status")?;
+    action(Object::in_body(body)?)
+}
+
+fn action(mut object: Object<'_>) -> Option<MachineAction> {
+    let id = object.required("id")?;
+    let r#type = object.required("type")?;
+    let status = object.required("status")?;
     Some(MachineAction {
         id,
         type_: action_type(r#type),
@@ -53,15 +63,92 @@ pub fn machine_action(body: &[u8]) -> Option<MachineAction> {
         cancellation_requestor: object.text("cancellationRequestor"),
         cancellation_comment: object.text("cancellationComment"),
         cancellation_date_time_utc: object.text("cancellationDateTimeUtc"),
-        error_h_result: object.take("errorHResult", |json| json.parse().ok()),
+        error_h_result: object.number("errorHResult"),
         scope: object.text("scope"),
         external_id: object.text("externalId"),
         request_source: object.text("requestSource"),
-        related_file_info: object.take("relatedFileInfo", |json| starting_with('{', json)),
-        commands: object.take("commands", |json| starting_with('[', json)),
+        related_file_info: object.nested("relatedFileInfo", '{'),
+        commands: object.nested("commands", '['),
         troubleshoot_info: object.take("troubleshootInfo", |json| Some(json.to_owned())),
         additional_properties: object.rest(),
     })
+}
+
+fn machine(mut object: Object<'_>) -> Option<Machine> {
+    Some(Machine {
+        id: object.required("id")?,
+        merged_into_machine_id: object.text("mergedIntoMachineId"),
+        is_potential_duplication: object.flag("isPotentialDuplication"),
+        computer_dns_name: object.text("computerDnsName"),
+        first_seen: object.text("firstSeen"),
+        last_seen: object.text("lastSeen"),
+        os_platform: object.text("osPlatform"),
+        last_ip_address: object.text("lastIpAddress"),
+        health_status: object.text("healthStatus"),
+        rbac_group_name: object.text("rbacGroupName"),
+        aad_device_id: object.text("aadDeviceId"),
+        machine_tags: object.nested("machineTags", '['),
+        onboarding_status: object.text("onboardingStatus"),
+        additional_properties: object.rest(),
+    })
+}
+
+/// A list, as OData has it: an object whose `value` is an array.
+pub struct List<'a> {
+    entries: Vec<&'a RawValue>,
+    has_more: bool,
+}
+
+/// What an entry of a list is, if it is what it should be.
+pub struct Entry<'a>(Object<'a>);
+
+/// An entry as a machine action: see [`machine_action`].
+pub fn action_in_list(entry: Entry<'_>) -> Option<MachineAction> {
+    action(entry.0)
+}
+
+/// An entry as a machine: an object in which at least `id` is a text that is not empty.
+pub fn machine_in_list(entry: Entry<'_>) -> Option<Machine> {
+    machine(entry.0)
+}
+
+impl<'a> List<'a> {
+    /// The list in the body of an answer, if there is one of no more than a thousand entries.
+    pub fn in_body(body: &'a [u8]) -> Option<Self> {
+        let mut object = Object::in_body(body)?;
+        let entries = object.take("value", |json| match serde_json::from_str(json) {
+            Ok(Shape::Array(entries)) => Some(entries),
+            _ => None,
+        })?;
+        Some(Self {
+            entries,
+            has_more: object.has("@odata.nextLink"),
+        })
+    }
+
+    /// Its entries, if they are no more than were asked for and each is what it should be, and
+    /// whether there may be more.
+    pub fn read<T>(
+        self,
+        top: u32,
+        read: impl Fn(Entry<'a>) -> Option<T>,
+    ) -> Result<(Vec<T>, bool), &'static str> {
+        let top = top as usize;
+        if self.entries.len() > top {
+            return Err("with more than was asked for");
+        }
+        let is_full = self.entries.len() == top;
+        let entry = |json: &'a RawValue| {
+            let object = Object::parse(json.get())?;
+            let fits = object.0.len() <= MAX_ENTRY_PROPERTIES;
+            fits.then_some(Entry(object)).and_then(&read)
+        };
+        let mut items = Vec::with_capacity(self.entries.len());
+        for json in self.entries {
+            items.push(entry(json).ok_or("with an entry that is not what it should be")?);
+        }
+        Ok((items, is_full || self.has_more))
+    }
 }
 
 /// What an answer says of a failure. Everything is absent where the body is no error document.
@@ -97,12 +184,41 @@ impl ErrorDocument {
     }
 
     fn take_from(object: &mut Object<'_>, code: &str, message: &str) -> Self {
-        let mut text = |name| object.text(name).filter(|text| !text.is_empty());
+        let mut text = |name| object.required(name);
         Self {
             code: text(code),
             message: text(message).or_else(|| text("message")),
             target: text("target"),
         }
+    }
+}
+
+/// As the service spells it.
+pub fn type_name(r#type: &ActionType) -> &str {
+    match r#type {
+        ActionType::RunAntiVirusScan => "RunAntiVirusScan",
+        ActionType::Offboard => "Offboard",
+        ActionType::LiveResponse => "LiveResponse",
+        ActionType::CollectInvestigationPackage => "CollectInvestigationPackage",
+        ActionType::Isolate => "Isolate",
+        ActionType::Unisolate => "Unisolate",
+        ActionType::StopAndQuarantineFile => "StopAndQuarantineFile",
+        ActionType::RestrictCodeExecution => "RestrictCodeExecution",
+        ActionType::UnrestrictCodeExecution => "UnrestrictCodeExecution",
+        ActionType::Other(name) => name,
+    }
+}
+
+/// As the service spells it.
+pub fn status_name(status: &ActionStatus) -> &str {
+    match status {
+        ActionStatus::Pending => "Pending",
+        ActionStatus::InProgress => "InProgress",
+        ActionStatus::Succeeded => "Succeeded",
+        ActionStatus::Failed => "Failed",
+        ActionStatus::TimeOut => "TimeOut",
+        ActionStatus::Cancelled => "Cancelled",
+        ActionStatus::Other(name) => name,
     }
 }
 
@@ -172,6 +288,32 @@ impl<'a> Object<'a> {
         })
     }
 
+    /// A text that is not empty.
+    fn required(&mut self, name: &str) -> Option<String> {
+        self.text(name).filter(|text| !text.is_empty())
+    }
+
+    fn number(&mut self, name: &str) -> Option<i32> {
+        self.take(name, |json| json.parse().ok())
+    }
+
+    fn flag(&mut self, name: &str) -> Option<bool> {
+        self.take(name, |json| json.parse().ok())
+    }
+
+    /// The JSON text of a value that begins with this bracket.
+    fn nested(&mut self, name: &str, bracket: char) -> Option<String> {
+        self.take(name, |json| {
+            json.starts_with(bracket).then(|| json.to_owned())
+        })
+    }
+
+    /// Whether there is a property of this name that is not `null`.
+    fn has(&self, name: &str) -> bool {
+        let last = self.0.iter().rfind(|(n, _)| n == name);
+        last.is_some_and(|(_, json)| json.get() != "null")
+    }
+
     fn has_text(&self, name: &str) -> bool {
         self.0
             .iter()
@@ -199,6 +341,7 @@ impl<'a> Object<'a> {
 /// texts of serde's errors, and all that it takes to write them, out of the component.
 enum Shape<'a> {
     Object(Object<'a>),
+    Array(Vec<&'a RawValue>),
     Text(String),
     Other,
 }
@@ -249,17 +392,20 @@ impl<'de: 'a, 'a> Deserialize<'de> for Shape<'a> {
                 Ok(Shape::Other)
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Shape<'de>, A::Error> {
-                Ok(Shape::Other)
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Shape<'de>, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = seq.next_element()? {
+                    if entries.len() == MAX_ENTRIES {
+                        return Ok(Shape::Other);
+                    }
+                    entries.push(entry);
+                }
+                Ok(Shape::Array(entries))
             }
         }
 
         deserializer.deserialize_any(Look)
     }
-}
-
-fn starting_with(bracket: char, json: &str) -> Option<String> {
-    json.starts_with(bracket).then(|| json.to_owned())
 }
 
 #[cfg(test)]

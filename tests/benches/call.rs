@@ -231,13 +231,13 @@ fn instances(count: usize) -> Result<(f64, f64), Error> {
 /// Both sides of the comparison.
 #[derive(Clone)]
 enum Caller {
-    Host(Host),
+    Host(Box<Host>),
     Bare(reqwest::Client),
 }
 
 /// The host's time of one call in the bare one's, and its calls per second in the bare one's.
 async fn calls(stand_in: &StandIn, effort: &Effort) -> Result<(Spread, Spread), Error> {
-    let host = Caller::Host(host(stand_in)?);
+    let host = Caller::Host(Box::new(host(stand_in)?));
     let bare = Caller::Bare(bare::client(&stand_in.ca)?);
     let (mut alone, mut crowd) = (Vec::new(), Vec::new());
     // The first round warms up.

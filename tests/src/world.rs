@@ -13,7 +13,7 @@ use host_demo::grant::Operation;
 use host_demo::host::{CALL_TIMEOUT, CallError, Host, Patience, Setup};
 use host_demo::identity::{FixedToken, Identity, Method, Settings, TokenSource};
 use host_demo::limits::Quota;
-use host_demo::mock::{Api, Arrival, Duplicate, Fault, Grant, Mock, Switches};
+use host_demo::mock::{Api, Arrival, Duplicate, Fault, Grant, Machine, Mock, Switches};
 use host_demo::plugin::{self, Plugin};
 use host_demo::policy::Policy;
 use tokio::task::yield_now;
@@ -60,6 +60,8 @@ pub struct Scene {
     pub switches: Switches,
     /// How many machines it has.
     pub machines: u64,
+    /// Which others it has.
+    pub more_machines: Vec<Machine>,
     /// Without TLS, and with a token that is not fetched: the identity library asks for TLS.
     pub plain_http: bool,
     /// A token that is not fetched but given.
@@ -103,6 +105,7 @@ impl World {
             plugin: real_plugin(),
             switches: Switches::default(),
             machines: 3,
+            more_machines: Vec::new(),
             plain_http: false,
             token: None,
             quotas: Quota::DOCUMENTED.to_vec(),
@@ -111,14 +114,15 @@ impl World {
 
         let clock = ManualClock::new();
         let watched = Watched::new(clock.clone());
-        let mock = Mock::builder()
+        let mut mock = Mock::builder()
             .clock(Arc::new(clock.clone()))
             .switches(scene.switches)
             .machines(scene.machines)
-            .plain_http(scene.plain_http)
-            .start()
-            .await
-            .expect("the stand-in starts");
+            .plain_http(scene.plain_http);
+        for machine in scene.more_machines {
+            mock = mock.machine(machine);
+        }
+        let mock = mock.start().await.expect("the stand-in starts");
         let mut service = Service::custom(mock.base_url(), mock.authority(), &mock.scope())
             .expect("the stand-in is a service");
         if let Some(ca) = mock.ca_pem() {
@@ -155,6 +159,17 @@ impl World {
     pub fn host_with_token(&self, token: &str) -> Host {
         let token = FixedToken::new(token).expect("it is a token");
         self.another_host(|setup| setup.tokens = Arc::new(token))
+    }
+
+    /// A host beside this one that may do everything.
+    pub fn host_that_may_do_all(&self) -> Host {
+        self.another_host(|setup| {
+            setup.policy = Operation::ALL
+                .into_iter()
+                .fold(setup.policy.clone(), |policy, operation| {
+                    policy.allow(operation.route())
+                });
+        })
     }
 
     /// A host for another service, that trusts this authority there and has a token of this

@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use serde::de::{IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer as _, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 use serde_json::json;
 
 use super::chain::Torn;
@@ -13,6 +12,7 @@ use super::{Audit, AuditError, Written};
 use crate::clock::{Clock, Moment};
 use crate::grant::{Grant, Operation, Target};
 use crate::limits::Quota;
+use crate::said::{Count, Said, SaidAction};
 
 /// How long a caller waits for the record of a call that has ended.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -76,76 +76,12 @@ pub(crate) struct Observed {
     #[serde(serialize_with = "cut")]
     pub(crate) correlation_id: Option<String>,
     pub(crate) action: Option<SaidAction>,
+    /// In place of an action, where a list was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) list: Option<Count>,
     /// Why nothing was sent, or no answer came.
     #[serde(serialize_with = "cut")]
     pub(crate) failure: Option<String>,
-}
-
-/// What a machine action is, in a few words.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct SaidAction {
-    #[serde(serialize_with = "cut_text")]
-    pub(crate) id: String,
-    #[serde(rename = "type", serialize_with = "cut_text")]
-    pub(crate) type_: String,
-    #[serde(serialize_with = "cut_text")]
-    pub(crate) status: String,
-    #[serde(serialize_with = "cut")]
-    pub(crate) machine: Option<String>,
-}
-
-impl SaidAction {
-    /// The machine action in an answer's body, if there is one. Beside the plugin's own reading,
-    /// and on purpose: by this its word is checked. It goes by the contract's definition: texts
-    /// that are not empty; of several members of one name the last one.
-    pub(crate) fn in_answer(body: &[u8]) -> Option<Self> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Value {
-            Text(String),
-            Other(IgnoredAny),
-        }
-
-        struct Members;
-
-        impl<'de> Visitor<'de> for Members {
-            type Value = [Option<String>; 4];
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a machine action")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut found = [const { None }; 4];
-                while let Some(name) = map.next_key::<String>()? {
-                    let names = ["id", "type", "status", "machineId"];
-                    match names.iter().position(|known| *known == name) {
-                        Some(at) => {
-                            found[at] = match map.next_value()? {
-                                Value::Text(text) => Some(text),
-                                Value::Other(IgnoredAny) => None,
-                            }
-                        }
-                        None => drop(map.next_value::<IgnoredAny>()?),
-                    }
-                }
-                Ok(found)
-            }
-        }
-
-        // RFC 8259, section 8.1: a byte order mark may be ignored.
-        let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-        let mut json = serde_json::Deserializer::from_slice(body);
-        let [id, type_, status, machine] = json.deserialize_map(Members).ok()?;
-        json.end().ok()?;
-        let required = |text: Option<String>| text.filter(|text| !text.is_empty());
-        Some(Self {
-            id: required(id)?,
-            type_: required(type_)?,
-            status: required(status)?,
-            machine,
-        })
-    }
 }
 
 /// What the plugin said.
@@ -153,7 +89,10 @@ impl SaidAction {
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Claimed {
     Ok {
-        action: SaidAction,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        action: Option<SaidAction>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        list: Option<Count>,
     },
     Err {
         reason: &'static str,
@@ -161,6 +100,16 @@ pub(crate) enum Claimed {
         /// The status that it says the service answered with.
         status: Option<u16>,
     },
+}
+
+impl Claimed {
+    /// A success.
+    pub(crate) fn ok(said: &Said) -> Self {
+        Self::Ok {
+            action: said.action().cloned(),
+            list: said.count(),
+        }
+    }
 }
 
 /// How a call ended.
@@ -202,6 +151,12 @@ struct Record<'a> {
     machine: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     action: Option<&'a str>,
+    /// The name that devices were looked for by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    /// Which page of which list was asked for.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "cut")]
+    query: Option<String>,
     decision: Decision<'a>,
     quota: Vec<serde_json::Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -322,17 +277,24 @@ impl Trail {
             fault: outcome.fault.clone(),
             ..self.record("outcome", decision)
         });
-        let target = self.target.as_ref().map(Target::as_str);
+        let target = self.target.as_ref().and_then(Target::named);
         let durable = self.is_durable();
         Some(self.audit.conclude(&self.call, target, record, durable))
     }
 
     fn record<'a>(&'a self, kind: &'static str, decision: Decision<'a>) -> Record<'a> {
-        let (machine, action) = match &self.target {
-            Some(Target::Machine(id)) => (Some(id.as_str()), None),
-            Some(Target::Action(id)) => (None, Some(id.as_str())),
-            None => (None, None),
-        };
+        let named = self.target.as_ref().and_then(Target::named);
+        let (mut machine, mut action, mut name, mut query) = (None, None, None, None);
+        match &self.target {
+            Some(Target::Machine(_)) => machine = named,
+            Some(Target::Action(_)) => action = named,
+            Some(Target::Name(_)) => name = named,
+            Some(Target::Actions(list)) => {
+                machine = named;
+                query = Some(list.to_string());
+            }
+            None => {}
+        }
         Record {
             kind,
             time: self.clock.wall().to_string(),
@@ -342,6 +304,8 @@ impl Trail {
             operation: self.operation.to_string(),
             machine,
             action,
+            name,
+            query,
             decision,
             quota: self
                 .quota
@@ -389,11 +353,11 @@ impl Serialize for Cut<'_> {
     }
 }
 
-fn cut_text<S: Serializer>(text: &str, to: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn cut_text<S: Serializer>(text: &str, to: S) -> Result<S::Ok, S::Error> {
     Cut(text).serialize(to)
 }
 
 #[expect(clippy::ref_option, reason = "the form that serde asks for")]
-fn cut<S: Serializer>(text: &Option<String>, to: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn cut<S: Serializer>(text: &Option<String>, to: S) -> Result<S::Ok, S::Error> {
     text.as_deref().map(Cut).serialize(to)
 }

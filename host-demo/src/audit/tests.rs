@@ -12,6 +12,7 @@ use super::file::LogFile;
 use super::*;
 use crate::clock::{Clock as _, ManualClock};
 use crate::grant::{Grant, Operation, Target};
+use crate::said::SaidAction;
 
 struct Folder(tempfile::TempDir);
 
@@ -654,9 +655,13 @@ async fn the_longest_outcome_has_room_in_what_is_kept_for_one() {
             response_bytes: Some(u64::MAX),
             correlation_id: Some(text()),
             action: Some(action()),
+            list: None,
             failure: Some(text()),
         },
-        claimed: Some(Claimed::Ok { action: action() }),
+        claimed: Some(Claimed::Ok {
+            action: Some(action()),
+            list: None,
+        }),
         fault: Some(text()),
     });
     audit.catch_up().await;

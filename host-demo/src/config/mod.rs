@@ -393,10 +393,10 @@ fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&
     let name = name.to_lowercase().replace('_', "-");
     known
         .into_iter()
-        .map(|known| (strsim::jaro_winkler(&name, &known.to_lowercase()), known))
-        .filter(|(alike, _)| *alike >= ALIKE)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, known)| known)
+        .filter(|known| strsim::jaro_winkler(&name, &known.to_lowercase()) >= ALIKE)
+        // Of those that are like it, the one that takes the fewest strokes: by likeness alone, what
+        // was written for releasing a device can be nearer to what restricts one.
+        .min_by_key(|known| strsim::levenshtein(&name, &known.to_lowercase()))
 }
 
 #[cfg(test)]

@@ -264,7 +264,7 @@ impl Settings {
         };
         let allow = match &self.allow {
             Some(routes) => routes.clone(),
-            None => DEFAULT_ROUTES.to_vec(),
+            None => Policy::RELEASE_AND_READ.to_vec(),
         };
         let allow: Vec<String> = allow.iter().map(ToString::to_string).collect();
         default(Key::Allow, allow.join(", "));
@@ -395,7 +395,7 @@ impl Settings {
     pub fn policy(&self, origin: Origin) -> Policy {
         let routes = match &self.allow {
             Some(routes) => routes.as_slice(),
-            None => &DEFAULT_ROUTES,
+            None => &Policy::RELEASE_AND_READ,
         };
         routes
             .iter()
@@ -415,9 +415,3 @@ impl Settings {
         Ok(timeout.unwrap_or(CALL_TIMEOUT))
     }
 }
-
-/// What is allowed where nothing is said: to release, and to read.
-const DEFAULT_ROUTES: [Route; 2] = [
-    crate::grant::Operation::UnrestrictCodeExecution.route(),
-    crate::grant::Operation::GetMachineAction.route(),
-];

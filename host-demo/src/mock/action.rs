@@ -9,7 +9,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::machine::Machine;
-use super::switches::Switches;
+use super::switches::{LateCancel, Switches};
 use super::wire::{MachineAction, ticks};
 use crate::clock::Moment;
 
@@ -102,6 +102,15 @@ pub(super) struct Action {
     created: Moment,
     taken_up: Option<Moment>,
     ends: Option<(Moment, Ending)>,
+    cancelled: Option<Cancellation>,
+}
+
+/// Somebody's, by a call.
+struct Cancellation {
+    requestor: String,
+    comment: String,
+    /// When the device does what it was asked for all the same.
+    is_done: Option<Moment>,
 }
 
 /// What an action is about.
@@ -148,6 +157,7 @@ impl Action {
             created: now.moment,
             taken_up: None,
             ends: None,
+            cancelled: None,
         };
         action.lay_down(behaviour, now.moment, switches);
         action
@@ -201,6 +211,37 @@ impl Action {
         self.ends.filter(|(at, _)| *at <= now)
     }
 
+    /// When the device has done what it was asked for, if it has.
+    pub(super) fn done(&self, now: Moment) -> Option<Moment> {
+        let done = match (&self.cancelled, self.ends) {
+            (Some(cancelled), _) => cancelled.is_done,
+            (None, Some((at, Ending::Succeeded))) => Some(at),
+            (None, _) => None,
+        };
+        done.filter(|at| *at <= now)
+    }
+
+    /// Ends it now, if it has not ended yet.
+    pub(super) fn cancel(
+        &mut self,
+        requestor: &str,
+        comment: &str,
+        now: Moment,
+        switches: &Switches,
+    ) {
+        let begun = self.taken_up.is_some_and(|at| at <= now);
+        let is_done = match (switches.late_cancel, self.ends) {
+            (LateCancel::Finishes, Some((at, Ending::Succeeded))) if begun => Some(at),
+            _ => None,
+        };
+        self.cancelled = Some(Cancellation {
+            requestor: requestor.to_owned(),
+            comment: comment.to_owned(),
+            is_done,
+        });
+        self.ends = Some((now, Ending::Cancelled));
+    }
+
     /// What it looks like at this moment.
     pub(super) fn at(&self, now: Moment) -> MachineAction {
         let mut action = self.birth.clone();
@@ -223,6 +264,10 @@ impl Action {
                     Some("2f6d9a40-7b1e-4c5a-9d28-61c0e3f7a8b5".to_owned());
                 action.cancellation_comment = Some("Cancelled in the portal".to_owned());
                 action.cancellation_date_time_utc = Some(at);
+                if let Some(cancelled) = &self.cancelled {
+                    action.cancellation_requestor = Some(cancelled.requestor.clone());
+                    action.cancellation_comment = Some(cancelled.comment.clone());
+                }
             }
         } else if let Some(at) = self.taken_up.filter(|at| *at <= now) {
             action.last_update_date_time_utc = wall(at);

@@ -9,15 +9,26 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::action::{ActionType, Now};
 use super::entra::Directory;
+use super::odata::{self, Condition, Query};
 use super::refusal::Refusal;
 use super::route::Call;
-use super::service::{Order, Service, Submission};
+use super::service::{Cancelling, Order, Service, Submission};
 use super::switches::{
-    CheckOrder, ContentType, Doubtful, Header, MissingComment, ReadRole, Requestor, ReturnedStatus,
-    Switches,
+    CheckOrder, ContentType, Doubtful, EndedCancel, Header, MissingComment, NoMachines, ReadRole,
+    Requestor, ReturnedStatus, Switches,
 };
 use super::token::{Claims, Permission, Tokens};
-use super::wire::{self, Reply, header_text, unescape};
+use super::wire::{self, Page, Reply, header_text, unescape};
+
+/// What a list of actions can be filtered by (Microsoft, "List MachineActions API").
+const ACTION_PROPERTIES: [&str; 6] = [
+    "id",
+    "status",
+    "machineId",
+    "type",
+    "requestor",
+    "creationDateTimeUtc",
+];
 
 /// The headers that let a browser's page read an answer, where the switch says so.
 pub(super) fn with_cors(reply: Reply, switches: &Switches) -> Reply {
@@ -38,7 +49,7 @@ pub(super) fn with_cors(reply: Reply, switches: &Switches) -> Reply {
 /// A request that has been read.
 pub(super) struct Request<'a> {
     pub(super) call: Call,
-    /// The id in the path.
+    /// The id in the path; of a list, nothing.
     pub(super) name: &'a str,
     pub(super) head: &'a Parts,
     pub(super) body: &'a [u8],
@@ -67,15 +78,7 @@ impl Front<'_> {
         match request.call {
             Call::Act(r#type) => self.act(r#type, request, claims, now),
             Call::ReadAction => {
-                let roles: &[_] = match self.switches.read_role {
-                    ReadRole::Either => &["Machine.Read.All", "Machine.ReadWrite.All"],
-                    ReadRole::ReadWrite => &["Machine.ReadWrite.All"],
-                };
-                let scopes: &[_] = match self.switches.read_role {
-                    ReadRole::Either => &["Machine.Read", "Machine.ReadWrite"],
-                    ReadRole::ReadWrite => &["Machine.ReadWrite"],
-                };
-                Permission { roles, scopes }.check(claims, self.switches)?;
+                self.may_read_actions(claims)?;
                 odata_query(request.head)?;
                 let id = request.name.parse().ok().filter(|_| self.is_ours(claims));
                 let action = id.and_then(|id| self.service.read(id, now.moment));
@@ -88,6 +91,21 @@ impl Front<'_> {
                     &action,
                 ))
             }
+            Call::ListActions => {
+                self.may_read_actions(claims)?;
+                let query = Query::read(query_of(request.head), &ACTION_PROPERTIES)?;
+                let all = match self.is_ours(claims) {
+                    true => self.service.list(now.moment),
+                    false => Vec::new(),
+                };
+                let holds = |action: &_, condition: &Condition| condition.holds_for(action);
+                let (items, has_more) = query.page(all, holds);
+                let next_link = self.next_link(request.head, &query, has_more);
+                let page = Page { items, next_link };
+                Ok(wire::actions(&self.switches.context_host, page))
+            }
+            Call::CancelAction => self.cancel(request, claims, now),
+            Call::ListMachines => self.list_machines(request, claims, now),
             Call::ReadMachine => {
                 let find = |name| {
                     self.service
@@ -97,11 +115,7 @@ impl Front<'_> {
                 let machine = find(request.name).filter(|_| self.is_ours(claims));
                 let not_found = || Refusal::not_found("Machine", request.name);
                 self.machine_first(machine, not_found)?;
-                let permission = Permission {
-                    roles: &["Machine.Read.All", "Machine.ReadWrite.All"],
-                    scopes: &["Machine.Read", "Machine.ReadWrite"],
-                };
-                permission.check(claims, self.switches)?;
+                self.may_read_machines(claims)?;
                 odata_query(request.head)?;
                 let machine = self.service.machine(machine.ok_or_else(not_found)?);
                 Ok(wire::machine(
@@ -110,6 +124,117 @@ impl Front<'_> {
                     now.wall,
                 ))
             }
+        }
+    }
+
+    fn may_read_actions(&self, claims: &Claims) -> Result<(), Refusal> {
+        match self.switches.read_role {
+            ReadRole::Either => self.may_read_machines(claims),
+            ReadRole::ReadWrite => Permission {
+                roles: &["Machine.ReadWrite.All"],
+                scopes: &["Machine.ReadWrite"],
+            }
+            .check(claims, self.switches),
+        }
+    }
+
+    fn may_read_machines(&self, claims: &Claims) -> Result<(), Refusal> {
+        let permission = Permission {
+            roles: &["Machine.Read.All", "Machine.ReadWrite.All"],
+            scopes: &["Machine.Read", "Machine.ReadWrite"],
+        };
+        permission.check(claims, self.switches)
+    }
+
+    /// Where the rest of a list is.
+    fn next_link(&self, head: &Parts, query: &Query, has_more: bool) -> Option<String> {
+        let is_there = has_more && self.switches.next_link == Header::Present;
+        is_there.then(|| {
+            let skip = query.skip + query.top;
+            let host = &self.switches.context_host;
+            format!("https://{host}{}?$skip={skip}", head.uri.path())
+        })
+    }
+
+    /// Any of the permissions for actions will do (Microsoft, "Cancel machine action API").
+    fn cancel(
+        &mut self,
+        request: &Request<'_>,
+        claims: &Claims,
+        now: Now,
+    ) -> Result<Reply, Refusal> {
+        const NAMES: [&str; 7] = [
+            "Machine.CollectForensics",
+            "Machine.Isolate",
+            "Machine.RestrictExecution",
+            "Machine.Scan",
+            "Machine.Offboard",
+            "Machine.StopAndQuarantine",
+            "Machine.LiveResponse",
+        ];
+        let permission = Permission {
+            roles: &NAMES,
+            scopes: &NAMES,
+        };
+        permission.check(claims, self.switches)?;
+        let comment = self.comment(&request.head.headers, request.body)?;
+        let id = request.name.parse().ok().filter(|_| self.is_ours(claims));
+        let requestor = self.requestor(claims);
+        let cancelling = id.map_or(Cancelling::NotFound, |id| {
+            self.service.cancel(id, requestor, &comment, now.moment)
+        });
+        let host = &self.switches.context_host;
+        match cancelling {
+            Cancelling::Cancelled(action) => Ok(wire::action(StatusCode::OK, host, &action)),
+            Cancelling::NotFound => Err(Refusal::not_found("Machine action", request.name)),
+            Cancelling::HasEnded(action) => match self.switches.ended_cancel {
+                EndedCancel::Return => Ok(wire::action(StatusCode::OK, host, &action)),
+                // Made up: no error for this is documented or reported.
+                EndedCancel::Reject => Err(Refusal::bad_request(
+                    "BadRequest",
+                    "Machine action has already ended",
+                )),
+            },
+        }
+    }
+
+    fn list_machines(
+        &self,
+        request: &Request<'_>,
+        claims: &Claims,
+        now: Now,
+    ) -> Result<Reply, Refusal> {
+        self.may_read_machines(claims)?;
+        let query = Query::read(query_of(request.head), &["computerDnsName"])?;
+        let all: Vec<_> = match &query.conditions[..] {
+            _ if !self.is_ours(claims) => Vec::new(),
+            [] => self.service.machines().collect(),
+            [Condition::IsOneOf(_, names), ..] => {
+                let of_name = |name: &String| self.service.all_by_name(name);
+                names.iter().flat_map(of_name).collect()
+            }
+            [Condition::IsSince(..), ..] => Vec::new(),
+        };
+        if all.is_empty() && self.switches.no_machines == NoMachines::NotFound {
+            let message = "No machines were found".to_owned();
+            return Err(Refusal::new(
+                StatusCode::NOT_FOUND,
+                "ResourceNotFound",
+                message,
+            ));
+        }
+        // The one condition that there can be is fulfilled.
+        let (items, has_more) = query.page(all, |_, _| true);
+        let next_link = self.next_link(request.head, &query, has_more);
+        let page = Page { items, next_link };
+        Ok(wire::machines(&self.switches.context_host, page, now.wall))
+    }
+
+    fn requestor<'c>(&self, claims: &'c Claims) -> &'c str {
+        match (&claims.upn, self.switches.requestor) {
+            (Some(user), _) => user,
+            (None, Requestor::Name) => "Defender for Endpoint API",
+            (None, Requestor::Id) => &claims.appid,
         }
     }
 
@@ -133,11 +258,7 @@ impl Front<'_> {
         permission.check(claims, self.switches)?;
         let comment = self.comment(&request.head.headers, request.body)?;
         let machine = machine.ok_or_else(not_found)?;
-        let requestor = match (&claims.upn, self.switches.requestor) {
-            (Some(user), _) => user,
-            (None, Requestor::Name) => "Defender for Endpoint API",
-            (None, Requestor::Id) => &claims.appid,
-        };
+        let requestor = self.requestor(claims);
         let order = Order {
             r#type,
             machine,
@@ -170,9 +291,12 @@ impl Front<'_> {
                 Err(Refusal::bad_request("ActiveRequestAlreadyExists", message))
             }
             // Made up: no error for this is documented or reported.
-            Submission::NotRestricted => Err(Refusal::bad_request(
+            Submission::Unneeded => Err(Refusal::bad_request(
                 "BadRequest",
-                "Machine is not restricted",
+                match r#type {
+                    ActionType::RestrictCodeExecution => "Machine is already restricted",
+                    ActionType::UnrestrictCodeExecution => "Machine is not restricted",
+                },
             )),
         }
     }
@@ -251,11 +375,13 @@ impl Front<'_> {
     }
 }
 
-/// Refuses system query options other than those of a single entity, with the OData layer's error
-/// (`$stop`, a typo in Microsoft's pages, gets it: MicrosoftDocs/microsoft-365-docs#12682).
+fn query_of(head: &Parts) -> &str {
+    head.uri.query().unwrap_or("")
+}
+
+/// Refuses system query options other than those of a single entity.
 fn odata_query(head: &Parts) -> Result<(), Refusal> {
-    let query = head.uri.query().unwrap_or("");
-    let names = query
+    let names = query_of(head)
         .split('&')
         .map(|pair| unescape(pair.split('=').next().unwrap_or(""), true));
     match names
@@ -263,13 +389,6 @@ fn odata_query(head: &Parts) -> Result<(), Refusal> {
         .find(|n| n != "$select" && n != "$expand")
     {
         None => Ok(()),
-        Some(name) => Err(Refusal::new(
-            StatusCode::BAD_REQUEST,
-            "",
-            format!(
-                "The query specified in the URI is not valid. The query parameter '{name}' is not \
-                 supported."
-            ),
-        )),
+        Some(name) => Err(odata::unsupported(&name)),
     }
 }

@@ -9,6 +9,8 @@ pub struct Machine {
     dns_name: Option<String>,
     entra_id: Option<Uuid>,
     restricted: bool,
+    active: bool,
+    merged_into: Option<String>,
 }
 
 impl Machine {
@@ -20,6 +22,8 @@ impl Machine {
             dns_name,
             entra_id: None,
             restricted: true,
+            active: true,
+            merged_into: None,
         }
     }
 
@@ -48,6 +52,24 @@ impl Machine {
         }
     }
 
+    /// Not heard of for a month, as records of devices are that were set up anew.
+    #[must_use]
+    pub fn inactive(self) -> Self {
+        Self {
+            active: false,
+            ..self
+        }
+    }
+
+    /// Whose record was merged into another one, that has this id.
+    #[must_use]
+    pub fn merged_into(self, id: impl Into<String>) -> Self {
+        Self {
+            merged_into: Some(id.into()),
+            ..self
+        }
+    }
+
     /// Joined to Entra under this device id.
     #[must_use]
     pub fn with_entra_id(self, id: Uuid) -> Self {
@@ -65,6 +87,14 @@ impl Machine {
     /// Its name.
     pub fn dns_name(&self) -> Option<&str> {
         self.dns_name.as_deref()
+    }
+
+    pub(super) fn is_active(&self) -> bool {
+        self.active
+    }
+
+    pub(super) fn merged_into_id(&self) -> Option<&str> {
+        self.merged_into.as_deref()
     }
 
     /// Before any action of it has succeeded.

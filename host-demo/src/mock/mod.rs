@@ -26,7 +26,10 @@
 //! |---|---|
 //! | `POST /api/machines/{id}/unrestrictCodeExecution`, `…/restrictCodeExecution` | 201 and the action |
 //! | `GET /api/machineactions/{id}` | 200 and the action as it stands |
+//! | `GET /api/machineactions` (`$filter`, `$top`, `$skip`) | 200 and a page of the actions |
+//! | `POST /api/machineactions/{id}/cancel` | 200 and the action, `Cancelled` |
 //! | `GET /api/machines/{id}` (id or name) | 200 and the machine |
+//! | `GET /api/machines` (`$filter` by `computerDnsName`, `$top`, `$skip`) | 200 and a page of the machines |
 //! | `POST /{tenant}/oauth2/v2.0/token` | a token, for client credentials (a secret, an assertion), a device code or a refresh token |
 //! | `POST /{tenant}/oauth2/v2.0/devicecode` | a code for a user to type, who comes or does not |
 //! | `GET /metadata/identity/oauth2/token` | a token, as a virtual machine's metadata service has it |
@@ -44,7 +47,7 @@
 //!
 //! Where sources are silent or disagree, [`Switches`] has the question. These have no switch:
 //!
-//! - *the state of a finished action that is cancelled*, and listing: neither call is here yet;
+//! - *filters in other forms* than clients are known to send: they get the OData layer's error;
 //! - *5xx of its own*: when the service fails is not known, so a server error is a [`Fault`], and
 //!   the switch says only which body it has; the same goes for a 404 for a machine that exists
 //!   (microsoft-365-docs#13047) and a 401 for a licence;
@@ -67,6 +70,7 @@ mod front;
 mod line;
 mod machine;
 mod metadata;
+mod odata;
 mod quota;
 mod record;
 mod refusal;
@@ -97,10 +101,10 @@ pub use self::machine::Machine;
 pub use self::record::Arrival;
 pub use self::route::Api;
 pub use self::switches::{
-    Case, CheckOrder, ContentType, Doubtful, Duplicate, ForbiddenWording, Header, Lock,
-    MachineName, MissingComment, QuotaCode, QuotaWording, ReadRole, Requestor, RetryAfter,
-    ReturnedStatus, ServerErrorBody, SwitchDoc, SwitchError, Switches, Target, Unneeded,
-    UserSignIn, Window,
+    Case, CheckOrder, ContentType, Doubtful, Duplicate, EndedCancel, ForbiddenWording, Header,
+    LateCancel, ListOrder, Lock, MachineName, MissingComment, NoMachines, QuotaCode, QuotaWording,
+    ReadRole, Requestor, RetryAfter, ReturnedStatus, ServerErrorBody, SwitchDoc, SwitchError,
+    Switches, Target, Unneeded, UserSignIn, Window,
 };
 pub use self::token::Grant;
 pub use self::wire::MachineAction;

@@ -15,8 +15,14 @@ pub enum Api {
     RestrictCodeExecution,
     /// `GET /api/machineactions/{id}`
     GetMachineAction,
+    /// `GET /api/machineactions`
+    ListMachineActions,
+    /// `POST /api/machineactions/{id}/cancel`
+    CancelMachineAction,
     /// `GET /api/machines/{id}`
     GetMachine,
+    /// `GET /api/machines`
+    ListMachines,
     /// `POST /{tenant}/oauth2/v2.0/token`
     Token,
     /// `POST /{tenant}/oauth2/v2.0/devicecode`
@@ -37,13 +43,16 @@ impl Api {
 pub(super) enum Call {
     Act(ActionType),
     ReadAction,
+    ListActions,
+    CancelAction,
     ReadMachine,
+    ListMachines,
 }
 
 /// What a request's method and path name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Route {
-    /// A call, and the id in its path.
+    /// A call, and the id in its path; for a list, nothing.
     Api(Call, String),
     /// The tenant.
     Token(String),
@@ -71,7 +80,10 @@ impl Route {
                 Some(Api::RestrictCodeExecution)
             }
             Self::Api(Call::ReadAction, _) => Some(Api::GetMachineAction),
+            Self::Api(Call::ListActions, _) => Some(Api::ListMachineActions),
+            Self::Api(Call::CancelAction, _) => Some(Api::CancelMachineAction),
             Self::Api(Call::ReadMachine, _) => Some(Api::GetMachine),
+            Self::Api(Call::ListMachines, _) => Some(Api::ListMachines),
             Self::Token(_) => Some(Api::Token),
             Self::DeviceCode(_) => Some(Api::DeviceCode),
             Self::Metadata => Some(Api::Metadata),
@@ -107,8 +119,19 @@ pub(super) fn route(method: &Method, path: &str, switches: &Switches) -> Route {
         ([actions, id], _) if is(actions, "machineactions") && !id.is_empty() => {
             ("GET", Route::Api(Call::ReadAction, unescape(id, false)))
         }
+        ([actions, id, cancel], _)
+            if is(actions, "machineactions") && !id.is_empty() && is(cancel, "cancel") =>
+        {
+            ("POST", Route::Api(Call::CancelAction, unescape(id, false)))
+        }
+        ([actions], _) if is(actions, "machineactions") => {
+            ("GET", Route::Api(Call::ListActions, String::new()))
+        }
         ([machines, id], _) if is(machines, "machines") && !id.is_empty() => {
             ("GET", Route::Api(Call::ReadMachine, unescape(id, false)))
+        }
+        ([machines], _) if is(machines, "machines") => {
+            ("GET", Route::Api(Call::ListMachines, String::new()))
         }
         (_, [tenant, "oauth2", "v2.0", "token"]) => ("POST", Route::Token(unescape(tenant, false))),
         (_, [tenant, "oauth2", "v2.0", "devicecode"]) => {
@@ -196,6 +219,26 @@ mod tests {
                 Route::WrongMethod("GET"),
             ),
             ("GET", "/api/machines/ID", api(Call::ReadMachine)),
+            (
+                "POST",
+                "/api/machineactions/ID/cancel",
+                api(Call::CancelAction),
+            ),
+            (
+                "GET",
+                "/api/machineactions/ID/cancel",
+                Route::WrongMethod("POST"),
+            ),
+            (
+                "GET",
+                "/api/machineactions",
+                Route::Api(Call::ListActions, String::new()),
+            ),
+            (
+                "GET",
+                "/api/machines",
+                Route::Api(Call::ListMachines, String::new()),
+            ),
             // MicrosoftDocs/windows-itpro-docs#8830
             ("GET", "/api/machine/ID", Route::Unknown),
             ("GET", "/api", Route::Unknown),

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::action::{Action, ActionStatus, ActionType, DeviceBehaviour, Ending, Now, Subject};
 use super::machine::Machine;
-use super::switches::{Case, Duplicate, Lock, MachineName, Switches, Unneeded};
+use super::switches::{Case, Duplicate, ListOrder, Lock, MachineName, Switches, Unneeded};
 use super::wire::MachineAction;
 use crate::clock::Moment;
 
@@ -32,7 +32,16 @@ pub(super) enum Submission {
     Created(MachineAction),
     Running(MachineAction),
     AlreadyInProgress,
-    NotRestricted,
+    /// It would not change the device, and the switch says that this is an error.
+    Unneeded,
+}
+
+/// What comes of a cancelling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Cancelling {
+    Cancelled(MachineAction),
+    HasEnded(MachineAction),
+    NotFound,
 }
 
 /// A request for an action.
@@ -128,11 +137,8 @@ impl Service {
     }
 
     pub(super) fn submit(&mut self, order: &Order<'_>, now: Now) -> Submission {
-        if order.r#type == ActionType::UnrestrictCodeExecution
-            && self.switches.unrestricted_device == Unneeded::Reject
-            && !self.is_restricted(order.machine, now.moment)
-        {
-            return Submission::NotRestricted;
+        if self.unneeded(order, now.moment) == Some(Unneeded::Reject) {
+            return Submission::Unneeded;
         }
         let previous_call = self.devices[order.machine]
             .last
@@ -158,6 +164,16 @@ impl Service {
         Submission::Created(self.create(order, now))
     }
 
+    /// What an action that would not change the device gets, if this is one.
+    fn unneeded(&self, order: &Order<'_>, now: Moment) -> Option<Unneeded> {
+        let restricts = order.r#type == ActionType::RestrictCodeExecution;
+        let is_unneeded = self.is_restricted(order.machine, now) == restricts;
+        is_unneeded.then_some(match restricts {
+            true => self.switches.restricted_device,
+            false => self.switches.unrestricted_device,
+        })
+    }
+
     /// An action under way that bars the one asked for.
     fn running(&self, order: &Order<'_>, now: Moment) -> Option<MachineAction> {
         let barred = |r#type| self.switches.lock == Lock::PerDevice || r#type == order.r#type;
@@ -174,10 +190,8 @@ impl Service {
 
     fn create(&mut self, order: &Order<'_>, now: Now) -> MachineAction {
         let mut behaviour = self.devices[order.machine].behaviour;
-        if order.r#type == ActionType::UnrestrictCodeExecution
-            && self.switches.unrestricted_device == Unneeded::Fail
+        if self.unneeded(order, now.moment) == Some(Unneeded::Fail)
             && behaviour != DeviceBehaviour::Offline
-            && !self.is_restricted(order.machine, now.moment)
         {
             behaviour = DeviceBehaviour::Ends(Ending::Failed);
         }
@@ -210,6 +224,50 @@ impl Service {
         (now >= action.created() + self.switches.visible_after).then(|| action.at(now))
     }
 
+    /// What a reader finds who lists: all that is visible, in the order of the switch.
+    pub(super) fn list(&self, now: Moment) -> Vec<MachineAction> {
+        let mut list: Vec<_> = self
+            .order
+            .iter()
+            .filter_map(|id| self.read(*id, now))
+            .collect();
+        if self.switches.list_order == ListOrder::NewestFirst {
+            list.reverse();
+        }
+        list
+    }
+
+    /// The machines with this name, in their order.
+    pub(super) fn all_by_name(&self, name: &str) -> Vec<&Machine> {
+        let has_name = |m: &&Machine| {
+            m.dns_name().is_some_and(|n| match self.switches.name_case {
+                Case::Insensitive => n.eq_ignore_ascii_case(name),
+                Case::Sensitive => n == name,
+            })
+        };
+        self.machines().filter(has_name).collect()
+    }
+
+    pub(super) fn cancel(
+        &mut self,
+        id: Uuid,
+        requestor: &str,
+        comment: &str,
+        now: Moment,
+    ) -> Cancelling {
+        if self.read(id, now).is_none() {
+            return Cancelling::NotFound;
+        }
+        let Some(action) = self.actions.get_mut(&id) else {
+            return Cancelling::NotFound;
+        };
+        if action.ended(now).is_some() {
+            return Cancelling::HasEnded(action.at(now));
+        }
+        action.cancel(requestor, comment, now, &self.switches);
+        Cancelling::Cancelled(action.at(now))
+    }
+
     /// The action in the service's own book, visible or not.
     pub(super) fn action(&self, id: Uuid, now: Moment) -> Option<MachineAction> {
         self.actions.get(&id).map(|action| action.at(now))
@@ -230,11 +288,8 @@ impl Service {
             .order
             .iter()
             .filter_map(|id| self.actions.get(id))
-            .filter_map(|action| {
-                let (at, ending) = action.ended(now)?;
-                let counts = ending == Ending::Succeeded && action.is_of(machine);
-                counts.then_some((at, action.r#type()))
-            });
+            .filter(|action| action.is_of(machine))
+            .filter_map(|action| Some((action.done(now)?, action.r#type())));
         let last = done.max_by_key(|(at, _)| *at);
         last.map_or(machine.is_restricted_at_first(), |(_, t)| {
             t == ActionType::RestrictCodeExecution
@@ -247,6 +302,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
+    use crate::mock::switches::LateCancel;
 
     use ActionType::{RestrictCodeExecution, UnrestrictCodeExecution};
 
@@ -488,13 +544,62 @@ mod tests {
             let mut service = Service::new(switches, vec![machine]);
             let release = submit(&mut service, UnrestrictCodeExecution, 0);
             if unrestricted_device == Unneeded::Reject {
-                assert_eq!(release, Submission::NotRestricted);
+                assert_eq!(release, Submission::Unneeded);
                 continue;
             }
             let end = service.action(created(release).id, Moment::from_nanos(40 * SECOND));
             let failed = end.unwrap().status == ActionStatus::Failed;
             assert_eq!(failed, unrestricted_device == Unneeded::Fail);
         }
+    }
+
+    #[test]
+    fn the_restriction_of_a_restricted_device_goes_as_the_switch_says() {
+        for restricted_device in [Unneeded::Accept, Unneeded::Fail, Unneeded::Reject] {
+            let mut service = service(Switches {
+                restricted_device,
+                ..Switches::default()
+            });
+            let restriction = submit(&mut service, RestrictCodeExecution, 0);
+            if restricted_device == Unneeded::Reject {
+                assert_eq!(restriction, Submission::Unneeded);
+                continue;
+            }
+            let end = service.action(created(restriction).id, Moment::from_nanos(40 * SECOND));
+            let failed = end.unwrap().status == ActionStatus::Failed;
+            assert_eq!(failed, restricted_device == Unneeded::Fail);
+        }
+    }
+
+    #[test]
+    fn a_cancelled_action_ends_at_once_and_a_device_that_has_begun_does_as_the_switch_says() {
+        for (late_cancel, after, is_free) in [
+            (LateCancel::Stops, 10, false),
+            (LateCancel::Stops, 30, false),
+            (LateCancel::Finishes, 10, false),
+            (LateCancel::Finishes, 30, true),
+        ] {
+            let mut service = service(Switches {
+                late_cancel,
+                ..Switches::default()
+            });
+            let id = created(submit(&mut service, UnrestrictCodeExecution, 0)).id;
+            let then = Moment::from_nanos(after * SECOND);
+            let Cancelling::Cancelled(action) = service.cancel(id, "app", "not now", then) else {
+                panic!("it is under way")
+            };
+            assert_eq!(action.status, ActionStatus::Cancelled);
+            assert_eq!(action.cancellation_requestor.as_deref(), Some("app"));
+            assert_eq!(action.cancellation_comment.as_deref(), Some("not now"));
+            let again = service.cancel(id, "app", "not now", then);
+            assert!(matches!(again, Cancelling::HasEnded(_)), "{again:?}");
+            let later = Moment::from_nanos(60 * SECOND);
+            assert_eq!(service.is_restricted(0, later), !is_free);
+            assert_eq!(service.action(id, later), Some(action));
+        }
+        let mut service = service(Switches::default());
+        let nothing = service.cancel(Uuid::nil(), "app", "x", Moment::ORIGIN);
+        assert_eq!(nothing, Cancelling::NotFound);
     }
 
     #[test]

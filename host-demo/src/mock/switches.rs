@@ -271,6 +271,34 @@ choices! {
         /// Nothing.
         Nothing = "nothing"
     }
+    /// What becomes of an action that the device has taken up, when it is cancelled.
+    LateCancel {
+        /// The device stops.
+        Stops = "stops",
+        /// The device finishes it all the same.
+        Finishes = "finishes"
+    }
+    /// What the cancelling of an action gets that has ended.
+    EndedCancel {
+        /// 400.
+        Reject = "reject",
+        /// The action as it is.
+        Return = "return"
+    }
+    /// The order of a list.
+    ListOrder {
+        /// The newest first.
+        NewestFirst = "newest-first",
+        /// The oldest first.
+        OldestFirst = "oldest-first"
+    }
+    /// What a search gets that finds no machine.
+    NoMachines {
+        /// An empty list.
+        Empty = "empty",
+        /// 404.
+        NotFound = "not-found"
+    }
     /// Whether a response header is there.
     Header {
         /// It is.
@@ -295,6 +323,13 @@ switches! {
     /// What does the release of a device get that is not restricted? Unknown; no documented error
     /// fits.
     unrestricted_device: Unneeded = Unneeded::Accept;
+    /// What does the restriction of a device get that is restricted already? Unknown as well.
+    restricted_device: Unneeded = Unneeded::Accept;
+    /// Does a device stop that has begun with an action which is then cancelled? Elastic's code
+    /// says that a late cancellation can show `Cancelled` although the work was done.
+    late_cancel: LateCancel = LateCancel::Stops;
+    /// What does the cancelling of an action get that has ended? Unknown; the 400 is made up.
+    ended_cancel: EndedCancel = EndedCancel::Reject;
 
     /// Which error answers a body without `Comment`, or with a key such as `comment`? Microsoft,
     /// "Common REST API error codes", names both.
@@ -320,6 +355,18 @@ switches! {
     /// What may name the machine in an action's path? Microsoft documents the id only; one vendor
     /// claims all three.
     machine_name: MachineName = MachineName::DeviceId;
+
+    /// In which order are actions listed? Microsoft's example of a filter with `$top=2` is said to
+    /// show "the latest two".
+    list_order: ListOrder = ListOrder::NewestFirst;
+    /// Does a page that is not the last one have an `@odata.nextLink`? Elastic's code follows one.
+    next_link: Header = Header::Present;
+    /// Are names of machines compared with regard to case in a filter? Unknown; OData's `eq` does,
+    /// and all records have lower case.
+    name_case: Case = Case::Sensitive;
+    /// What does a search get that finds no machine? Documented is 404 where there are "no recent
+    /// machines"; whether that is so for a filter is unknown.
+    no_machines: NoMachines = NoMachines::Empty;
 
     /// Is a new action's `requestor` the application's name or id? Records until 2022 have the id,
     /// later ones the name.

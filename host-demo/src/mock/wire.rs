@@ -4,6 +4,7 @@
 //! properties, some of which the page does not list (MicrosoftDocs/microsoft-365-docs#5896).
 
 use std::fmt::Display;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, STRICT_TRANSPORT_SECURITY};
@@ -213,16 +214,73 @@ pub(super) fn action(status: StatusCode, host: &str, action: &MachineAction) -> 
     )
 }
 
+/// An OData collection.
+#[derive(Serialize)]
+struct Collection<'a, T> {
+    #[serde(rename = "@odata.context")]
+    context: String,
+    value: &'a [T],
+    #[serde(rename = "@odata.nextLink", skip_serializing_if = "Option::is_none")]
+    next_link: Option<String>,
+}
+
+/// A page of a list, and the link to the next one.
+pub(super) struct Page<T> {
+    pub(super) items: Vec<T>,
+    pub(super) next_link: Option<String>,
+}
+
+impl<T: Serialize> Page<T> {
+    fn reply(self, host: &str, set: &str) -> Reply {
+        let collection = Collection {
+            context: format!("https://{host}/api/$metadata#{set}"),
+            value: &self.items,
+            next_link: self.next_link,
+        };
+        Reply::api(StatusCode::OK, Uuid::new_v4(), &collection)
+    }
+}
+
+pub(super) fn actions(host: &str, page: Page<MachineAction>) -> Reply {
+    page.reply(host, "MachineActions")
+}
+
+pub(super) fn machines(host: &str, page: Page<&Machine>, now: Timestamp) -> Reply {
+    let entities = page.items.iter().map(|machine| entity(machine, now));
+    let page = Page {
+        items: entities.collect(),
+        next_link: page.next_link,
+    };
+    page.reply(host, "Machines")
+}
+
 pub(super) fn machine(host: &str, machine: &Machine, now: Timestamp) -> Reply {
-    let entity = MachineEntity {
+    let context = format!("https://{host}/api/$metadata#Machines/$entity");
+    Reply::api(
+        StatusCode::OK,
+        Uuid::new_v4(),
+        &Entity {
+            context,
+            entity: &entity(machine, now),
+        },
+    )
+}
+
+fn entity(machine: &Machine, now: Timestamp) -> MachineEntity<'_> {
+    const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
+    let (last_seen, health_status) = match machine.is_active() {
+        true => (now, "Active"),
+        false => (now.saturating_sub(MONTH).unwrap_or(now), "Inactive"),
+    };
+    MachineEntity {
         id: machine.id(),
-        merged_into_machine_id: None,
-        is_potential_duplication: false,
+        merged_into_machine_id: machine.merged_into_id(),
+        is_potential_duplication: machine.merged_into_id().is_some(),
         is_excluded: false,
         exclusion_reason: None,
         computer_dns_name: machine.dns_name(),
         first_seen: "2025-11-03T08:15:30.1234567Z",
-        last_seen: ticks(now).to_string(),
+        last_seen: ticks(last_seen).to_string(),
         os_platform: "Windows11",
         os_processor: "x64",
         version: "24H2",
@@ -230,7 +288,7 @@ pub(super) fn machine(host: &str, machine: &Machine, now: Timestamp) -> Reply {
         last_external_ip_address: "198.51.100.10",
         agent_version: "10.8800.26100.7019",
         os_build: 26100,
-        health_status: "Active",
+        health_status,
         device_value: "Normal",
         rbac_group_id: 0,
         rbac_group_name: None,
@@ -245,16 +303,7 @@ pub(super) fn machine(host: &str, machine: &Machine, now: Timestamp) -> Reply {
         managed_by_status: "Unknown",
         ip_addresses: [],
         vm_metadata: None,
-    };
-    let context = format!("https://{host}/api/$metadata#Machines/$entity");
-    Reply::api(
-        StatusCode::OK,
-        Uuid::new_v4(),
-        &Entity {
-            context,
-            entity: &entity,
-        },
-    )
+    }
 }
 
 /// Text without its percent-escapes; with `form`, `+` is a space (the form encoding of HTML).

@@ -15,7 +15,7 @@ const MACHINE: &str = "49e96a8dd67ac4f1ce9952ccedcde711f0ce28e9";
 const ACTION: &str = "8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a";
 const LIMIT: &str = "API calls quota exceeded! maximum allowed 100 per 00:01:00";
 
-fn release() -> Call {
+fn release() -> Call<'static> {
     Call::UnrestrictCodeExecution {
         machine: MACHINE.parse().expect("a machine id"),
         comment: "Device cleared, removing app restriction"
@@ -24,7 +24,21 @@ fn release() -> Call {
     }
 }
 
-fn reading() -> Call {
+fn restriction() -> Call<'static> {
+    Call::RestrictCodeExecution {
+        machine: MACHINE.parse().expect("a machine id"),
+        comment: "Suspicious".parse().expect("a comment"),
+    }
+}
+
+fn cancelling() -> Call<'static> {
+    Call::CancelMachineAction {
+        action: ACTION.parse().expect("an action id"),
+        comment: "Not needed any more".parse().expect("a comment"),
+    }
+}
+
+fn reading() -> Call<'static> {
     Call::GetMachineAction {
         action: ACTION.parse().expect("an action id"),
     }
@@ -40,7 +54,7 @@ fn answer(status: u16, body: &str) -> Answer {
     }
 }
 
-fn error(call: &Call, answer: &Answer) -> Error {
+fn error(call: &Call<'_>, answer: &Answer) -> Error {
     call.interpret(answer).expect_err("an error")
 }
 
@@ -58,7 +72,7 @@ fn access(base_url: &str, token: Option<&str>) -> Access {
     }
 }
 
-fn request(call: &Call, access: &Access) -> Request {
+fn request(call: &Call<'_>, access: &Access) -> Request {
     call.request(access)
         .unwrap_or_else(|error| panic!("{error:?}"))
 }
@@ -95,6 +109,30 @@ fn a_release_is_a_post_of_the_comment_to_the_machine() {
             ("user-agent", "defender-endpoint-plugin/0.1.0"),
         ])
     );
+}
+
+#[test]
+fn a_restriction_and_a_cancellation_are_posts_of_the_comment_too() {
+    for (call, path, body, target) in [
+        (
+            restriction(),
+            format!("/api/machines/{MACHINE}/restrictCodeExecution"),
+            &br#"{"Comment":"Suspicious"}"#[..],
+            MACHINE,
+        ),
+        (
+            cancelling(),
+            format!("/api/machineactions/{ACTION}/cancel"),
+            br#"{"Comment":"Not needed any more"}"#,
+            ACTION,
+        ),
+    ] {
+        assert_eq!(call.target(), Some(target));
+        let request = request(&call, &access("https://api.security.microsoft.com", None));
+        assert_eq!(request.path, path);
+        assert_eq!(request.body.as_deref(), Some(body));
+        assert_eq!(request.max_answer, MAX_ANSWER);
+    }
 }
 
 #[test]
@@ -667,6 +705,29 @@ fn the_wait_is_read_from_the_header_and_else_from_the_message() {
 }
 
 #[test]
+fn what_is_under_way_already_is_told_to_who_wanted_to_begin_it() {
+    let body = message(
+        "ActiveRequestAlreadyExists",
+        "Action is already in progress",
+    );
+    for (call, reason) in [
+        (release(), Reason::AlreadyInProgress),
+        (restriction(), Reason::AlreadyInProgress),
+        (cancelling(), Reason::Rejected),
+        (reading(), Reason::Rejected),
+    ] {
+        assert_eq!(error(&call, &answer(400, &body)).reason, reason, "{call:?}");
+    }
+}
+
+#[test]
+fn a_cancellation_that_may_have_been_done_is_read_before_it_is_repeated() {
+    let error = error(&cancelling(), &answer(500, ""));
+    assert_eq!(error.effect, Effect::Unknown);
+    assert!(error.message.contains("read the action"), "{error:?}");
+}
+
+#[test]
 fn a_failing_service_may_say_how_long_to_wait() {
     let headers = vec![("Retry-After".to_string(), b"120".to_vec())];
     for status in [500, 503] {
@@ -701,7 +762,7 @@ fn a_429_does_not_repeat_its_status_as_its_code() {
 
 /// Whether a body is an action that the call can have led to: the contract's sentence, by another
 /// reader.
-fn is_own_action(call: &Call, body: &[u8]) -> bool {
+fn is_own_action(call: &Call<'_>, body: &[u8]) -> bool {
     let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
     let Ok(value) = serde_json::from_slice::<Value>(body) else {
         return false;
@@ -725,9 +786,26 @@ fn is_own_action(call: &Call, body: &[u8]) -> bool {
                         .as_str()
                         .is_none_or(|name| !other.contains(&name))
             }
-            Call::GetMachineAction { action } => value["id"]
-                .as_str()
-                .is_some_and(|id| id.to_lowercase() == action.as_str()),
+            Call::RestrictCodeExecution { machine, .. } => {
+                let other = [
+                    "RunAntiVirusScan",
+                    "Offboard",
+                    "Isolate",
+                    "UnrestrictCodeExecution",
+                ];
+                value["machineId"]
+                    .as_str()
+                    .is_none_or(|id| id.to_lowercase() == machine.as_str())
+                    && value["type"]
+                        .as_str()
+                        .is_none_or(|name| !other.contains(&name))
+            }
+            Call::GetMachineAction { action } | Call::CancelMachineAction { action, .. } => {
+                value["id"]
+                    .as_str()
+                    .is_some_and(|id| id.to_lowercase() == action.as_str())
+            }
+            Call::ListMachineActions(_) | Call::FindMachines(_) => false,
         }
 }
 
@@ -815,7 +893,7 @@ proptest! {
 
     #[test]
     fn no_answer_panics_or_passes_for_a_success_that_it_is_not(answer in any_answer()) {
-        for call in [release(), reading()] {
+        for call in [release(), restriction(), cancelling(), reading()] {
             let is_success = (200..=299).contains(&answer.status)
                 && answer.extent == Extent::Complete
                 && is_own_action(&call, &answer.body);

@@ -3,6 +3,7 @@
 //! A release misbehaves in the way that its comment names: one word and, where the way needs one,
 //! an argument behind it. The error that it answers with says what it met, so that a test sees who
 //! refused what. `behave` is the control: the request that all the others bend, as it should be.
+//! A list's way is the last of the filter's states, and a search's way is the name.
 
 #![allow(
     clippy::result_large_err,
@@ -15,11 +16,17 @@ mod request;
 
 use std::hint::black_box;
 
-use bindings::defender::endpoint::connection::{self, Operation};
+use bindings::defender::endpoint::connection::{self, Access, Operation};
 use bindings::defender::endpoint::types::{
     ActionStatus, ActionType, Effect, Error, Limiter, MachineAction, RateLimit, Reason,
 };
-use bindings::exports::defender::endpoint::{code_execution, machine_actions};
+use bindings::exports::defender::endpoint::machine_actions::{
+    MachineActionFilter, MachineActionPage,
+};
+use bindings::exports::defender::endpoint::machines::{FoundMachines, Machine};
+use bindings::exports::defender::endpoint::{
+    code_execution, machine_actions, machines, restriction,
+};
 use request::{Body, Request};
 use wasi::http::types::{Fields, Method, Scheme};
 
@@ -51,22 +58,129 @@ impl code_execution::Guest for Evil {
     }
 }
 
+impl restriction::Guest for Evil {
+    /// Releases the device instead, or does as it is told.
+    fn restrict_code_execution(machine_id: String, way: String) -> Result<MachineAction, Error> {
+        let operation = match way.as_str() {
+            "open-release" => Operation::UnrestrictCodeExecution,
+            _ => Operation::RestrictCodeExecution,
+        };
+        let access = opened(operation, Some(&machine_id))?;
+        let mut request = Request::release(&access.base_url, &machine_id);
+        if way == "behave" {
+            request.path = format!("/api/machines/{machine_id}/restrictCodeExecution");
+        }
+        let answer = request.send().map_err(met)?;
+        Err(met(format!("answered {}", answer.status)))
+    }
+}
+
 impl machine_actions::Guest for Evil {
     /// Reads the action, and then tells of another one.
     fn get_machine_action(action_id: String) -> Result<MachineAction, Error> {
-        let access = connection::open(Operation::GetMachineAction, Some(&action_id))
-            .map_err(|refusal| met(format!("{refusal:?}")))?;
-        let mut request = Request::release(&access.base_url, "");
-        request.method = Method::Get;
-        request.path = format!("/api/machineactions/{action_id}");
-        request.body = Body::None;
-        request.headers.clear();
-        request.send().map_err(met)?;
+        let access = opened(Operation::GetMachineAction, Some(&action_id))?;
+        let path = format!("/api/machineactions/{action_id}");
+        Request::get(&access.base_url, path).send().map_err(met)?;
         Ok(MachineAction {
             id: "00000000-0000-0000-0000-000000000000".to_owned(),
             ..action_of("")
         })
     }
+
+    fn list_machine_actions(
+        filter: MachineActionFilter,
+        top: u32,
+        _: u32,
+    ) -> Result<MachineActionPage, Error> {
+        let Some(ActionStatus::Other(way)) = filter.statuses.last() else {
+            return Err(met("no way".to_owned()));
+        };
+        let machine = filter.machine_id.unwrap_or_default();
+        let query = format!(
+            "$filter=machineId%20eq%20%27{machine}%27%20and%20status%20eq%20%27{way}%27&$top={top}"
+        );
+        let (operation, target) = match way.as_str() {
+            "OpenAll" => (Operation::ListMachineActions, None),
+            "OpenCancel" => (Operation::CancelMachineAction, Some(ACTION)),
+            "OpenMachines" => (Operation::FindMachines, Some("pc")),
+            _ => (Operation::ListMachineActions, Some(machine.as_str())),
+        };
+        let access = opened(operation, target)?;
+        let list = |query: String| format!("/api/machineactions?{query}");
+        let path = match way.as_str() {
+            "Everything" => list(format!("$top={top}")),
+            "OtherMachine" => list(query.replace(&machine, &"0".repeat(40))),
+            "OtherState" => list(query.replace(way, "Pending")),
+            "NextPage" => list(format!("{query}&$skip={top}")),
+            "LongerPage" => list(format!("{query}0")),
+            "Expand" => list(format!("{query}&$expand=machine")),
+            "OrderBy" => list(format!("{query}&$orderby=id")),
+            "Or" => list(query.replace("%20and%20", "%20or%20")),
+            "Quote" => list(query.replace(way, &format!("{way}%27%20or%20%271%27%20eq%20%271"))),
+            "Escaped" => list(query.replace('$', "%24")),
+            "Machines" => format!("/api/machines?{query}"),
+            "Cancel" => format!("/api/machineactions/{ACTION}/cancel"),
+            "One" => format!("/api/machineactions/{ACTION}"),
+            _ => list(query),
+        };
+        let mut request = Request::get(&access.base_url, path);
+        if way == "Cancel" {
+            request.method = Method::Post;
+        }
+        let answer = request.send().map_err(met)?;
+        let page = |items, truncated| Ok(MachineActionPage { items, truncated });
+        match way.as_str() {
+            "Invent" => page(vec![answer.read(action_of(&machine))], false),
+            "HideAll" => {
+                answer.read(action_of(&machine));
+                page(Vec::new(), false)
+            }
+            "Twice" => {
+                let second = request.send();
+                Err(met(format!("{}, then {second:?}", answer.status)))
+            }
+            _ => Err(met(format!("answered {}", answer.status))),
+        }
+    }
+
+    fn cancel_machine_action(action_id: String, way: String) -> Result<MachineAction, Error> {
+        let access = opened(Operation::CancelMachineAction, Some(&action_id))?;
+        let mut request = Request::release(&access.base_url, "");
+        let id = match way.as_str() {
+            "behave" => action_id.as_str(),
+            _ => ACTION,
+        };
+        request.path = format!("/api/machineactions/{id}/cancel");
+        let answer = request.send().map_err(met)?;
+        Err(met(format!("answered {}", answer.status)))
+    }
+}
+
+impl machines::Guest for Evil {
+    fn find_machines(name: String) -> Result<FoundMachines, Error> {
+        let access = opened(Operation::FindMachines, Some(&name))?;
+        let query = |name: &str| {
+            format!("/api/machines?$filter=computerDnsName%20eq%20%27{name}%27&$top=100")
+        };
+        let path = match name.as_str() {
+            "other" => query("another"),
+            "expand" => query(&name) + "&$expand=x",
+            "all" => "/api/machines?$top=100".to_owned(),
+            _ => query(&name),
+        };
+        let answer = Request::get(&access.base_url, path).send().map_err(met)?;
+        answer.read(action_of(""));
+        Ok(FoundMachines {
+            items: vec![machine_named(&name)],
+            truncated: false,
+        })
+    }
+}
+
+const ACTION: &str = "8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a";
+
+fn opened(operation: Operation, target: Option<&str>) -> Result<Access, Error> {
+    connection::open(operation, target).map_err(|refusal| met(format!("{refusal:?}")))
 }
 
 fn misbehave(machine: &str, way: &str, argument: &str) -> Result<MachineAction, Error> {
@@ -243,6 +357,25 @@ fn action_of(machine: &str) -> MachineAction {
         related_file_info: None,
         commands: None,
         troubleshoot_info: None,
+        additional_properties: Vec::new(),
+    }
+}
+
+fn machine_named(name: &str) -> Machine {
+    Machine {
+        id: "0".repeat(40),
+        merged_into_machine_id: None,
+        is_potential_duplication: None,
+        computer_dns_name: Some(name.to_owned()),
+        first_seen: None,
+        last_seen: None,
+        os_platform: None,
+        last_ip_address: None,
+        health_status: None,
+        rbac_group_name: None,
+        aad_device_id: None,
+        machine_tags: None,
+        onboarding_status: None,
         additional_properties: Vec::new(),
     }
 }

@@ -88,6 +88,17 @@ impl Request {
         request
     }
 
+    /// A reading one.
+    pub(crate) fn get(base_url: &str, path: String) -> Self {
+        Self {
+            method: Method::Get,
+            path,
+            headers: Vec::new(),
+            body: Body::None,
+            ..Self::release(base_url, "")
+        }
+    }
+
     pub(crate) fn set_body(&mut self, body: Vec<u8>) {
         self.set_header("content-length", &body.len().to_string());
         self.body = Body::Whole(body);

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use host_demo::audit::{Audit, Who};
 use host_demo::clock::SystemClock;
-use host_demo::contract::Effect;
-use host_demo::host::{CallError, Host};
+use host_demo::contract::{Effect, MachineActionFilter};
+use host_demo::host::{CallError, Host, Patience};
 use host_demo::mock::{Api, Duplicate, Fault, Mock};
 use host_demo::plugin::{BUNDLED, Digest};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tests::binary::host_demo_binary;
 use tests::world::{World, evil_plugin, release};
 
@@ -443,6 +443,57 @@ fn records(audit: &Audit) -> Vec<Value> {
     let parse = |line: &String| serde_json::from_str(line).unwrap();
     audit.kept().iter().map(parse).collect()
 }
+
+#[tokio::test]
+async fn lists_are_recorded_by_what_was_asked_for_and_how_much_there_was() {
+    let world = World::with(|scene| scene.switches.visible_after = Duration::ZERO).await;
+    let (audit, host) = recording(&world);
+    let machine = world.machine(0);
+    release(&world.host, &machine, "cleaned").await.unwrap();
+    let filter = MachineActionFilter {
+        machine_id: Some(machine.clone()),
+        ..MachineActionFilter::everything()
+    };
+    let patience = Patience::default;
+    host.list_machine_actions(&filter, 1, 0, patience())
+        .await
+        .unwrap();
+    host.find_machines("pc-8", patience()).await.unwrap();
+    let denied = host.cancel_machine_action(EXAMPLE_ACTION, "not now", patience());
+    denied.await.unwrap_err();
+    let lines = records(&audit);
+    let [_, list, _, find, cancel] = &lines[..] else {
+        panic!("two of each, but for what is denied: {lines:#?}")
+    };
+    assert_eq!(list["operation"], "list-machine-actions");
+    assert_eq!(list["machine"], machine.as_str());
+    let query = format!("$filter=machineId eq '{machine}'&$top=1&$skip=0");
+    assert_eq!(list["query"], query);
+    let one = json!({ "items": 1, "truncated": true });
+    assert_eq!(
+        (&list["observed"]["list"], &list["claimed"]["ok"]["list"]),
+        (&one, &one)
+    );
+    let rule = "GET /api/machineactions?{action-filter}&{page}";
+    assert_eq!(list["decision"]["allowed"]["rule"], rule);
+
+    assert_eq!(
+        (&find["operation"], &find["name"]),
+        (&json!("find-machines"), &json!("pc-8"))
+    );
+    assert_eq!(
+        find["observed"]["list"],
+        json!({ "items": 0, "truncated": false })
+    );
+
+    assert_eq!(
+        (&cancel["kind"], &cancel["action"]),
+        (&json!("outcome"), &json!(EXAMPLE_ACTION))
+    );
+    assert_eq!(cancel["observed"]["sent"], "no");
+}
+
+const EXAMPLE_ACTION: &str = "8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a";
 
 #[tokio::test]
 async fn what_is_denied_is_recorded_with_what_was_asked_for() {

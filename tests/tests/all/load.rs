@@ -18,7 +18,9 @@ fn load_text(text: &str) -> LoadError {
 const EMPTY_EXPORTS: &str = r#"
     (instance $nothing)
     (export "defender:endpoint/code-execution@0.1.0" (instance $nothing))
-    (export "defender:endpoint/machine-actions@0.1.0" (instance $nothing))"#;
+    (export "defender:endpoint/machine-actions@0.1.0" (instance $nothing))
+    (export "defender:endpoint/machines@0.1.0" (instance $nothing))
+    (export "defender:endpoint/restriction@0.1.0" (instance $nothing))"#;
 
 #[test]
 fn a_component_that_wants_more_is_not_loaded_and_the_message_names_what_it_wanted() {
@@ -56,17 +58,23 @@ fn a_component_that_is_no_plugin_is_not_loaded_and_the_message_names_what_it_lac
             &[
                 "defender:endpoint/code-execution@0.1.0",
                 "defender:endpoint/machine-actions@0.1.0",
+                "defender:endpoint/machines@0.1.0",
+                "defender:endpoint/restriction@0.1.0",
             ][..],
         ),
         (
             r#"(component (instance $nothing)
                 (export "defender:endpoint/code-execution@0.1.0" (instance $nothing))
+                (export "defender:endpoint/machines@0.1.0" (instance $nothing))
+                (export "defender:endpoint/restriction@0.1.0" (instance $nothing))
                 (export "defender:endpoint/machine-actions@0.2.0" (instance $nothing)))"#,
             &["defender:endpoint/machine-actions@0.1.0"],
         ),
         (
             r#"(component (instance $nothing)
                 (export "defender:endpoint/machine-actions@0.1.0" (instance $nothing))
+                (export "defender:endpoint/machines@0.1.0" (instance $nothing))
+                (export "defender:endpoint/restriction@0.1.0" (instance $nothing))
                 (export "wasi:http/incoming-handler@0.2.4" (instance $nothing)))"#,
             &["defender:endpoint/code-execution@0.1.0"],
         ),
@@ -145,7 +153,7 @@ fn a_file_that_is_not_there_is_named() {
 }
 
 #[test]
-fn the_plugin_imports_seven_interfaces_and_exports_two() {
+fn the_plugin_imports_seven_interfaces_and_exports_four() {
     let plugin = real_plugin();
     let about = plugin.about();
     let mut imports: Vec<&str> = about
@@ -174,6 +182,8 @@ fn the_plugin_imports_seven_interfaces_and_exports_two() {
         [
             "defender:endpoint/code-execution@0.1.0",
             "defender:endpoint/machine-actions@0.1.0",
+            "defender:endpoint/machines@0.1.0",
+            "defender:endpoint/restriction@0.1.0",
         ]
     );
 }

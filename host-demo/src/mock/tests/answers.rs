@@ -5,6 +5,120 @@ use serde_json::json;
 use super::*;
 
 #[tokio::test]
+async fn a_client_lists_actions_and_machines_page_by_page() {
+    let world = world(Switches {
+        visible_after: Duration::ZERO,
+        ..Switches::default()
+    })
+    .await;
+    let get = async |path: &str| {
+        let request = world.http.get(world.url(path));
+        got(request.bearer_auth(&world.token)).await
+    };
+    for machine in world.mock.machine_ids() {
+        let url = world.url(&format!("/api/machines/{machine}/restrictCodeExecution"));
+        let request = world.http.post(url).bearer_auth(&world.token);
+        let request = request.header("content-type", "application/json");
+        let restriction = got(request.body(r#"{"Comment":"suspicious"}"#)).await;
+        assert_eq!(restriction.status, 201, "{restriction}");
+        world.clock.advance(SECOND);
+    }
+    let page = get("/api/machineactions?$top=2").await;
+    let body = page.json();
+    assert_eq!(page.status, 200, "{page}");
+    let context = "https://api.security.microsoft.com/api/$metadata#MachineActions";
+    assert_eq!(body["@odata.context"], context);
+    let newest_first: Vec<_> = world.mock.machine_ids().into_iter().rev().collect();
+    let machines = |body: &Value| -> Vec<String> {
+        let value = body["value"].as_array().unwrap().iter();
+        value
+            .map(|a| a["machineId"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(machines(&body), newest_first[..2]);
+    let link = "https://api.security.microsoft.com/api/machineactions?$skip=2";
+    assert_eq!(body["@odata.nextLink"], link);
+    let rest = get("/api/machineactions?$top=2&$skip=2").await.json();
+    assert_eq!(machines(&rest), newest_first[2..]);
+    assert!(rest.get("@odata.nextLink").is_none(), "{rest}");
+    let filter = "/api/machineactions?$filter=machineId eq '{id}' and status eq 'Pending'";
+    assert_eq!(machines(&get(filter).await.json()), newest_first[2..]);
+
+    let found = get("/api/machines?$filter=computerDnsName eq 'device-002.contoso.com'").await;
+    assert_eq!(
+        found.json()["value"][0]["id"],
+        world.mock.machine_ids()[1],
+        "{found}"
+    );
+    let all = get("/api/machines").await;
+    assert_eq!(all.json()["value"].as_array().unwrap().len(), 3, "{all}");
+}
+
+/// MicrosoftDocs/microsoft-365-docs#12682
+#[tokio::test]
+async fn a_query_that_is_not_understood_gets_the_odata_layers_error() {
+    let world = world(Switches::default()).await;
+    for path in [
+        "/api/machineactions?$stop=2",
+        "/api/machineactions?$expand=x",
+        "/api/machineactions?$filter=contains(id,'a')",
+        "/api/machines?$filter=startswith(computerDnsName,'device')",
+        "/api/machines?$filter=healthStatus eq 'Active'",
+    ] {
+        let request = world.http.get(world.url(path)).bearer_auth(&world.token);
+        let refused = got(request).await;
+        assert_eq!(refused.status, 400, "{refused}");
+        let error = &refused.json()["error"];
+        assert_eq!(
+            (&error["code"], &error["details"]),
+            (&json!(""), &json!([])),
+            "{refused}"
+        );
+        let words = error["message"].as_str().unwrap();
+        assert!(
+            words.starts_with("The query specified in the URI is not valid. "),
+            "{words}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_client_cancels_an_action() {
+    let world = world(Switches {
+        visible_after: Duration::ZERO,
+        ..Switches::default()
+    })
+    .await;
+    let release = got(world.release()).await.json();
+    let id = release["id"].as_str().unwrap();
+    let cancel = async |body: &'static str| {
+        let request = world.post(&format!("/api/machineactions/{id}/cancel"));
+        let request = request.header("content-type", "application/json");
+        got(request.bearer_auth(&world.token).body(body)).await
+    };
+    let nothing = cancel("").await;
+    assert_eq!(
+        nothing.error_code(),
+        "MissingRequiredParameter",
+        "{nothing}"
+    );
+    let cancelled = cancel(r#"{"Comment":"not now"}"#).await;
+    assert_eq!(cancelled.status, 200, "{cancelled}");
+    let body = cancelled.json();
+    assert_eq!(
+        (&body["id"], &body["status"]),
+        (&json!(id), &json!("Cancelled"))
+    );
+    assert_eq!(body["cancellationComment"], "not now");
+    assert_eq!(body["errorHResult"], -2_147_467_260);
+    let again = cancel(r#"{"Comment":"not now"}"#).await;
+    assert_eq!(
+        (again.status.as_u16(), again.error_code()),
+        (400, "BadRequest".to_owned())
+    );
+}
+
+#[tokio::test]
 async fn a_client_fetches_a_token_releases_a_device_and_follows_the_action() {
     let mut world = world(Switches::default()).await;
     let token = got(world.ask_token()).await;

@@ -37,6 +37,45 @@ pub(super) async fn release(
     machine: &str,
     comment: &str,
 ) -> Result<(), String> {
+    let (mut store, plugin) = instance(engine, service).await;
+    let result = plugin
+        .defender_endpoint_code_execution()
+        .call_unrestrict_code_execution(&mut store, machine, comment)
+        .await
+        .unwrap();
+    result.map(drop).map_err(|error| error.message)
+}
+
+/// What one instance says to each call in turn with an argument that is no id: nothing is sent.
+pub(super) async fn refusals(engine: &Engine, service: Service) -> Vec<String> {
+    let (mut store, plugin) = instance(engine, service).await;
+    let store = &mut store;
+    let release = plugin.defender_endpoint_code_execution();
+    let actions = plugin.defender_endpoint_machine_actions();
+    let restriction = plugin.defender_endpoint_restriction();
+    let results = [
+        actions.call_get_machine_action(&mut *store, "x").await,
+        release
+            .call_unrestrict_code_execution(&mut *store, "x", "y")
+            .await,
+        actions
+            .call_cancel_machine_action(&mut *store, "x", "y")
+            .await,
+        release
+            .call_unrestrict_code_execution(&mut *store, "x", "y")
+            .await,
+        restriction
+            .call_restrict_code_execution(&mut *store, "x", "y")
+            .await,
+        actions.call_get_machine_action(&mut *store, "x").await,
+    ];
+    let message = |result: wasmtime::Result<
+        Result<_, generated::defender::endpoint::types::Error>,
+    >| { result.unwrap().map(drop).unwrap_err().message };
+    results.into_iter().map(message).collect()
+}
+
+async fn instance(engine: &Engine, service: Service) -> (Store<State>, generated::Plugin) {
     let mut linker = Linker::new(engine);
     connection::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state).unwrap();
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).unwrap();
@@ -55,12 +94,7 @@ pub(super) async fn release(
     let component = Component::new(engine, BUNDLED).unwrap();
     let plugin = generated::Plugin::instantiate_async(&mut store, &component, &linker);
     let plugin = plugin.await.unwrap();
-    let result = plugin
-        .defender_endpoint_code_execution()
-        .call_unrestrict_code_execution(&mut store, machine, comment)
-        .await
-        .unwrap();
-    result.map(drop).map_err(|error| error.message)
+    (store, plugin)
 }
 
 struct State {

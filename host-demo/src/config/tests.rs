@@ -336,7 +336,7 @@ fn a_rule_is_suggested_only_where_it_does_what_was_asked_for() {
         File::parse(&text, Path::new("/")).unwrap_err()[0].to_string()
     };
     for rule in [
-        "POST /api/machines/{id}/restrictCodeExecution",
+        "POST /api/machines/{id}/isolate",
         "POST /api/machines/{machine-id}/unrestrict",
         "GET /api/machines/{machine-id}/unrestrictCodeExecution",
         "POST /api/machineactions/{action-id}",

@@ -57,6 +57,9 @@ const DENIALS_KEPT: usize = 4;
 /// What an answer is known by at the service.
 const CORRELATION_ID: HeaderName = HeaderName::from_static("mise-correlation-id");
 
+/// How long a 429 of the service's is heeded at most.
+pub(crate) const HEEDED_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// What all calls share.
 pub(crate) struct Egress {
     pub(crate) policy: Policy,
@@ -367,10 +370,15 @@ impl Call {
             }
             state.seen.status = Some(head.status.as_u16());
             state.seen.answered_at = Some(now);
-            state.seen.retry_after = head
-                .headers
-                .get(header::RETRY_AFTER)
-                .and_then(|seconds| seconds.to_str().ok()?.trim().parse().ok());
+            let said = head.headers.get(header::RETRY_AFTER);
+            state.seen.retry_after =
+                said.and_then(|said| retry_after(said.to_str().ok()?, self.egress.clock.wall()));
+            // From its head on, whatever becomes of the rest of it.
+            if let (429, Some(seconds), Some(permit)) =
+                (head.status.as_u16(), state.seen.retry_after, &state.permit)
+            {
+                permit.close(now, Duration::from_secs(seconds.into()).min(HEEDED_MAX));
+            }
         }
         tracing::debug!(status = head.status.as_u16(), "answer");
         let size = section_size(&head.headers);
@@ -476,6 +484,18 @@ fn section_size(headers: &HeaderMap) -> u32 {
         .map(|(name, value)| name.as_str().len() + value.len() + 4)
         .sum();
     u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+/// What `Retry-After` says (RFC 9110, section 10.2.3): seconds, or a date.
+fn retry_after(said: &str, now: jiff::Timestamp) -> Option<u32> {
+    let said = said.trim();
+    if !said.is_empty() && said.bytes().all(|b| b.is_ascii_digit()) {
+        return Some(said.parse().unwrap_or(u32::MAX));
+    }
+    let date = jiff::fmt::rfc2822::parse(said).ok()?;
+    let left = date.timestamp().duration_since(now).as_secs().max(0);
+    // Of the second that has begun, too.
+    Some(u32::try_from(left).unwrap_or(u32::MAX).saturating_add(1))
 }
 
 /// A GUID, or what has the form of an id. It goes into the record, so nothing else is taken for one.

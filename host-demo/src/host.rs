@@ -14,11 +14,11 @@ use crate::cloud::Service;
 use crate::contract::{
     self, Effect, FoundMachines, MachineAction, MachineActionFilter, MachineActionPage, Reason,
 };
-use crate::egress::{Call, Egress, Seen};
+use crate::egress::{Call, Egress, HEEDED_MAX, Seen};
 use crate::grant::{Grant, Operation, Target};
 use crate::identity::{IdentityError, TokenSource};
 use crate::limits::{
-    Key, Ledger, LedgerError, Limiter, Memory, NoPermit, NotUntil, Permit, Quota, Reading, Why,
+    Key, Ledger, LedgerError, Limiter, Memory, NoPermit, NotUntil, Permit, Quota, Why,
 };
 use crate::plugin::{Fault, Plugin};
 use crate::policy::Policy;
@@ -390,8 +390,8 @@ impl Host {
     /// How many calls of an operation count in each quota's window that ends now.
     pub async fn used(&self, operation: Operation) -> Result<Vec<(Quota, usize)>, CallError> {
         let key = self.key(operation).await?;
-        let Reading { now, mut budgets } = self.limiter.read().await?;
-        let budget = budgets.remove(&key).unwrap_or_default();
+        let reading = self.limiter.read().await?;
+        let (now, budget) = (reading.now, reading.budget(&key));
         let used = |quota: &Quota| (*quota, budget.log().used(*quota, now));
         Ok(self.limiter.quotas().iter().map(used).collect())
     }
@@ -406,8 +406,8 @@ impl Host {
         answer: Duration,
     ) -> Result<Option<Duration>, CallError> {
         let key = self.key(operation).await?;
-        let Reading { now, mut budgets } = self.limiter.read().await?;
-        let budget = budgets.remove(&key).unwrap_or_default();
+        let reading = self.limiter.read().await?;
+        let (now, budget) = (reading.now, reading.budget(&key));
         let end = budget
             .log()
             .forecast(self.limiter.quotas(), now, calls, answer);
@@ -711,20 +711,21 @@ impl Host {
     }
 
     /// A 429 closes the key, if the boundary saw one, whatever became of the call: for as long as
-    /// its header or, by the plugin's reading, its message says, and for one window at most.
+    /// its header says (a day at most) or, by the plugin's reading, its message (one window at
+    /// most).
     fn heed(&self, begun: &Begun, claimed: Option<&contract::Error>, seen: &Seen) {
         let (Some(key), Some(429)) = (&begun.key, seen.status) else {
             return;
         };
-        let seconds = |n: Option<u32>| n.map(|n| Duration::from_secs(n.into()));
-        let (mut wait, mut window) = (seconds(seen.retry_after), None);
+        let longest = self.limiter.longest_window().max(WITHOUT_A_WORD);
+        let seconds = |n: Option<u32>, most| n.map(|n| Duration::from_secs(n.into()).min(most));
+        let (mut wait, mut window) = (seconds(seen.retry_after, HEEDED_MAX), None);
         if let Some(Reason::RateLimited(limit)) = claimed.map(|error| &error.reason) {
             // The later of the two: a plugin can't shorten what the service said.
-            wait = wait.max(seconds(limit.retry_after_seconds));
-            window = seconds(limit.window_seconds);
+            wait = wait.max(seconds(limit.retry_after_seconds, longest));
+            window = seconds(limit.window_seconds, longest);
         }
-        let longest = self.limiter.longest_window().max(WITHOUT_A_WORD);
-        let wait = wait.or(window).unwrap_or(WITHOUT_A_WORD).min(longest);
+        let wait = wait.or(window).unwrap_or(WITHOUT_A_WORD);
         tracing::warn!(?wait, "the service's quota is used up: no call before that");
         self.limiter.close(key, wait);
     }

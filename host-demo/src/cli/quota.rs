@@ -44,17 +44,16 @@ async fn show(args: &args::Quota, format: Output) -> anyhow::Result<Exit> {
         });
         let unused = || {
             let forecast = |calls: u32| {
-                let log = Budget::default();
+                let mut log = Budget::default().log().clone();
+                log.close_for_loss(reading.lost_until.unwrap_or_default());
                 let calls = calls as usize;
-                log.log()
-                    .forecast(settings.quotas(), Moment::ORIGIN, calls, ANSWER)
+                log.forecast(settings.quotas(), reading.now, calls, ANSWER)
             };
             args.forecast.map(|calls| (calls, forecast(calls)))
         };
         if format == Output::Json {
             if reading.budgets.is_empty() {
-                let forecast =
-                    unused().map(|(calls, end)| forecast_json(calls, end, Moment::ORIGIN));
+                let forecast = unused().map(|(calls, end)| forecast_json(calls, end, reading.now));
                 output::json_line(
                     &json!({ "type": "quota", "operation": null, "forecast": forecast }),
                 );
@@ -66,7 +65,11 @@ async fn show(args: &args::Quota, format: Output) -> anyhow::Result<Exit> {
             let mut lines: Vec<String> = views.flat_map(|view| view.lines()).collect();
             if lines.is_empty() {
                 lines.push("no call was counted yet".to_owned());
-                lines.extend(unused().map(|(calls, end)| took(end, Moment::ORIGIN, calls)));
+                if let Some(lost) = reading.lost_until.filter(|lost| *lost > reading.now) {
+                    let left = roughly(lost.since(reading.now));
+                    lines.push(format!("  what was counted before is lost, so nothing is sent for {left}; if no call was made in the last hour: host-demo quota open"));
+                }
+                lines.extend(unused().map(|(calls, end)| took(end, reading.now, calls)));
             }
             if drawn > 0 && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
                 // Back to where the last picture began.
@@ -137,7 +140,13 @@ pub(super) fn ledger(args: &args::Ledger, time_scale: u32) -> anyhow::Result<Arc
     }
     Ok(match name_of(args)? {
         LedgerName::Memory => Arc::new(Memory::new(clock)),
-        LedgerName::File(path) => Arc::new(Sqlite::open(&path, clock, &boot_id())?),
+        // What is played out faster is not counted with what is real.
+        LedgerName::File(mut path) => {
+            if time_scale > 1 {
+                path.as_mut_os_string().push(format!(".x{time_scale}"));
+            }
+            Arc::new(Sqlite::open(&path, clock, &boot_id())?)
+        }
         LedgerName::Redis(url) => {
             let password = match &args.password_file {
                 Some(path) => Some(connect::read_text(path, "the ledger's password file")?),
@@ -204,6 +213,14 @@ impl View<'_> {
         self.budget.log().used(quota, self.now)
     }
 
+    /// Of what was lost nothing is known.
+    fn left(&self, quota: Quota) -> usize {
+        match self.budget.log().lost_until() > self.now {
+            true => 0,
+            false => (quota.calls as usize).saturating_sub(self.used(quota)),
+        }
+    }
+
     fn finish(&self, calls: u32) -> Option<Moment> {
         let log = self.budget.log();
         log.forecast(self.quotas, self.now, calls as usize, ANSWER)
@@ -217,7 +234,7 @@ impl View<'_> {
         ))];
         for quota in self.quotas {
             let used = self.used(*quota);
-            let (calls, left) = (quota.calls, (quota.calls as usize).saturating_sub(used));
+            let (calls, left) = (quota.calls, self.left(*quota));
             let window = window(quota.per);
             let bar = bar(used, calls as usize);
             lines.push(format!(
@@ -281,7 +298,7 @@ impl View<'_> {
                 "calls": quota.calls,
                 "per_seconds": quota.per.as_secs(),
                 "used": used,
-                "left": (quota.calls as usize).saturating_sub(used),
+                "left": self.left(*quota),
             })
         });
         let next = self.next();

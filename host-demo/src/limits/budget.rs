@@ -145,7 +145,9 @@ impl Budget {
                 if let Some(place) = place {
                     self.waiting.remove(place);
                 }
-                self.know(&ask.holder, now);
+                // Those behind it ask next.
+                let waits = self.waiting.iter().any(|(_, who)| *who == ask.holder.id);
+                self.know(&ask.holder, if waits { now + LEASE } else { now });
                 let used = ask.quotas.iter().map(|q| self.log.used(*q, now)).collect();
                 return Reply::Admitted { slot, used };
             }
@@ -167,8 +169,12 @@ impl Budget {
                 ticket
             }
         };
-        self.know(&ask.holder, free.at.max(now) + LEASE);
+        // It asks for the first of its places only, and is not heard of before that one can go on.
         let id = ask.holder.id;
+        let first = self.waiting.iter().find(|(_, who)| *who == id);
+        if first.is_some_and(|(first, _)| *first == ticket) {
+            self.know(&ask.holder, free.at.max(now) + LEASE);
+        }
         let others_wait = self.waiting.iter().take(ahead).any(|(_, who)| *who != id);
         Reply::Wait {
             ticket,
@@ -192,7 +198,7 @@ impl Budget {
 
     fn know(&mut self, holder: &Holder, lease: Moment) {
         match self.holders.get_mut(&holder.id) {
-            Some(known) => known.lease = known.lease.max(lease),
+            Some(known) => known.lease = lease,
             None => {
                 let name = holder.short_name();
                 self.holders.insert(holder.id, Known { name, lease });
@@ -307,6 +313,20 @@ mod tests {
         // The first does not come; the second one's lease goes on as long as it asks.
         assert_eq!(place(&budget.ask(&ask(2, Some(two)), free)).1, 1);
         admitted(&budget.ask(&ask(2, Some(two)), free + LEASE));
+        assert_eq!(budget.waiting(), 0);
+    }
+
+    #[test]
+    fn the_dead_hold_a_place_no_longer_however_many_they_had() {
+        let mut budget = full([0, 10]);
+        for _ in 0..8 {
+            place(&budget.ask(&ask(1, None), at(20)));
+        }
+        let (other, ahead, _) = place(&budget.ask(&ask(2, None), at(20)));
+        assert_eq!(ahead, 8);
+        // The first of the eight could go on, and does not come.
+        let dead = at(0) + KEPT + LEASE;
+        admitted(&budget.ask(&ask(2, Some(other)), dead));
         assert_eq!(budget.waiting(), 0);
     }
 

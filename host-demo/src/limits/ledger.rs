@@ -114,6 +114,8 @@ pub struct Reading {
     /// That moment. It is on the ledger's own scale, as all moments in it are: what is left of a
     /// wait is the difference.
     pub now: Moment,
+    /// Until then a key that is not there may have calls that were lost, and is closed.
+    pub lost_until: Option<Moment>,
     /// In the keys' order.
     pub budgets: BTreeMap<Key, Budget>,
 }
@@ -163,6 +165,18 @@ impl FromStr for LedgerName {
             Some((user, _)) if user.contains(':') => Err(NoLedger::Password),
             _ => Ok(Self::Redis(text.to_owned())),
         }
+    }
+}
+
+impl Reading {
+    /// What is known of a key, as the next one to ask for it will find it.
+    pub fn budget(&self, key: &Key) -> Budget {
+        self.budgets.get(key).cloned().unwrap_or_else(|| {
+            let mut budget = Budget::default();
+            let log = &mut budget.log;
+            log.close_for_loss(self.lost_until.unwrap_or_default());
+            budget
+        })
     }
 }
 
@@ -263,6 +277,7 @@ impl Ledger for Memory {
         let budgets = self.budgets().clone();
         Ok(Reading {
             now: self.clock.now(),
+            lost_until: None,
             budgets,
         })
     }

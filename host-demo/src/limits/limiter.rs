@@ -187,14 +187,7 @@ impl Limiter {
 
     /// The service answered 429: nobody calls again before `wait` has passed.
     pub fn close(&self, key: &Key, wait: Duration) {
-        let until = self.clock.now() + wait;
-        let here = self.here(key);
-        {
-            let mut state = here.state();
-            state.closed_until = state.closed_until.max(until);
-        }
-        self.ledger.tell(key, News::ClosedUntil(until));
-        here.changed.notify_waiters();
+        close(key, &self.here(key), &*self.ledger, self.clock.now() + wait);
     }
 
     /// The longest of the windows.
@@ -223,6 +216,15 @@ impl Limiter {
         }
         Arc::clone(keys.entry(key.clone()).or_default())
     }
+}
+
+fn close(key: &Key, here: &Here, ledger: &dyn Ledger, until: Moment) {
+    {
+        let mut state = here.state();
+        state.closed_until = state.closed_until.max(until);
+    }
+    ledger.tell(key, News::ClosedUntil(until));
+    here.changed.notify_waiters();
 }
 
 /// A place in the queue, left when it is dropped.
@@ -324,6 +326,11 @@ impl Permit {
         }
     }
 
+    /// The service said, as it answered this call, that it takes no other one for so long.
+    pub fn close(&self, now: Moment, wait: Duration) {
+        close(&self.key, &self.here, &*self.ledger, now + wait);
+    }
+
     /// Nothing was sent after all, for certain.
     pub fn give_back(&mut self) {
         if self.state != Use::Done {
@@ -393,7 +400,7 @@ mod tests {
     }
 
     async fn used(limiter: &Limiter) -> usize {
-        let Reading { now, budgets } = limiter.read().await.unwrap();
+        let Reading { now, budgets, .. } = limiter.read().await.unwrap();
         budgets[&key()].log().used(limiter.quotas()[0], now)
     }
 

@@ -32,6 +32,13 @@ pub use time::boot_id;
 
 use std::time::Duration;
 
+use crate::host::CALL_TIMEOUT;
+
+/// How long a key is closed after a loss, by the documented quotas and the usual time of a call.
+const LOSS: Duration = CALL_TIMEOUT
+    .saturating_add(GRACE)
+    .saturating_add(Quota::DOCUMENTED[1].kept());
+
 /// How long after a call's deadline the service may still count it, where no answer told when it
 /// did.
 pub const GRACE: Duration = Duration::from_secs(30);

@@ -226,9 +226,16 @@ end
 
 local function know(until_when)
   local before = known[holder]
-  local is_until = before and tonumber(string.match(before, '^%d+')) or 0
   local its_name = before and string.match(before, '^%d+ (.*)$') or name
-  redis.call('HSET', HOLDERS, holder, text(math.min(math.max(is_until, until_when), NEVER)) .. ' ' .. its_name)
+  redis.call('HSET', HOLDERS, holder, text(math.min(until_when, NEVER)) .. ' ' .. its_name)
+end
+
+local function first_place()
+  for _, member in ipairs(redis.call('ZRANGE', QUEUE, 0, -1)) do
+    if string.match(member, ':(%d+)$') == holder then
+      return member
+    end
+  end
 end
 
 -- The k-th newest start of settled and reserved slots together: of two lists in order, the greatest
@@ -339,7 +346,8 @@ if has_room then
   redis.call('HSET', SLOTS, id, text(latest) .. ' ' .. holder)
   slots[#slots + 1] = {slot = id, latest = latest, holder = holder}
   leave()
-  know(now)
+  -- Those behind it ask next.
+  know(first_place() and now + lease or now)
   local reply = {now, get('noted'), id}
   for _, quota in ipairs(quotas) do
     reply[#reply + 1] = used(quota)
@@ -355,7 +363,11 @@ if not has_place then
   put('ticket', get('ticket') + 1)
   redis.call('ZADD', QUEUE, ticket, id .. ':' .. holder)
 end
-know(math.max(at, now) + lease)
+-- It asks for the first of its places only, and is not heard of before that one can go on.
+local first = first_place()
+if first and redis.call('ZSCORE', QUEUE, first) == ticket then
+  know(math.max(at, now) + lease)
+end
 -- What can only be known here: somebody else's call may be answered, somebody else leave, or say
 -- that nothing was lost.
 local may_be_sooner = why == 1 and 1 or 0

@@ -10,7 +10,7 @@ use redis::{Cmd, Value};
 use self::link::{Failure, Link, Place};
 use self::script::{Answer, budget, micros_up, question, response};
 use super::worker::{OWED_MAX, Request, Response, Store, Worker};
-use super::{Ask, Key, Ledger, LedgerError, LedgerProblem, News, Reading, Reply};
+use super::{Ask, Key, LOSS, Ledger, LedgerError, LedgerProblem, News, Reading, Reply};
 use crate::clock::{Clock, Moment};
 
 mod link;
@@ -380,13 +380,31 @@ impl Server {
             .map(|key| self.task(link, "read", &names(key), &[]))
             .collect();
         let values: Vec<Value> = self.place.all(link, &commands)?;
-        let mut reading = Reading::default();
+        let now = match &self.time {
+            Some(clock) => clock.now(),
+            None => {
+                let (seconds, micros): (u64, u64) = self.place.one(link, redis::cmd("TIME"))?;
+                Moment::from_nanos((seconds * 1_000_000 + micros) * 1000)
+            }
+        };
+        let mut lost = redis::cmd("HGET");
+        lost.arg(LEDGER).arg("lost");
+        let lost: Option<String> = self.place.one(link, lost)?;
+        let lost = lost.and_then(|micros| micros.parse::<u64>().ok());
+        let lost_until = lost.map(|micros| Moment::from_nanos(micros * 1000) + LOSS);
+        let mut reading = Reading {
+            now,
+            lost_until,
+            ..Reading::default()
+        };
         for (key, value) in keys.into_iter().zip(values) {
             // One that is not there is made when somebody asks.
             if matches!(&value, Value::Array(parts) if parts.len() == 2) {
                 continue;
             }
-            let (now, budget) = budget(value).ok_or_else(|| self.misunderstood())?;
+            let (now, mut budget) = budget(value).ok_or_else(|| self.misunderstood())?;
+            // As the next one to ask will find it.
+            budget.log.close_for_loss(lost_until.unwrap_or_default());
             reading.now = reading.now.max(now);
             reading.budgets.insert(key, budget);
         }

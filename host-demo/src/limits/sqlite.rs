@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::time::{Reckoning, Timeline};
 use super::worker::{Request, Response, Store, Worker};
 use super::{
-    Ask, Budget, GRACE, Key, Ledger, LedgerError, LedgerProblem, Log, News, Reading, Reply,
+    Ask, Budget, GRACE, Key, LOSS, Ledger, LedgerError, LedgerProblem, Log, News, Reading, Reply,
 };
 use crate::clock::{Clock, Moment};
 
@@ -39,8 +39,11 @@ const TRY: Duration = Duration::from_millis(2);
 ///
 /// Beside it lies a small file with its identity. Where the ledger is gone and that file is not, or
 /// the two don't belong together, what was counted is lost: no call is admitted for one whole
-/// window. Where both are gone, it is taken for the first use on this machine. An older copy that is
-/// put in the place of the ledger can't be told from it.
+/// window. Where both are gone, it is taken for the first use on this machine.
+///
+/// What can't be seen: an older copy in the ledger's place; its `-wal` removed while nobody had it
+/// open, after a crash; rows that somebody deletes; a network file system that is mounted by a
+/// program of the user's (FUSE), or on another system than Linux.
 pub struct Sqlite(Worker);
 
 impl Sqlite {
@@ -109,8 +112,8 @@ struct About {
 struct File {
     path: PathBuf,
     connection: Connection,
-    /// Which file it is, to notice when it is replaced.
-    inode: (u64, u64),
+    /// Which files it is, to notice when one is replaced.
+    inodes: Vec<(u64, u64)>,
     clock: Arc<dyn Clock>,
     boot: String,
 }
@@ -121,29 +124,37 @@ impl File {
         let path = std::path::absolute(path).map_err(io)?;
         let folder = path.parent().unwrap_or(Path::new("/"));
         make_folder(folder).map_err(io)?;
-        if let Some(kind) = network_file_system(folder).map_err(io)? {
+        // Made here, and not by the library, so that nobody else can read it from the beginning.
+        // One that is there is not even opened: as it is closed, this process would lose the locks
+        // that another handle of it has on the file (fcntl(2)).
+        let new = OpenOptions::new()
+            .append(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path);
+        match new {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(io(error));
+            }
+            _ => {}
+        }
+        // Of the file itself, which can lie elsewhere than its name.
+        if let Some(kind) = network_file_system(&path).map_err(io)? {
             return Err(error(&path, LedgerProblem::NetworkFileSystem(kind)));
         }
-        // Made here, and not by the library, so that nobody else can read it from the beginning.
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(io)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let sql = |e: rusqlite::Error| failed(&path, &e);
         let mut connection = Connection::open_with_flags(&path, flags).map_err(sql)?;
         connection.busy_handler(Some(try_again)).map_err(sql)?;
-        let inode = inode(&path).map_err(io)?;
         let mut file = Self {
             path: path.clone(),
             connection,
-            inode,
+            inodes: Vec::new(),
             clock,
             boot: boot.to_owned(),
         };
         file.prepare()?;
+        file.inodes = inodes(&path).map_err(io)?;
         Ok(file)
     }
 
@@ -208,7 +219,7 @@ impl Store for File {
 
     fn handle(&mut self, requests: &[Request]) -> Result<Vec<Response>, LedgerError> {
         let path = &self.path;
-        if inode(path).ok() != Some(self.inode) {
+        if inodes(path).ok().as_ref() != Some(&self.inodes) {
             let problem = "it was removed or replaced while it was in use: start again";
             return Err(unreachable(path, problem));
         }
@@ -251,8 +262,17 @@ impl Store for File {
                     Response::Done
                 }
                 Request::Read => {
-                    let budgets = budgets.all()?;
-                    Response::Read(Reading { now, budgets })
+                    let lost_until = about.lost.map(|lost| lost + LOSS);
+                    let mut budgets = budgets.all()?;
+                    // As the next one to ask will find them.
+                    for budget in budgets.values_mut() {
+                        budget.log.close_for_loss(lost_until.unwrap_or_default());
+                    }
+                    Response::Read(Reading {
+                        now,
+                        lost_until,
+                        budgets,
+                    })
                 }
                 Request::Reopen => {
                     about.lost = None;
@@ -400,7 +420,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 fn read_id(path: &Path) -> std::io::Result<Option<String>> {
     match std::fs::read_to_string(id_file(path)) {
-        Ok(id) => Ok(Some(id.trim().to_owned())),
+        Ok(id) => Ok(Some(id.trim().to_owned()).filter(|id| !id.is_empty())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
@@ -408,11 +428,13 @@ fn read_id(path: &Path) -> std::io::Result<Option<String>> {
 
 /// All of it or nothing, and on the disk.
 fn write_id(path: &Path, id: &str) -> std::io::Result<()> {
-    let (file, new) = (id_file(path), with_suffix(path, ".id.new"));
+    let (file, new) = (
+        id_file(path),
+        with_suffix(path, &format!(".{}", uuid::Uuid::new_v4())),
+    );
     let mut writing = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o600)
         .open(&new)?;
     writeln!(writing, "{id}")?;
@@ -431,15 +453,20 @@ fn make_folder(folder: &Path) -> std::io::Result<()> {
         .create(folder)
 }
 
-fn inode(path: &Path) -> std::io::Result<(u64, u64)> {
-    let about = std::fs::metadata(path)?;
-    Ok((about.dev(), about.ino()))
+/// Of the file and of those that SQLite keeps beside it as long as anybody has it open: what was
+/// written last may be in them alone.
+fn inodes(path: &Path) -> std::io::Result<Vec<(u64, u64)>> {
+    let inode = |suffix| {
+        let about = std::fs::metadata(with_suffix(path, suffix))?;
+        Ok((about.dev(), about.ino()))
+    };
+    ["", "-wal", "-shm"].into_iter().map(inode).collect()
 }
 
 /// The kind of a file system that machines share, if it is one that is known.
 #[cfg(target_os = "linux")]
-fn network_file_system(folder: &Path) -> std::io::Result<Option<&'static str>> {
-    Ok(shared_by_machines(rustix::fs::statfs(folder)?.f_type))
+fn network_file_system(file: &Path) -> std::io::Result<Option<&'static str>> {
+    Ok(shared_by_machines(rustix::fs::statfs(file)?.f_type))
 }
 
 #[cfg(not(target_os = "linux"))]

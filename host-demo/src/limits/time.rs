@@ -19,9 +19,15 @@ pub fn boot_id() -> String {
     } else {
         std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
     };
-    told.map(|id| id.trim().to_owned())
-        .filter(|id| !id.is_empty())
-        .unwrap_or_else(|| uuid::Uuid::new_v4().to_string())
+    // A container can have a clock of its own (time_namespaces(7)).
+    let clock = std::fs::read_link("/proc/self/ns/time").unwrap_or_default();
+    told.map(|id| {
+        format!("{} {}", id.trim(), clock.display())
+            .trim()
+            .to_owned()
+    })
+    .filter(|id| !id.is_empty())
+    .unwrap_or_else(|| uuid::Uuid::new_v4().to_string())
 }
 
 /// How a ledger's time goes on from the boot's clock.

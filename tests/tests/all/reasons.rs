@@ -190,8 +190,10 @@ async fn after_a_429_the_host_holds_the_next_call_back_for_as_long_as_it_was_tol
         (Fault::answer(429, document), 8),
         (Fault::answer(429, short), 3600),
         (Fault::answer(429, ""), 60),
-        // Nobody is locked out for longer than the longest window.
-        (Fault::answer(429, "").header("Retry-After", &day), 3600),
+        (
+            Fault::answer(429, "").header("Retry-After", &day),
+            24 * 3600,
+        ),
     ] {
         let world = World::new().await;
         world.inject(fault);
@@ -338,5 +340,24 @@ async fn an_answer_that_breaks_off_or_never_ends_is_an_unexpected_response() {
             assert_eq!(told(&error), expected);
             assert_eq!(world.mock.actions().len(), 1, "it did act");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_429_is_heeded_for_as_long_as_its_header_says_in_seconds_or_as_a_date() {
+    for (said, seconds) in [
+        ("7200".to_owned(), 7200),
+        ("99999999999".to_owned(), 24 * 3600),
+        // The stand-in's clock stands at 21:11:22 on that day.
+        ("Fri, 30 Jan 2026 22:11:22 GMT".to_owned(), 3601),
+    ] {
+        let world = World::new().await;
+        world.inject(Fault::answer(429, "").header("Retry-After", &said));
+        world.release("cleaned").await.unwrap_err();
+        let opens = world.now() + Duration::from_secs(seconds);
+        let mut next = Box::pin(world.release("cleaned"));
+        meanwhile(&mut next, world.until_host_waits_for(opens)).await;
+        world.advance_to(opens);
+        next.await.unwrap();
     }
 }

@@ -576,7 +576,7 @@ async fn while_the_server_is_away_nothing_is_admitted_and_then_it_is_told_what_h
     ledger.tell(&key(), News::Settled(slot, scene.here.now()));
     assert!(ledger.read().await.is_err());
     scene.server.restart();
-    let Reading { budgets, now } = ledger.read().await.unwrap();
+    let Reading { budgets, now, .. } = ledger.read().await.unwrap();
     let log = budgets[&key()].log();
     assert_eq!((log.in_flight(), log.used(five_seconds(1), now)), (0, 1));
     assert!(budgets[&key()].holders().is_empty());

@@ -123,7 +123,7 @@ async fn admit(ledger: &Sqlite, calls: u32) -> Result<Slot, NotUntil> {
 }
 
 async fn used(ledger: &Sqlite) -> usize {
-    let Reading { now, budgets } = ledger.read().await.unwrap();
+    let Reading { now, budgets, .. } = ledger.read().await.unwrap();
     let quota = ask(1).quotas[0];
     budgets.get(&key()).map_or(0, |b| b.log().used(quota, now))
 }
@@ -375,6 +375,82 @@ async fn a_full_disk_lets_no_call_be_made_and_what_was_told_is_told_later() {
         .unwrap();
     file.handle(&[Request::Ask(key(), ask(2000))]).unwrap();
     assert_eq!(counted(&mut file), before + 1);
+}
+
+#[tokio::test]
+async fn a_second_handle_of_one_process_takes_no_lock_from_the_first() {
+    let place = Place::new();
+    let one = place.open();
+    admit(&one, 3).await.unwrap();
+    let other = place.open();
+    admit(&other, 3).await.unwrap();
+    drop(other);
+    // A process that is the last to close the file, as far as it can see, clears it up.
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "limits::sqlite::tests::opens_and_closes"])
+        .env("LEDGER_TO_OPEN", place.file())
+        .status();
+    assert!(status.unwrap().success());
+    admit(&one, 3).await.unwrap();
+    assert_eq!(used(&place.open()).await, 3);
+}
+
+/// Not a test by itself: the other process.
+#[test]
+fn opens_and_closes() {
+    if let Some(path) = std::env::var_os("LEDGER_TO_OPEN") {
+        let clock = Arc::new(Hands::new());
+        Sqlite::open(Path::new(&path), clock, "this boot").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_part_of_it_that_is_removed_in_use_lets_no_call_be_made() {
+    for suffix in ["-wal", "-shm"] {
+        let place = Place::new();
+        let ledger = place.open();
+        admit(&ledger, 5).await.unwrap();
+        fs::remove_file(with_suffix(&place.file(), suffix)).unwrap();
+        let error = ledger.ask(&key(), ask(5)).await.unwrap_err();
+        assert!(error.to_string().contains("replaced"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_lost_is_seen_before_anybody_asks() {
+    let place = Place::new();
+    admit(&place.open(), 5).await.unwrap();
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = fs::remove_file(with_suffix(&place.file(), suffix));
+    }
+    let ledger = place.open();
+    let reading = ledger.read().await.unwrap();
+    let log = reading.budget(&key()).log().clone();
+    assert_eq!(log.lost_until(), reading.now + LOSS);
+    let hour = Duration::from_secs(3600);
+    let forecast = log.forecast(&Quota::DOCUMENTED, reading.now, 1, SECOND);
+    assert!(forecast.unwrap() > reading.now + hour);
+    ledger.reopen().await.unwrap();
+    assert_eq!(ledger.read().await.unwrap().lost_until, None);
+}
+
+#[test]
+fn many_can_use_it_for_the_first_time_at_once() {
+    let place = Place::new();
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| place.open_in("this boot").map(drop)))
+            .collect();
+        for one in all {
+            assert_eq!(one.join().unwrap(), Ok(()));
+        }
+    });
+    let id = fs::read_to_string(id_file(&place.file())).unwrap();
+    assert_eq!(id.trim().len(), 36);
+    // One that a crash left empty says nothing.
+    fs::write(id_file(&place.file()), "").unwrap();
+    assert!(place.open_in("this boot").is_ok());
+    assert_eq!(fs::read_to_string(id_file(&place.file())).unwrap(), id);
 }
 
 #[cfg(target_os = "linux")]

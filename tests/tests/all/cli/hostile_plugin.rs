@@ -43,6 +43,7 @@ fn no_plugin_costs_more_than_its_calls_time_and_a_bounded_amount_of_memory() {
         let out = std::fs::File::create(&said).unwrap();
         command.stdout(out).stderr(Stdio::null());
         let began = Instant::now();
+        #[expect(clippy::zombie_processes, reason = "it is waited for in the next line")]
         let child = command.spawn().unwrap();
         let (status, peak) = usage::wait(&child).unwrap();
         let took = began.elapsed();

@@ -142,7 +142,9 @@ pub enum NoLedger {
     Scheme,
     /// There is a password in the URL, which is where it gets seen.
     #[error(
-        "the server's URL has a password in it, which is where it gets seen; put it into          HOST_DEMO_LEDGER_PASSWORD or a file (--ledger-password-file), and leave the user's name,          as in redis://user@host"
+        "the server's URL has a password in it, which is where it gets seen; put it into \
+         HOST_DEMO_LEDGER_PASSWORD or a file (--ledger-password-file), and leave the user's name, \
+         as in redis://user@host"
     )]
     Password,
 }

@@ -88,7 +88,9 @@ pub(super) struct Reserved {
 /// [`admit`](Self::admit) does not do.
 ///
 /// The quotas are not in it but come with each question: those who share a log may have been
-/// configured differently. Each keeps its own quotas, over the calls of all.
+/// configured differently. Each keeps its own quotas, over the calls of all that are remembered:
+/// those of the longest window, and of the most calls, that anybody has asked about. Whoever comes
+/// later with a longer window begins it with these.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
     /// Starts of the settled slots, in order.

@@ -47,11 +47,15 @@ const LEDGER: &str = "host-demo:ledger";
 /// - Likewise when the server's clock was set forward, as far as somebody who goes on asking notices:
 ///   it goes a thousandth and 10 ms further than one's own does in the same time.
 ///
+/// A server's clock that was set back stands still until it has caught up; no call goes too early for
+/// that, but the times that are told until then are too early.
+///
 /// A server that may evict keys is refused, and so is a replica. What can't be seen: a restart
 /// behind a proxy that keeps the connection; a replica that was more than the shortest window behind
 /// when it took over; two servers that both believe to be the primary; an eviction policy or an
-/// append-only file that is changed while all are connected; single keys that somebody deletes by hand; and a clock that was set
-/// forward while nobody asked, or by less than a thousandth of the time since somebody did.
+/// append-only file that is changed while all are connected; single keys that somebody deletes by
+/// hand; and a clock that was set forward while nobody asked, or by less than a thousandth of the
+/// time since somebody did.
 ///
 /// The server's user needs no more than `~host-demo:* +@read +@write +@scripting +time +info`.
 pub struct Redis(Worker);

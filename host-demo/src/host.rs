@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -572,6 +573,8 @@ impl Host {
             key,
             deadline,
             call,
+            limiter: self.limiter.clone(),
+            is_judged: AtomicBool::new(false),
         })
     }
 
@@ -606,6 +609,8 @@ impl Host {
             let backtrace = fault.backtrace().unwrap_or_default();
             tracing::error!(%fault, "a fault of the plugin's\n{backtrace}");
         }
+        // From here to the record's writer there is no waiting.
+        begun.is_judged.store(true, Ordering::Relaxed);
         // What could not be recorded was not sent, and has no outcome.
         if let Some(trail) = begun.call.trail()
             && seen.audit.is_none()
@@ -653,7 +658,7 @@ impl Host {
             Some(Ok(Err(error))) => Some(error),
             _ => None,
         };
-        self.heed(begun, claimed, seen);
+        begun.heed(claimed, seen);
         if seen.echoed {
             return Err(CallError::TokenEchoed { effect });
         }
@@ -709,12 +714,49 @@ impl Host {
             }
         }
     }
+}
+
+/// How long a 429 that does not say so is heeded: the service's shorter window.
+const WITHOUT_A_WORD: Duration = Duration::from_secs(60);
+
+/// A call that has its permit.
+struct Begun {
+    grant: Grant,
+    key: Option<Key>,
+    deadline: Moment,
+    call: Arc<Call>,
+    limiter: Limiter,
+    /// It was waited for, and what it came to is known and on its way to the record.
+    is_judged: AtomicBool,
+}
+
+/// Whoever made the call may not have waited for its end.
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if *self.is_judged.get_mut() {
+            return;
+        }
+        let seen = self.call.end();
+        self.heed(None, &seen);
+        if let Some(trail) = self.call.trail()
+            && seen.audit.is_none()
+        {
+            let said = seen.said(&self.grant);
+            trail.abandon(&seen.outcome(Ending::Abandoned, &self.grant, said, None, &Ok(())));
+        }
+    }
+}
+
+impl Begun {
+    fn way_out(&self) -> Arc<Call> {
+        Arc::clone(&self.call)
+    }
 
     /// A 429 closes the key, if the boundary saw one, whatever became of the call: for as long as
     /// its header says (a day at most) or, by the plugin's reading, its message (one window at
     /// most).
-    fn heed(&self, begun: &Begun, claimed: Option<&contract::Error>, seen: &Seen) {
-        let (Some(key), Some(429)) = (&begun.key, seen.status) else {
+    fn heed(&self, claimed: Option<&contract::Error>, seen: &Seen) {
+        let (Some(key), Some(429)) = (&self.key, seen.status) else {
             return;
         };
         let longest = self.limiter.longest_window().max(WITHOUT_A_WORD);
@@ -728,36 +770,6 @@ impl Host {
         let wait = wait.or(window).unwrap_or(WITHOUT_A_WORD);
         tracing::warn!(?wait, "the service's quota is used up: no call before that");
         self.limiter.close(key, wait);
-    }
-}
-
-/// How long a 429 that does not say so is heeded: the service's shorter window.
-const WITHOUT_A_WORD: Duration = Duration::from_secs(60);
-
-/// A call that has its permit.
-struct Begun {
-    grant: Grant,
-    key: Option<Key>,
-    deadline: Moment,
-    call: Arc<Call>,
-}
-
-/// Whoever made the call may not have waited for its end.
-impl Drop for Begun {
-    fn drop(&mut self) {
-        let seen = self.call.end();
-        if let Some(trail) = self.call.trail()
-            && seen.audit.is_none()
-        {
-            let said = seen.said(&self.grant);
-            trail.abandon(&seen.outcome(Ending::Abandoned, &self.grant, said, None, &Ok(())));
-        }
-    }
-}
-
-impl Begun {
-    fn way_out(&self) -> Arc<Call> {
-        Arc::clone(&self.call)
     }
 }
 

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use host_demo::clock::Clock as _;
-use host_demo::host::CALL_TIMEOUT;
+use host_demo::host::{CALL_TIMEOUT, CallError, Patience};
+use host_demo::limits::Why;
 use tokio::io::AsyncReadExt as _;
 
-use super::server::{Met, Stage, Then, count, until};
+use super::server::{MACHINE, Met, Stage, Then, count, until};
 use super::word;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -80,4 +81,31 @@ async fn a_handshake_that_stalls_ends_with_the_calls_deadline() {
     let result = stage.release_while(CALL_TIMEOUT).await;
     assert_eq!(word(&result), "timed-out unknown", "{result:?}");
     assert_eq!(count(&stage.met.requests), 0);
+}
+
+#[tokio::test]
+async fn a_429_that_nobody_waits_for_to_its_end_is_heeded_all_the_same() {
+    for (header, wait) in [("", 60), ("retry-after: 90\r\n", 90)] {
+        let head = format!("HTTP/1.1 429 X\r\n{header}content-length: 100\r\n\r\n{{");
+        let stage = Stage::answering(head, Then::Hold).await;
+        let opens = stage.clock.now() + wait * SECOND;
+        let idle = stage.clock.now() + 10 * SECOND;
+        // It waits for the rest of the answer, and is given up.
+        tokio::select! {
+            result = stage.release() => panic!("{result:?}"),
+            () = until("somebody who waits for the body", || stage.clock.next_wake() == Some(idle)) => {}
+        }
+        let hurried = Patience {
+            until: Some(stage.clock.now()),
+            ..Patience::default()
+        };
+        let next = stage.host.unrestrict_code_execution(MACHINE, "x", hurried);
+        match next.await {
+            Err(CallError::Quota { wait, .. }) => {
+                assert_eq!((wait.at, wait.why), (opens, Why::Service), "{header}");
+            }
+            other => panic!("{header}: {other:?}"),
+        }
+        assert_eq!(count(&stage.met.requests), 1);
+    }
 }

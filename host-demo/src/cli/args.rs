@@ -198,30 +198,8 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Unrestrict {
-    /// Defender's ids of the devices: 40 hexadecimal digits each.
-    #[arg(required_unless_present = "from", value_name = "MACHINE_ID")]
-    pub(crate) machine_ids: Vec<String>,
-
-    /// Release the devices in this file as well, or in standard input (-): one id a line, a table
-    /// with a header (CSV), or JSON.
-    #[arg(long, value_name = "FILE", help_heading = "Devices")]
-    pub(crate) from: Option<PathBuf>,
-
-    /// The table's column that has the ids [default: machineId, Device ID or id].
-    #[arg(long, value_name = "NAME", requires = "from", help_heading = "Devices")]
-    pub(crate) column: Option<String>,
-
-    /// Pass over lines of the file that name no device, instead of sending nothing.
-    #[arg(long, requires = "from", help_heading = "Devices")]
-    pub(crate) skip_invalid: bool,
-
-    /// Ask before more devices than this are released.
-    #[arg(long, value_name = "N", default_value_t = 25, help_heading = "Devices")]
-    pub(crate) confirm_above: usize,
-
-    /// Don't ask.
-    #[arg(long, short = 'y', help_heading = "Devices")]
-    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) devices: Devices,
 
     /// Why, for the record of each action.
     #[arg(long, value_name = "TEXT")]
@@ -238,6 +216,35 @@ pub(crate) struct Unrestrict {
 
     #[command(flatten)]
     pub(crate) connection: Connection,
+}
+
+/// Which devices, and how sure that is.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Devices {
+    /// Defender's ids of the devices: 40 hexadecimal digits each.
+    #[arg(required_unless_present = "from", value_name = "MACHINE_ID")]
+    pub(crate) machine_ids: Vec<String>,
+
+    /// Take the devices in this file as well, or in standard input (-): one id a line, a table
+    /// with a header (CSV), or JSON.
+    #[arg(long, value_name = "FILE", help_heading = "Devices")]
+    pub(crate) from: Option<PathBuf>,
+
+    /// The table's column that has the ids [default: machineId, Device ID or id].
+    #[arg(long, value_name = "NAME", requires = "from", help_heading = "Devices")]
+    pub(crate) column: Option<String>,
+
+    /// Pass over lines of the file that name no device, instead of sending nothing.
+    #[arg(long, requires = "from", help_heading = "Devices")]
+    pub(crate) skip_invalid: bool,
+
+    /// Ask before it goes on with more devices than this.
+    #[arg(long, value_name = "N", default_value_t = 25, help_heading = "Devices")]
+    pub(crate) confirm_above: usize,
+
+    /// Don't ask.
+    #[arg(long, short = 'y', help_heading = "Devices")]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,36 +1,36 @@
 //! `host-demo unrestrict`
 
-use std::collections::{HashMap, HashSet};
-use std::io::{IsTerminal as _, Write as _};
-use std::path::Path;
+use std::collections::HashMap;
+use std::io::IsTerminal as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
 use host_demo::audit::{Audit, AuditError};
 use host_demo::clock::Moment;
 use host_demo::contract::MachineAction;
-use host_demo::files;
 use host_demo::grant::Operation;
 use host_demo::host::{CallError, Host};
-use host_demo::id::MachineId;
-use host_demo::input::{self, List};
 use host_demo::limits::Why;
 use host_demo::release::{self, Outcome, Plan, Reporter, Verdict, Wait};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::args::{Output, Unrestrict};
-use super::{Exit, audit, connect, output, quota};
+use super::devices::{self, Verb};
+use super::{Exit, audit, connect, interrupt, output, quota};
+
+const RELEASE: Verb = Verb {
+    plain: "release",
+    past: "released",
+};
 
 /// How long a device is followed where nobody says.
 const FOLLOW: Duration = Duration::from_secs(600);
 
 pub(crate) async fn run(args: Unrestrict, format: Output) -> anyhow::Result<Exit> {
-    let ids = devices(&args)?;
-    confirmed(&args, ids.len())?;
+    let ids = devices::devices(&args.devices, RELEASE)?;
+    devices::confirmed(&args.devices, ids.len(), RELEASE)?;
     let host = connect::host(&args.connection)?;
     let plan = Plan {
         comment: args.comment,
@@ -38,8 +38,8 @@ pub(crate) async fn run(args: Unrestrict, format: Output) -> anyhow::Result<Exit
         deadline: args.deadline.map(|time| host.clock().now() + time),
     };
 
-    let (interrupt, stop) = watch::channel(false);
-    let listener = tokio::spawn(listen(interrupt));
+    let (stopping, stop) = watch::channel(false);
+    let listener = tokio::spawn(interrupt::listen(stopping));
     let mut stopped = stop.clone();
     // To know what is left of a quota one has to know whose it is, which a token may have to say.
     tokio::select! {
@@ -83,123 +83,6 @@ async fn foretell(host: &Host, calls: usize) {
     {
         let time = quota::roughly(time);
         note!("host-demo: by what is left of the quota, {calls} releases take {time} to be sent");
-    }
-}
-
-/// Every id is looked at before anything is sent; one that stands there twice is released once.
-fn devices(args: &Unrestrict) -> anyhow::Result<Vec<String>> {
-    let mut seen = HashSet::new();
-    let mut ids = Vec::new();
-    let mut wrong = Vec::new();
-    for text in &args.machine_ids {
-        match text.parse::<MachineId>() {
-            Ok(id) if seen.insert(id.clone()) => ids.push(id.to_string()),
-            Ok(id) => note!("host-demo: {id} is named more than once; it is released once"),
-            Err(_) => wrong.push(format!("{text:?}")),
-        }
-    }
-    if !wrong.is_empty() {
-        bail!(
-            "machine-id: {} - {}. Nothing was sent",
-            wrong.join(", "),
-            host_demo::id::IdError::Machine,
-        );
-    }
-    if let Some(path) = &args.from {
-        let found = listed(path, args)?;
-        let before = found.repeated + found.devices.len();
-        let new = found
-            .devices
-            .into_iter()
-            .filter(|id| seen.insert(id.clone()));
-        let first = ids.len();
-        ids.extend(new.map(|id| id.to_string()));
-        let repeated = before - (ids.len() - first);
-        if repeated > 0 {
-            note!("host-demo: {repeated} lines name a device once more; each is released once");
-        }
-    }
-    Ok(ids)
-}
-
-/// What is in the list, if every line of it names a device or those that don't may be passed over.
-fn listed(path: &Path, args: &Unrestrict) -> anyhow::Result<List> {
-    /// A million lines of a wide table.
-    const MAX: u64 = 512 << 20;
-    /// So many mistakes are shown.
-    const SHOWN: usize = 20;
-
-    let from_input = path == Path::new("-");
-    let (file, name) = match from_input {
-        true => (Path::new("/dev/stdin"), "standard input".to_owned()),
-        false => (path, output::clean(&path.display().to_string())),
-    };
-    let contents = files::read(file, MAX).with_context(|| format!("{name} can't be read"))?;
-    let list = input::parse(&contents.bytes, args.column.as_deref())
-        .with_context(|| format!("{name} is no list of devices"))?;
-    for wrong in list.wrong.iter().take(SHOWN) {
-        note!("host-demo: {name}, {}", output::clean(&wrong.to_string()));
-    }
-    if list.wrong.len() > SHOWN {
-        note!("host-demo: and {} lines more", list.wrong.len() - SHOWN);
-    }
-    match (list.wrong.len(), args.skip_invalid) {
-        (0, _) => Ok(list),
-        (_, true) if list.devices.is_empty() => bail!("no line of {name} names a device"),
-        (wrong, true) => {
-            note!("host-demo: {wrong} lines are passed over");
-            Ok(list)
-        }
-        (wrong, false) => bail!(
-            "{wrong} lines of {name} name no device (the first: {}). Nothing was sent; mend them, \
-             or pass over them with --skip-invalid",
-            list.wrong[0]
-        ),
-    }
-}
-
-/// Whether so many are meant.
-fn confirmed(args: &Unrestrict, devices: usize) -> anyhow::Result<()> {
-    if args.yes || devices <= args.confirm_above {
-        return Ok(());
-    }
-    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        bail!(
-            "{devices} devices are more than {}, and there is nobody to ask: --yes releases them \
-             all the same, and --confirm-above sets another number",
-            args.confirm_above
-        );
-    }
-    let _ = write!(std::io::stderr(), "Release {devices} devices? [y/N] ");
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    match answer.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => bail!("nothing was sent"),
-    }
-}
-
-/// The first Ctrl-C stops what has not begun; the second ends the program.
-async fn listen(interrupt: watch::Sender<bool>) {
-    if interrupted().await.is_err() {
-        return std::future::pending().await;
-    }
-    note!("\nhost-demo: stopping; what was sent is brought to its answer. Once more ends at once.");
-    let _ = interrupt.send(true);
-    if interrupted().await.is_ok() {
-        note!("host-demo: ended; `host-demo audit verify` lists the calls that were cut short");
-        std::process::exit(Exit::Interrupted as i32);
-    }
-}
-
-/// Ctrl-C, or what a service manager or a terminal that closes sends in its place.
-async fn interrupted() -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    tokio::select! {
-        pressed = tokio::signal::ctrl_c() => pressed,
-        _ = terminate.recv() => Ok(()),
-        _ = hang_up.recv() => Ok(()),
     }
 }
 

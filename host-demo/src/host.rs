@@ -530,10 +530,7 @@ impl Host {
 
     /// A moment to come, on the calendar.
     pub fn calendar(&self, at: Moment) -> jiff::Timestamp {
-        let left = at.since(self.clock.now());
-        let left = jiff::SignedDuration::try_from(left).unwrap_or(jiff::SignedDuration::MAX);
-        let wall = self.clock.wall();
-        wall.saturating_add(left).unwrap_or(jiff::Timestamp::MAX)
+        at.on_calendar(self.clock.now(), self.clock.wall())
     }
 
     /// A call, and once more where the service refuses the token with 401 and another one can be

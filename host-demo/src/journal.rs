@@ -90,8 +90,10 @@ pub enum JournalError {
         found: u32,
     },
     /// What is in it makes no sense.
-    #[error("the journal {file} is damaged: {problem}. Nothing more is sent by it; the audit record \
-             has every call")]
+    #[error(
+        "the journal {file} is damaged: {problem}. Nothing more is sent by it; the audit record \
+             has every call"
+    )]
     Damaged {
         /// Which file.
         file: String,
@@ -237,7 +239,10 @@ impl Runs {
         let lock = drive(&self.folder, id)?;
         let store = Store::open(&path)?;
         let record = store.record()?;
-        Ok((Journal::start(store, Some(lock), record.run.clone()), record))
+        Ok((
+            Journal::start(store, Some(lock), record.run.clone()),
+            record,
+        ))
     }
 
     /// Reads what is known of a run, also while another process drives it.
@@ -489,7 +494,9 @@ impl Journal {
         at: Option<Timestamp>,
         why: Option<String>,
     ) -> Result<(), JournalError> {
-        self.wait_for(vec![Change::Ended(at, why)]).await.map(|_| ())
+        self.wait_for(vec![Change::Ended(at, why)])
+            .await
+            .map(|_| ())
     }
 
     async fn wait_for(&self, changes: Vec<Change>) -> Result<i64, JournalError> {
@@ -669,9 +676,7 @@ impl Store {
                     }),
                 Change::Answered(n, at, result) => transaction
                     .prepare_cached("UPDATE call SET ended = ?, result = ? WHERE n = ?")
-                    .and_then(|mut update| {
-                        update.execute(params![at.as_millisecond(), result, n])
-                    }),
+                    .and_then(|mut update| update.execute(params![at.as_millisecond(), result, n])),
                 Change::Ended(at, why) => transaction.execute(
                     "UPDATE run SET ended = ?, ending = ?",
                     params![at.map(Timestamp::as_millisecond), why],
@@ -756,7 +761,9 @@ impl Store {
 }
 
 fn run_of(path: &Path) -> String {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
     name.map(|name| name.trim_end_matches(SUFFIX).to_owned())
         .unwrap_or_default()
 }
@@ -844,7 +851,9 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Option<(i64, Entry)>> {
 fn call(row: &Row<'_>) -> rusqlite::Result<Option<Call>> {
     let (operation, began): (String, i64) = (row.get("operation")?, row.get("began")?);
     let (device, ended): (Option<i64>, Option<i64>) = (row.get("device")?, row.get("ended")?);
-    let found = Operation::ALL.into_iter().find(|o| o.to_string() == operation);
+    let found = Operation::ALL
+        .into_iter()
+        .find(|o| o.to_string() == operation);
     let (Some(operation), Some(began)) = (found, time(began)) else {
         return Ok(None);
     };

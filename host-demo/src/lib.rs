@@ -18,7 +18,7 @@
 //!   work.
 //! - [`audit`]: what is kept of every call.
 //! - [`files`]: which files are read, and which folders are one's own.
-//! - [`input`]: lists of devices, as people have them.
+//! - [`input`]: lists of devices, as people have them. [`names`]: which device a name is.
 //! - [`release`]: devices, released and followed to the end.
 //! - [`mock`]: a stand-in for the service, for tests and for trying things out.
 //!
@@ -47,6 +47,7 @@ pub mod identity;
 pub mod input;
 pub mod limits;
 pub mod mock;
+pub mod names;
 pub mod network;
 pub mod plugin;
 pub mod policy;

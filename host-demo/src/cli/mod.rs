@@ -17,6 +17,7 @@ mod inspect;
 mod interrupt;
 mod mock;
 mod output;
+mod progress;
 mod quota;
 mod status;
 mod unrestrict;
@@ -24,6 +25,8 @@ mod unrestrict;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
+
+use host_demo::host::CallError;
 
 use args::{Cli, Command};
 
@@ -85,7 +88,10 @@ pub(crate) fn run() -> Exit {
     };
     let exit = result.unwrap_or_else(|error| {
         output::could_not_run(format, &error);
-        Exit::CouldNotRun
+        match error.downcast_ref() {
+            Some(CallError::Stopped) => Exit::Interrupted,
+            _ => Exit::CouldNotRun,
+        }
     });
     match output::lost() {
         Some(why) => {

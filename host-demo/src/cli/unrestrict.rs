@@ -1,7 +1,6 @@
 //! `host-demo unrestrict`
 
 use std::collections::HashMap;
-use std::io::IsTerminal as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,16 +8,15 @@ use host_demo::audit::{Audit, AuditError};
 use host_demo::clock::Moment;
 use host_demo::contract::MachineAction;
 use host_demo::grant::Operation;
-use host_demo::host::{CallError, Host};
-use host_demo::limits::Why;
+use host_demo::host::{CallError, Host, Patience};
 use host_demo::release::{self, Outcome, Plan, Reporter, Verdict, Wait};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::args::{Output, Unrestrict};
 use super::devices::{self, Verb};
-use super::{Exit, audit, connect, interrupt, output, quota};
+use super::progress::{self, Progress};
+use super::{Exit, audit, connect, interrupt, output};
 
 const RELEASE: Verb = Verb {
     plain: "release",
@@ -29,8 +27,9 @@ const RELEASE: Verb = Verb {
 const FOLLOW: Duration = Duration::from_secs(600);
 
 pub(crate) async fn run(args: Unrestrict, format: Output) -> anyhow::Result<Exit> {
-    let ids = devices::devices(&args.devices, RELEASE)?;
-    devices::confirmed(&args.devices, ids.len(), RELEASE)?;
+    let asked = devices::asked(&args.devices, RELEASE)?;
+    let (above, yes) = (args.devices.confirm_above, args.devices.yes);
+    devices::confirmed(above, yes, asked.len(), "devices", RELEASE)?;
     let host = connect::host(&args.connection)?;
     let plan = Plan {
         comment: args.comment,
@@ -40,17 +39,23 @@ pub(crate) async fn run(args: Unrestrict, format: Output) -> anyhow::Result<Exit
 
     let (stopping, stop) = watch::channel(false);
     let listener = tokio::spawn(interrupt::listen(stopping));
-    let mut stopped = stop.clone();
+    let patience = Patience {
+        until: plan.deadline,
+        stop: Some(stop.clone()),
+        on_wait: None,
+    };
+    let devices = asked.devices(&host, RELEASE, patience, format).await?;
+    let ids: Vec<String> = devices.iter().map(|device| device.id.to_string()).collect();
     // To know what is left of a quota one has to know whose it is, which a token may have to say.
     tokio::select! {
-        () = foretell(&host, ids.len()) => {}
+        () = progress::foretell(&host, Operation::UnrestrictCodeExecution, ids.len(), "releases") => {}
         () = reached(&host, plan.deadline) => {}
-        _ = stopped.wait_for(|stop| *stop) => {}
+        () = interrupt::pressed(Some(stop.clone())) => {}
     }
-    let reporter = Arc::new(Progress::new(ids.len(), format, host.audit().cloned()));
+    let reporter = Arc::new(Shown::new(ids.len(), format, host.audit().cloned()));
     let outcomes =
         release::release(&host, &ids, &plan, Arc::clone(&reporter) as _, stop.clone()).await;
-    reporter.bar.finish_and_clear();
+    reporter.progress.bar.finish_and_clear();
     let missing = audit::missing(&host).await;
     listener.abort();
 
@@ -72,20 +77,6 @@ async fn reached(host: &Host, deadline: Option<Moment>) {
     }
 }
 
-/// Says how long it will take to send them all, where the quota makes that long. What keeps it from
-/// being known keeps the calls from being made as well, and is told there.
-async fn foretell(host: &Host, calls: usize) {
-    const LONG: Duration = Duration::from_secs(60);
-    let operation = Operation::UnrestrictCodeExecution;
-    let forecast = host.forecast(operation, calls, quota::ANSWER).await;
-    if let Ok(Some(time)) = forecast
-        && time >= LONG
-    {
-        let time = quota::roughly(time);
-        note!("host-demo: by what is left of the quota, {calls} releases take {time} to be sent");
-    }
-}
-
 fn exit(outcomes: &[Outcome]) -> Exit {
     let any = |verdict| outcomes.iter().any(|outcome| outcome.verdict() == verdict);
     if any(Verdict::NotRun) && outcomes.iter().all(|o| o.verdict() == Verdict::NotRun) {
@@ -101,88 +92,56 @@ fn exit(outcomes: &[Outcome]) -> Exit {
 
 /// Shows how it goes: a bar on a terminal, a line for each device elsewhere, JSON Lines for
 /// programs.
-struct Progress {
-    bar: ProgressBar,
+struct Shown {
+    progress: Progress,
     format: Output,
     audit: Option<Arc<Audit>>,
     /// The last status that was shown, so that looking twice at the same says nothing.
-    shown: Mutex<HashMap<String, String>>,
-    /// Until when the last one was said to wait.
-    waits: Mutex<Option<jiff::Timestamp>>,
+    statuses: Mutex<HashMap<String, String>>,
 }
 
-impl Progress {
+impl Shown {
     fn new(devices: usize, format: Output, audit: Option<Arc<Audit>>) -> Self {
-        let bar = if format == Output::Text && std::io::stderr().is_terminal() {
-            let style =
-                ProgressStyle::with_template("{spinner} [{bar:30}] {pos}/{len}  {wide_msg}");
-            let bar = ProgressBar::new(devices as u64);
-            bar.enable_steady_tick(Duration::from_millis(120));
-            match style {
-                Ok(style) => bar.with_style(style.progress_chars("=> ")),
-                Err(_) => bar,
-            }
-        } else {
-            ProgressBar::hidden()
-        };
         Self {
-            bar,
+            progress: Progress::new(devices, format),
             format,
             audit,
-            shown: Mutex::default(),
-            waits: Mutex::default(),
+            statuses: Mutex::default(),
         }
     }
 }
 
-impl Reporter for Progress {
+impl Reporter for Shown {
     fn waiting(&self, _: &str, wait: Wait) {
-        if !self.bar.is_hidden() {
-            return self.bar.set_message(waiting(wait));
-        }
-        // Said once of all that wait for the same moment.
-        let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
-        if waits.is_none_or(|until| until.as_second() < wait.until.as_second()) {
-            *waits = Some(wait.until);
-            note!("{}", waiting(wait));
-        }
+        self.progress.waiting(wait.until, wait.why);
     }
 
     fn progress(&self, machine_id: &str, action: &MachineAction) {
         let status = output::clean(action.status.as_str());
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shown = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
         if shown.insert(machine_id.to_owned(), status.clone()).as_ref() == Some(&status) {
             return;
         }
-        if self.bar.is_hidden() {
+        if self.progress.bar.is_hidden() {
             note!(
                 "{machine_id}  {status}  action {}",
                 output::clean(&action.id)
             );
         } else {
-            self.bar.set_message(format!("{machine_id} {status}"));
+            self.progress
+                .bar
+                .set_message(format!("{machine_id} {status}"));
         }
     }
 
     fn finished(&self, machine_id: &str, outcome: &Outcome) {
-        self.bar.inc(1);
+        self.progress.bar.inc(1);
         if self.format == Output::Json {
             let audit = self.audit.as_ref();
             let is_recorded = audit.is_none_or(|audit| audit.has_all_of(machine_id));
             output::json_line(&device_json(machine_id, outcome, is_recorded));
         }
     }
-}
-
-/// In the universal time of the record, not the terminal's.
-fn waiting(wait: Wait) -> String {
-    let whose = match wait.why {
-        Why::Quota => "as many were sent as it allows",
-        Why::Service => "the service said to wait",
-        Why::Lost => "what was sent before is not known; see `host-demo quota --help`",
-    };
-    let until = wait.until.strftime("%H:%M:%S");
-    format!("waiting for the service's quota, until {until} UTC: {whose}")
 }
 
 fn device_json(machine_id: &str, outcome: &Outcome, is_recorded: bool) -> Value {

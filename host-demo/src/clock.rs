@@ -38,6 +38,13 @@ impl Moment {
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
+
+    /// Where the calendar will stand at this moment, if it stands at `wall` at `now` and does not
+    /// jump. What is past is `wall`.
+    pub fn on_calendar(self, now: Self, wall: jiff::Timestamp) -> jiff::Timestamp {
+        wall.saturating_add(self.since(now))
+            .unwrap_or(jiff::Timestamp::MAX)
+    }
 }
 
 impl Add<Duration> for Moment {
@@ -286,5 +293,21 @@ mod tests {
         clock.advance(Duration::from_millis(1500));
         assert_eq!(clock.now().since(now), Duration::from_millis(1500));
         assert_eq!(clock.wall().duration_since(wall).as_millis(), 1500);
+    }
+
+    #[test]
+    fn a_moment_to_come_is_as_far_off_on_the_calendar_and_one_that_is_past_is_now() {
+        let clock = ManualClock::new();
+        let (now, wall) = (clock.now(), clock.wall());
+        let soon = (now + Duration::from_millis(1500)).on_calendar(now, wall);
+        assert_eq!(soon.to_string(), "2026-01-30T21:11:23.5Z");
+        assert_eq!(Moment::ORIGIN.on_calendar(now, wall), wall);
+        let never = Moment::from_nanos(u64::MAX);
+        assert_eq!(
+            never.on_calendar(now, wall).strftime("%Y").to_string(),
+            "2610"
+        );
+        let last = jiff::Timestamp::MAX;
+        assert_eq!(never.on_calendar(now, last), last);
     }
 }

@@ -1,11 +1,13 @@
 //! The host: a plugin, a service, an identity and the quotas, as one thing that makes calls.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tracing::Instrument as _;
 
@@ -17,7 +19,7 @@ use crate::contract::{
 };
 use crate::egress::{Call, Egress, HEEDED_MAX, Seen};
 use crate::grant::{Grant, Operation, Target};
-use crate::identity::{IdentityError, TokenSource};
+use crate::identity::{IdentityError, Principal, TokenSource};
 use crate::limits::{
     Key, Ledger, LedgerError, Limiter, Memory, NoPermit, NotUntil, Permit, Quota, Why,
 };
@@ -124,7 +126,16 @@ pub struct Patience {
     pub stop: Option<watch::Receiver<bool>>,
     /// Is told when it has to wait, and when what it waits for changes.
     pub on_wait: Option<Arc<dyn Fn(NotUntil) + Send + Sync>>,
+    /// Is asked each time the quota has room, right before the call is begun: a caller who keeps a
+    /// journal writes down here that a request may leave. Where it says no, none does.
+    pub consent: Option<Consent>,
 }
+
+/// Whether a call may be begun now, or why not.
+pub type Consent = Arc<dyn Fn() -> Consenting + Send + Sync>;
+
+/// The answer of a [`Consent`], which may take its time.
+pub type Consenting = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 impl fmt::Debug for Patience {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -175,6 +186,9 @@ pub enum CallError {
     /// The caller stopped it, while it waited for the quota or for a token. Nothing was sent.
     #[error("stopped before it was sent")]
     Stopped,
+    /// The caller's [`Consent`] was not given. Nothing was sent.
+    #[error("nothing was sent: {0}")]
+    Withheld(String),
     /// The service's answer repeats the token that the request carried. It was kept from the
     /// plugin, and nothing that the plugin says of it counts.
     #[error(
@@ -237,6 +251,7 @@ impl CallError {
             | Self::Quota { .. }
             | Self::Ledger(_)
             | Self::Stopped
+            | Self::Withheld(_)
             | Self::Audit(_) => Effect::None,
             Self::TimedOut { effect, .. }
             | Self::Fault { effect, .. }
@@ -250,6 +265,43 @@ impl CallError {
             Self::Answered { error, .. } => Some(&error.reason),
             _ => None,
         }
+    }
+
+    /// The error as a JSON object: its `message`, its `effect`, the plugin's `reason` with what it
+    /// carries, and what the `service` said.
+    pub fn to_json(&self) -> Value {
+        let mut value = json!({
+            "message": self.to_string(),
+            "effect": self.effect().name(),
+            "reason": self.reason().map(Reason::name),
+        });
+        let Self::Answered { error, .. } = self else {
+            return value;
+        };
+        match &error.reason {
+            Reason::InvalidArgument(argument) => value["parameter"] = json!(argument.parameter),
+            Reason::Forbidden(roles) => {
+                value["required_roles"] = json!(roles.required_roles);
+                value["held_roles"] = json!(roles.held_roles);
+            }
+            Reason::RateLimited(limit) => {
+                value["retry_after_seconds"] = json!(limit.retry_after_seconds);
+                value["window_seconds"] = json!(limit.window_seconds);
+            }
+            Reason::ServiceFailure(failure) => {
+                value["retry_after_seconds"] = json!(failure.retry_after_seconds);
+            }
+            _ => {}
+        }
+        if let Some(service) = &error.service {
+            value["service"] = json!({
+                "status": service.status,
+                "code": service.code,
+                "message": service.message,
+                "correlation_id": service.correlation_id,
+            });
+        }
+        value
     }
 }
 
@@ -420,8 +472,13 @@ impl Host {
         &self.limiter
     }
 
+    /// Who calls are made and counted for. Where that is not configured, a token is fetched to know.
+    pub async fn principal(&self) -> Result<Principal, IdentityError> {
+        self.egress.tokens.principal().await
+    }
+
     async fn key(&self, operation: Operation) -> Result<Key, IdentityError> {
-        let principal = self.egress.tokens.principal().await?;
+        let principal = self.principal().await?;
         Ok(Key {
             tenant: principal.tenant,
             application: principal.application,
@@ -478,10 +535,7 @@ impl Host {
 
     /// A moment to come, on the calendar.
     pub fn calendar(&self, at: Moment) -> jiff::Timestamp {
-        let left = at.since(self.clock.now());
-        let left = jiff::SignedDuration::try_from(left).unwrap_or(jiff::SignedDuration::MAX);
-        let wall = self.clock.wall();
-        wall.saturating_add(left).unwrap_or(jiff::Timestamp::MAX)
+        at.on_calendar(self.clock.now(), self.clock.wall())
     }
 
     /// A call, and once more where the service refuses the token with 401 and another one can be
@@ -542,6 +596,9 @@ impl Host {
                 permitted = self.permit(grant.operation(), &patience) => permitted?,
                 () = stopped(patience.stop.clone()) => return Err(CallError::Stopped),
             };
+            if let Some(consent) = &patience.consent {
+                consent().await.map_err(CallError::Withheld)?;
+            }
             (Some(key), Some(permit))
         } else {
             (None, None)

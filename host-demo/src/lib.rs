@@ -5,7 +5,7 @@
 //! exceed the API's quotas nor hang its caller. The contract between the two is in `wit/`.
 //!
 //! ```text
-//! release → host → plugin ──(guest)──► egress: policy and grant → permit → audit → identity → transport ──► service
+//! batch → host → plugin ──(guest)──► egress: policy and grant → permit → audit → identity → transport ──► service
 //! ```
 //!
 //! - [`host`]: everything together. Start here.
@@ -19,7 +19,8 @@
 //! - [`audit`]: what is kept of every call.
 //! - [`files`]: which files are read, and which folders are one's own.
 //! - [`input`]: lists of devices, as people have them. [`names`]: which device a name is.
-//! - [`release`]: devices, released and followed to the end.
+//! - [`batch`]: many devices, released and followed to the end; [`journal`]: what such a run
+//!   intends, does and knows, on disk.
 //! - [`mock`]: a stand-in for the service, for tests and for trying things out.
 //!
 //! The library never prints, exits, or reads the environment.
@@ -32,6 +33,7 @@
 
 mod answer;
 pub mod audit;
+pub mod batch;
 pub mod check;
 pub mod clock;
 pub mod cloud;
@@ -45,6 +47,7 @@ pub mod host;
 pub mod id;
 pub mod identity;
 pub mod input;
+pub mod journal;
 pub mod limits;
 pub mod mock;
 pub mod names;
@@ -53,7 +56,6 @@ pub mod plugin;
 pub mod policy;
 mod pulse;
 pub mod query;
-pub mod release;
 mod resolve;
 mod said;
 pub mod transport;

@@ -5,7 +5,6 @@ use std::collections::{HashMap, HashSet};
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, bail};
 use host_demo::contract::{Machine, Reason};
@@ -18,8 +17,8 @@ use host_demo::names::{self, Stuck, Unclear};
 use serde_json::{Value, json};
 
 use super::args::{Devices, Output};
-use super::output;
-use super::progress::{self, Progress};
+use super::steps::Steps;
+use super::{batch, output};
 
 /// What is to be done with them, in the words for it.
 #[derive(Clone, Copy)]
@@ -264,32 +263,21 @@ async fn find(
     patience: Patience,
     format: Output,
 ) -> anyhow::Result<Vec<Result<MachineId, Unclear>>> {
-    /// A minute's quota: about one line a minute, where there is no bar.
-    const TOLD: usize = 100;
-
     let count = names.len();
     let stop = patience.stop.clone();
     tokio::select! {
-        () = progress::foretell(host, Operation::FindMachines, count, "searches") => {}
+        () = batch::foretell(host, Operation::FindMachines, count, "searches") => {}
         () = super::interrupt::pressed(stop) => return Err(CallError::Stopped.into()),
     }
-    let progress = Arc::new(Progress::new(count, format));
+    let steps = Steps::new(count, "names looked for", format);
     let patience = Patience {
-        on_wait: Some(Progress::on_wait(&progress, host)),
+        on_wait: Some(steps.on_wait(host)),
         ..patience
     };
-    let shown = Arc::clone(&progress);
-    let done = AtomicUsize::new(0);
-    let on_answer = move |name: &DnsName| {
-        shown.bar.set_message(name.to_string());
-        shown.bar.inc(1);
-        let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-        if shown.bar.is_hidden() && done.is_multiple_of(TOLD) {
-            note!("host-demo: looked for {done} of {count} names");
-        }
-    };
-    let found = names::find(host, names, patience, Arc::new(on_answer)).await;
-    progress.bar.finish_and_clear();
+    let shown = Arc::clone(&steps);
+    let on_answer = Arc::new(move |name: &DnsName| shown.done(name.as_str()));
+    let found = names::find(host, names, patience, on_answer).await;
+    steps.end();
     found.map_err(explained)
 }
 

@@ -136,38 +136,8 @@ fn what_is_wrong(rendered: &str) -> String {
 
 /// An error for programs.
 pub(crate) fn error_json(error: &CallError) -> Value {
-    let mut value = json!({
-        "message": error.to_string(),
-        "effect": error.effect().name(),
-        "reason": error.reason().map(Reason::name),
-        "advice": advice(error),
-    });
-    let CallError::Answered { error, .. } = error else {
-        return value;
-    };
-    match &error.reason {
-        Reason::InvalidArgument(argument) => value["parameter"] = json!(argument.parameter),
-        Reason::Forbidden(roles) => {
-            value["required_roles"] = json!(roles.required_roles);
-            value["held_roles"] = json!(roles.held_roles);
-        }
-        Reason::RateLimited(limit) => {
-            value["retry_after_seconds"] = json!(limit.retry_after_seconds);
-            value["window_seconds"] = json!(limit.window_seconds);
-        }
-        Reason::ServiceFailure(failure) => {
-            value["retry_after_seconds"] = json!(failure.retry_after_seconds);
-        }
-        _ => {}
-    }
-    if let Some(service) = &error.service {
-        value["service"] = json!({
-            "status": service.status,
-            "code": service.code,
-            "message": service.message,
-            "correlation_id": service.correlation_id,
-        });
-    }
+    let mut value = error.to_json();
+    value["advice"] = json!(advice(error));
     value
 }
 

@@ -268,11 +268,7 @@ impl View<'_> {
     }
 
     fn time(&self, moment: Moment) -> jiff::Timestamp {
-        let left = moment.since(self.now);
-        let left = jiff::SignedDuration::try_from(left).unwrap_or(jiff::SignedDuration::MAX);
-        self.wall
-            .saturating_add(left)
-            .unwrap_or(jiff::Timestamp::MAX)
+        moment.on_calendar(self.now, self.wall)
     }
 
     fn until(&self, wait: NotUntil) -> String {

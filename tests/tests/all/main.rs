@@ -9,6 +9,7 @@ mod answers;
 mod arguments;
 mod audit;
 mod auth;
+mod batch;
 mod call;
 mod check;
 mod cli;
@@ -29,7 +30,7 @@ mod processes;
 mod quota;
 mod reasons;
 mod redis;
-mod release;
+
 mod renewal;
 mod restriction;
 mod sharing;

@@ -18,7 +18,7 @@
 //!   work.
 //! - [`audit`]: what is kept of every call.
 //! - [`files`]: which files are read, and which folders are one's own.
-//! - [`input`]: lists of devices, as people have them.
+//! - [`input`]: lists of devices, as people have them. [`names`]: which device a name is.
 //! - [`batch`]: many devices, released and followed to the end; [`journal`]: what such a run
 //!   intends, does and knows, on disk.
 //! - [`mock`]: a stand-in for the service, for tests and for trying things out.
@@ -50,6 +50,7 @@ pub mod input;
 pub mod journal;
 pub mod limits;
 pub mod mock;
+pub mod names;
 pub mod network;
 pub mod plugin;
 pub mod policy;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use host_demo::cloud::{Cloud, Region};
 use host_demo::config::duration;
@@ -337,23 +337,32 @@ pub(crate) struct Runs {
 
 /// Which devices, and how sure that is.
 #[derive(Clone, Debug, Args)]
+#[command(group = ArgGroup::new("looked_up").args(["from", "by_name"]).multiple(true))]
 pub(crate) struct Devices {
-    /// Defender's ids of the devices: 40 hexadecimal digits each.
+    /// Defender's ids of the devices: 40 hexadecimal digits each. With --by-name: their names.
     #[arg(required_unless_present = "from", value_name = "MACHINE_ID")]
     pub(crate) machine_ids: Vec<String>,
 
-    /// Take the devices in this file as well, or in standard input (-): one id a line, a table
-    /// with a header (CSV), or JSON.
+    /// Take the devices in this file as well, or in standard input (-): one id (with --by-name: one
+    /// name) a line, a table with a header (CSV), or JSON.
     #[arg(long, value_name = "FILE", help_heading = "Devices")]
     pub(crate) from: Option<PathBuf>,
 
-    /// The table's column that has the ids [default: machineId, Device ID or id].
+    /// The table's column that has the ids [default: machineId, Device ID or id] or the names
+    /// [default: computerDnsName, Device name, dnsName, hostname or name].
     #[arg(long, value_name = "NAME", requires = "from", help_heading = "Devices")]
     pub(crate) column: Option<String>,
 
-    /// Pass over lines of the file that name no device, instead of sending nothing.
-    #[arg(long, requires = "from", help_heading = "Devices")]
+    /// Pass over lines of the file that name no device, and names that do not lead to one, instead
+    /// of sending nothing.
+    #[arg(long, requires = "looked_up", help_heading = "Devices")]
     pub(crate) skip_invalid: bool,
+
+    /// Devices are named by their names, as Defender has them: pc-1.contoso.com. Each is looked for
+    /// first, with one call; what several devices are called, or none, is told of, and nothing is
+    /// sent. An id is still an id.
+    #[arg(long, help_heading = "Devices")]
+    pub(crate) by_name: bool,
 
     /// Ask before it goes on with more devices than this.
     #[arg(long, value_name = "N", default_value_t = 25, help_heading = "Devices")]

@@ -21,10 +21,13 @@ mod output;
 mod progress;
 mod quota;
 mod status;
+mod steps;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
+
+use host_demo::host::CallError;
 
 use args::{Cli, Command};
 use host_demo::batch::Kind;
@@ -87,7 +90,10 @@ pub(crate) fn run() -> Exit {
     };
     let exit = result.unwrap_or_else(|error| {
         output::could_not_run(format, &error);
-        Exit::CouldNotRun
+        match error.downcast_ref() {
+            Some(CallError::Stopped) => Exit::Interrupted,
+            _ => Exit::CouldNotRun,
+        }
     });
     match output::lost() {
         Some(why) => {

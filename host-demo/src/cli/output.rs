@@ -96,7 +96,17 @@ pub(crate) fn json_line(value: &Value) {
 /// Says why nothing was done.
 pub(crate) fn could_not_run(format: Output, error: &anyhow::Error) {
     let (text, value) = match error.downcast_ref::<CallError>() {
-        Some(error) => (explain(error), error_json(error)),
+        Some(call) => {
+            let (what, why) = (error.to_string(), call.to_string());
+            // With what was being done, where that is said.
+            let text = match what == why {
+                true => why,
+                false => format!("{what}: {why}"),
+            };
+            let mut value = error_json(call);
+            value["message"] = json!(text);
+            (advised(&text, call), value)
+        }
         None => {
             let text = format!("{error:#}");
             let value = json!({ "message": text, "advice": null });
@@ -173,13 +183,16 @@ pub(crate) fn advice(error: &CallError) -> Option<&'static str> {
     }
 }
 
-/// An error and what to do about it, in one line.
-pub(crate) fn explain(error: &CallError) -> String {
-    let text = error.to_string();
+fn advised(text: &str, error: &CallError) -> String {
     match advice(error) {
         Some(advice) => format!("{}; {advice}", text.trim_end_matches('.')),
-        None => text,
+        None => text.to_owned(),
     }
+}
+
+/// An error and what to do about it, in one line.
+pub(crate) fn explain(error: &CallError) -> String {
+    advised(&error.to_string(), error)
 }
 
 /// A machine action in one line, for people.

@@ -23,6 +23,7 @@ mod lists;
 mod load;
 mod logs;
 mod memory;
+mod names;
 mod no_answer;
 mod oidc;
 mod processes;

@@ -50,6 +50,10 @@ pub const COMMENT_MAX: usize = 4096 - 15;
 const PAGE: u32 = 1000;
 const PAGES: u32 = 20;
 
+/// Why nothing was sent for a device.
+const STOPPED: &str = "stopped before it was sent";
+const TOO_LATE: &str = "the deadline came before it was sent";
+
 /// How far an accepted action is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Follow {
@@ -260,7 +264,7 @@ impl Drive {
             let is_late = self.deadline.is_some_and(|deadline| now >= deadline);
             if !is_closed && (is_late || *self.stop.borrow()) {
                 is_closed = true;
-                book.close(now);
+                book.close(if is_late { TOO_LATE } else { STOPPED }, now);
                 if let Some((read, began, _)) = reading.take() {
                     book.was_read(&read, began, &Err(CallError::Stopped), now);
                 }

@@ -11,7 +11,9 @@ use host_demo::batch::{
 };
 use host_demo::clock::Moment;
 use host_demo::grant::Operation;
+use host_demo::host::CallError;
 use host_demo::host::{Host, Patience};
+use host_demo::identity::IdentityError;
 use host_demo::journal::{Journal, JournalError, Record, Run, Runs};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
@@ -67,8 +69,11 @@ pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyh
             foretell(&host, kind.operation(), devices.len(), &what).await;
             host.principal().await.ok()
         })
-        .await
-        .flatten();
+        .await;
+    if principal.is_none() && !*interrupt.stop.borrow() {
+        return Err(CallError::Identity(IdentityError::NotInTime).into());
+    }
+    let principal = principal.flatten();
     let run = Run {
         id,
         kind,
@@ -299,12 +304,16 @@ pub(super) fn run_json(run: &Run, devices: usize) -> Value {
 
 /// A device of a run, for programs.
 pub(super) fn device_json(kind: Kind, entry: &Entry, outcome: Outcome) -> Value {
+    let mut action = json!(entry.action);
+    if let Value::Object(action) = &mut action {
+        action.insert("machineId".to_owned(), json!(entry.machine.as_str()));
+    }
     json!({
         "type": "device",
         "machine_id": entry.machine.as_str(),
         "name": entry.name,
         "outcome": outcome.name(kind),
-        "action": entry.action,
+        "action": action,
         "adopted": entry.is_adopted,
         "requests": entry.sends,
         "error": entry.problem.as_ref().map(Problem::to_json),
@@ -415,7 +424,7 @@ pub(super) fn detail(entry: &Entry, outcome: Outcome) -> String {
     let name = entry.name.as_deref().unwrap_or("no name known");
     let Some(action) = &entry.action else {
         return match outcome {
-            Outcome::NotRun if entry.problem.is_none() => "nothing was sent".to_owned(),
+            Outcome::NotRun => "nothing was sent".to_owned(),
             Outcome::Unknown if entry.problem.is_none() => {
                 "a request for it may have arrived".to_owned()
             }

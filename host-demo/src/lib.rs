@@ -20,6 +20,7 @@
 //! - [`files`]: which files are read, and which folders are one's own.
 //! - [`input`]: lists of devices, as people have them.
 //! - [`release`]: devices, released and followed to the end.
+//! - [`survey`]: many actions, read page by page. [`history`]: what they say of devices.
 //! - [`mock`]: a stand-in for the service, for tests and for trying things out.
 //!
 //! The library never prints, exits, or reads the environment.
@@ -41,6 +42,7 @@ mod egress;
 pub mod files;
 pub mod grant;
 pub mod guard;
+pub mod history;
 pub mod host;
 pub mod id;
 pub mod identity;
@@ -55,4 +57,5 @@ pub mod query;
 pub mod release;
 mod resolve;
 mod said;
+pub mod survey;
 pub mod transport;

@@ -11,11 +11,15 @@ mod audit;
 mod check;
 mod config;
 mod connect;
+mod csv;
 mod demo;
 mod inspect;
 mod mock;
 mod output;
+mod picture;
+mod preview;
 mod quota;
+mod restricted;
 mod status;
 mod unrestrict;
 
@@ -97,6 +101,7 @@ pub(crate) fn run() -> Exit {
 async fn dispatch(command: Command, format: args::Output) -> anyhow::Result<Exit> {
     match command {
         Command::Unrestrict(args) => unrestrict::run(args, format).await,
+        Command::Restricted(args) => restricted::run(args, format).await,
         Command::Status(args) => status::run(args, format).await,
         Command::Check(args) => check::run(args, format).await,
         Command::Config(args) => config::run(&args, format),

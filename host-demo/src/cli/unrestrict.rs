@@ -12,6 +12,7 @@ use host_demo::clock::Moment;
 use host_demo::contract::MachineAction;
 use host_demo::files;
 use host_demo::grant::Operation;
+use host_demo::history::Kind;
 use host_demo::host::{CallError, Host};
 use host_demo::id::MachineId;
 use host_demo::input::{self, List};
@@ -23,13 +24,17 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::args::{Output, Unrestrict};
-use super::{Exit, audit, connect, output, quota};
+use super::{Exit, audit, connect, output, preview, quota};
 
 /// How long a device is followed where nobody says.
 const FOLLOW: Duration = Duration::from_secs(600);
 
 pub(crate) async fn run(args: Unrestrict, format: Output) -> anyhow::Result<Exit> {
     let ids = devices(&args)?;
+    if args.dry_run {
+        let host = connect::host(&args.connection)?;
+        return preview::run(&host, Kind::Release, &ids, format).await;
+    }
     confirmed(&args, ids.len())?;
     let host = connect::host(&args.connection)?;
     let plan = Plan {

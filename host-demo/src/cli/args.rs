@@ -78,8 +78,9 @@ Examples:
 const RESTRICTED_HELP: &str = concat!(
     credentials!(),
     "\
-It is read off the machine actions, at most 20 pages of 1,000: a device is restricted if what succeeded
-last is a restriction. One that was created before --since is not seen. On a terminal it prints a table;
+It is read off the machine actions, at most 20 pages of 1,000, with the permission Machine.Read.All: a
+device is restricted if what succeeded last is a restriction. One that was created before --since is not
+seen. On a terminal it prints a table;
 into a file or another command a table with commas (CSV), which `unrestrict --from` reads.
 
 Exit codes:

@@ -32,6 +32,7 @@ mod release;
 mod renewal;
 mod restriction;
 mod sharing;
+mod survey;
 mod transport;
 mod transport_guard;
 mod trust;

@@ -19,7 +19,7 @@ fn strict() -> Stage {
     Stage {
         mock,
         folder,
-        _runtime: runtime,
+        runtime,
     }
 }
 

@@ -78,10 +78,10 @@ Examples:
 const RESTRICTED_HELP: &str = concat!(
     credentials!(),
     "\
-It is read off the machine actions, at most 20 pages of 1,000, with the permission Machine.Read.All: a
-device is restricted if what succeeded last is a restriction. One that was created before --since is not
-seen. On a terminal it prints a table;
-into a file or another command a table with commas (CSV), which `unrestrict --from` reads.
+It is read off the machine actions, at most 20 pages of 1,000, with the permission
+Machine.Read.All: a device is restricted if what succeeded last is a restriction. One that was
+created before --since is not seen. On a terminal it prints a table; into a file or another
+command, a table with commas (CSV), which `unrestrict --from` reads.
 
 Exit codes:
   0  these are all
@@ -92,26 +92,21 @@ Exit codes:
 Examples:
   host-demo restricted
   host-demo restricted --since 7d --comment-contains INC-42
-  host-demo restricted --comment-contains INC-42 | host-demo unrestrict --from - --comment 'INC-42: cleaned' --yes"
+  host-demo restricted --comment-contains INC-42 | host-demo unrestrict --from - --comment cleaned"
 );
 
 const STATUS_HELP: &str = concat!(
     credentials!(),
     "\
-A device is restricted if the restriction or release of it that succeeded last is a restriction; of these
-it shows the newest 50.
+A device is restricted if what succeeded last of its restrictions and releases is a restriction.
+The newest 50 of them are shown.
 
-Exit codes, for an action:
-  0  the action has succeeded
-  1  it has ended otherwise, the service did not show it, or that is not on record
+Exit codes:
+  0  the action has succeeded; or the device is restricted or released (the text and \"standing\"
+     say which), and nothing is under way
+  1  the action has ended otherwise, the service did not show it, or that is not on record
   2  it could not run: wrong arguments, no credentials, no connection
-  3  it is still under way
-
-Exit codes, for a device:
-  0  it is restricted or released (the text and \"standing\" say which), and nothing is under way
-  1  the service did not show it, or that is not on record
-  2  it could not run: wrong arguments, no credentials, no connection
-  3  something is under way, or it can't be told whether it is restricted
+  3  something is still under way, or it can't be told whether the device is restricted
 
 Examples:
   host-demo status 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a

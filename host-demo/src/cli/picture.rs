@@ -66,6 +66,18 @@ pub(super) fn cut(oldest: Option<Timestamp>, newest: Option<Timestamp>) -> Strin
     format!("the picture is cut, and devices may be missing or out of date{reach}")
 }
 
+/// So many of something.
+pub(super) fn counted(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
+/// Who asked for a step and why, for people.
+pub(super) fn asked(step: &Step) -> String {
+    let by = step.requestor.as_deref().unwrap_or("somebody unknown");
+    let comment = step.comment.as_deref().unwrap_or("no comment");
+    format!("by {by}: {comment}")
+}
+
 /// A time, for people.
 pub(super) fn time(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()

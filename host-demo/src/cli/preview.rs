@@ -9,7 +9,7 @@ use host_demo::survey::{Bounds, Survey};
 use serde_json::{Value, json};
 
 use super::args::Output;
-use super::picture::{self, done, step_json, when};
+use super::picture::{self, asked, counted, done, step_json, when};
 use super::{Exit, audit, output, quota};
 
 /// Up to so many devices are asked for one by one: that shows all that ever was of each. More of
@@ -133,17 +133,19 @@ pub(crate) async fn run(
                 .flat_map(Preview::lines)
                 .for_each(|line| output::line(&line));
             let counts = Would::ALL.map(|w| format!("{} {}", count(w), w.name(kind)));
-            output::line(&format!("{} devices: {}", ids.len(), counts.join(", ")));
+            let devices = counted(ids.len(), "device", "devices");
+            output::line(&format!("{devices}: {}", counts.join(", ")));
             let left = quotas.iter().map(|(quota, left)| {
-                format!("{left} of {} a {}", quota.calls, quota::window(quota.per))
+                format!("{left} of {} ({})", quota.calls, quota::window(quota.per))
             });
             let left: Vec<_> = left.collect();
             let time = match forecast {
-                Some(time) => format!("take {} to be sent", quota::roughly(time)),
-                None => "are never possible".to_owned(),
+                Some(time) => format!("can be sent within {}", quota::roughly(time)),
+                None => "can never be sent".to_owned(),
             };
+            let calls = counted(calls, "call", "calls");
             output::line(&format!(
-                "of the quota are left: {}; {calls} calls {time}",
+                "left of the quota: {}; {calls} {time}",
                 left.join(", ")
             ));
         }
@@ -229,11 +231,11 @@ impl<'a> Preview<'a> {
             .into_iter()
             .filter_map(|k| self.last(k))
         {
-            let at = when(done(step));
+            let (kind, at) = (step.kind.name(), when(done(step)));
             let text = format!(
-                "    last {:<11}  {at}, action {}",
-                step.kind.name(),
-                step.id
+                "    last {kind:<11}  {at}, action {}, {}",
+                step.id,
+                asked(step)
             );
             lines.push(output::clean(&text));
         }
@@ -282,9 +284,7 @@ fn why(device: Option<&Device>, kind: Kind, would: Would, is_cut: bool) -> Strin
         (Would::Adopt, _) => under_way(kind),
         (_, Some(step)) => {
             let standing = device.standing().name();
-            let by = step.requestor.as_deref().unwrap_or("somebody unknown");
-            let comment = step.comment.as_deref().unwrap_or("no comment");
-            format!("{standing} since {} by {by}: {comment}", when(done(step)))
+            format!("{standing} since {} {}", when(done(step)), asked(step))
         }
         (_, None) if device.last_restriction.is_some() => {
             "whether a restriction or a release was last can't be told".to_owned()
@@ -300,4 +300,56 @@ fn why(device: Option<&Device>, kind: Kind, would: Would, is_cut: bool) -> Strin
         );
     }
     why
+}
+
+#[cfg(test)]
+mod tests {
+    use host_demo::contract::ActionStatus;
+
+    use super::*;
+
+    fn step(kind: Kind, status: ActionStatus) -> Step {
+        Step {
+            id: "8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a".to_owned(),
+            kind,
+            status,
+            requestor: None,
+            comment: None,
+            created: None,
+            updated: None,
+            computer_dns_name: None,
+        }
+    }
+
+    #[test]
+    fn what_would_happen_is_the_same_either_way_round() {
+        use Kind::{Release, Restriction};
+        use Would::{Act, ActAnyway, Adopt, Hold};
+
+        let done = |kind| Some(step(kind, ActionStatus::Succeeded));
+        let running = |kinds: &[Kind]| Device {
+            last_restriction: done(Restriction),
+            pending: kinds
+                .iter()
+                .map(|kind| step(*kind, ActionStatus::Pending))
+                .collect(),
+            ..Device::default()
+        };
+        let released = Device {
+            last_release: done(Release),
+            ..Device::default()
+        };
+        for (device, release, restriction) in [
+            (None, ActAnyway, Act),
+            (Some(Device::default()), ActAnyway, Act),
+            (Some(released), ActAnyway, Act),
+            (Some(running(&[])), Act, ActAnyway),
+            (Some(running(&[Release])), Adopt, Hold),
+            (Some(running(&[Restriction])), Hold, Adopt),
+            (Some(running(&[Release, Restriction])), Hold, Hold),
+        ] {
+            let would = [Release, Restriction].map(|kind| Would::of(device.as_ref(), kind));
+            assert_eq!(would, [release, restriction], "{device:?}");
+        }
+    }
 }

@@ -11,7 +11,7 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use super::args::{Output, Restricted};
-use super::picture::{self, done, pending, step_json};
+use super::picture::{self, counted, done, pending, step_json};
 use super::{Exit, audit, connect, csv, output};
 
 const HEADER: [&str; 6] = [
@@ -97,10 +97,6 @@ pub(crate) async fn run(args: Restricted, format: Output) -> anyhow::Result<Exit
         false => Exit::Done,
     };
     Ok(exit.failed_if(missing.is_some()))
-}
-
-fn counted(n: usize, one: &str, many: &str) -> String {
-    format!("{n} {}", if n == 1 { one } else { many })
 }
 
 /// The devices that are looked for.

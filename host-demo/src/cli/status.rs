@@ -7,7 +7,7 @@ use host_demo::id::{ActionId, IdError, MachineId};
 use serde_json::{Value, json};
 
 use super::args::{Output, Status};
-use super::picture::{self, done, step_json, when};
+use super::picture::{self, asked, done, step_json, when};
 use super::{Exit, audit, connect, output};
 
 /// What is read of a device: one page, the longest there is.
@@ -181,13 +181,12 @@ fn print_device(id: &MachineId, device: &Device, steps: &[Step]) {
     )));
     for step in steps {
         output::line(&output::clean(&format!(
-            "  {}  {:<11}  {:<10}  action {}  by {}: {}",
+            "  {}  {:<11}  {:<10}  action {}  {}",
             when(step.created.as_ref()),
             step.kind.name(),
             step.status.as_str(),
             step.id,
-            step.requestor.as_deref().unwrap_or("somebody unknown"),
-            step.comment.as_deref().unwrap_or("no comment"),
+            asked(step),
         )));
     }
 }

@@ -173,7 +173,7 @@ fn what_others_wrote_is_no_formula_and_drives_no_terminal() {
         said.mentions("<script>");
         if n == 0 {
             let row = said.out.lines().nth(1).unwrap();
-            let begin = format!("{ONE},'=cmd|'/C calc'!A0,'-1+");
+            let begin = format!("{ONE},'=cmd|'/C calc'!A0,\"'-1+");
             assert!(row.starts_with(&begin), "{row}");
             assert!(row.contains(",'@SUM(1)"), "{row}");
             assert_eq!(said.out.lines().count(), 2, "{said}");
@@ -386,7 +386,7 @@ fn a_dry_run_says_what_would_happen_to_each_device_and_sends_nothing_but_reads()
         assert!(line.starts_with(would) && line.contains(why), "{line}");
     }
     said.mentions("6 devices: 1 release, 2 release-anyway, 1 adopt, 2 hold")
-        .mentions("100 of 100 a minute, 1500 of 1500 a hour; 3 calls take 1 s to be sent");
+        .mentions("100 of 100 (minute), 1500 of 1500 (hour); 3 calls can be sent within 1 s");
     assert_eq!(stage.mock.arrivals(LIST), 1, "not one for each device");
     assert_eq!(stage.mock.arrivals(RELEASE), 0);
 }

@@ -259,8 +259,10 @@ mod tests {
 
     #[test]
     fn a_table_is_no_wider_than_the_terminal_and_shows_every_id_whole() {
-        let id: MachineId = "1e5bc9d7e413ddd7902c2932e418702b84d0cc07".parse().unwrap();
-        let at = || Some(When::At("2026-01-30T21:11:22Z".parse().unwrap()));
+        let id: MachineId = "1e5bc9d7e413ddd7902c2932e418702b84d0cc07"
+            .parse()
+            .expect("it is an id");
+        let at = || Some(When::At(jiff::Timestamp::constant(1_769_807_482, 0)));
         let restriction = Step {
             id: "8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a".to_owned(),
             kind: Kind::Restriction,

@@ -21,6 +21,8 @@
 //! - [`input`]: lists of devices, as people have them. [`names`]: which device a name is.
 //! - [`batch`]: many devices, released and followed to the end; [`journal`]: what such a run
 //!   intends, does and knows, on disk.
+//! - [`survey`]: many actions, read page by page. [`history`]: what they say of devices.
+//!   [`kind`]: the two things that are done with them.
 //! - [`mock`]: a stand-in for the service, for tests and for trying things out.
 //!
 //! The library never prints, exits, or reads the environment.
@@ -43,11 +45,13 @@ mod egress;
 pub mod files;
 pub mod grant;
 pub mod guard;
+pub mod history;
 pub mod host;
 pub mod id;
 pub mod identity;
 pub mod input;
 pub mod journal;
+pub mod kind;
 pub mod limits;
 pub mod mock;
 pub mod names;
@@ -58,4 +62,5 @@ mod pulse;
 pub mod query;
 mod resolve;
 mod said;
+pub mod survey;
 pub mod transport;

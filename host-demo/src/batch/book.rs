@@ -11,14 +11,13 @@ use sha2::{Digest as _, Sha256};
 
 use super::breaker::{Breaker, Went};
 use super::entry::ending;
-use super::{Entry, Follow, Kind, Problem, State};
+use super::{Entry, Follow, Problem, State};
 use crate::clock::Moment;
-use crate::contract::{
-    ActionStatus, ActionType, Effect, MachineAction, MachineActionFilter, Reason,
-};
+use crate::contract::{ActionStatus, Effect, MachineAction, MachineActionFilter, Reason};
 use crate::host::CallError;
 use crate::id::MachineId;
 use crate::identity::IdentityError;
+use crate::kind::Kind;
 
 /// How often in a row one is sent again that the service puts off, while it takes no other one
 /// either. Whoever uses up the quota then does not stop.
@@ -336,7 +335,7 @@ impl Book {
                 let is_old = !self.is_own(n, action)
                     && ending(&action.status).is_some()
                     && !self.is_of_this_time(n, action.last_update_date_time_utc.as_deref());
-                if is_old || action.type_.as_str() != self.rules.kind.action_type() {
+                if is_old || Kind::of(&action.type_) != Some(self.rules.kind) {
                     let problem = "the service answered with an action that is not this one";
                     self.entries[n].problem = Some(Problem::said(problem));
                     self.doubt(n, State::Unsure, now);
@@ -510,10 +509,7 @@ impl Book {
 
     /// What to ask the service for.
     pub(super) fn filter(&self, read: &Read) -> MachineActionFilter {
-        let both = vec![
-            ActionType::RestrictCodeExecution,
-            ActionType::UnrestrictCodeExecution,
-        ];
+        let both = Kind::ALL.map(Kind::action_type).to_vec();
         let everything = MachineActionFilter::everything();
         match read {
             Read::Running => MachineActionFilter {
@@ -573,7 +569,7 @@ impl Book {
             let Some(n) = self.device_of(action) else {
                 continue;
             };
-            let of_kind = |kind: Kind| action.type_.as_str() == kind.action_type();
+            let of_kind = |kind: Kind| Kind::of(&action.type_) == Some(kind);
             if ending(&action.status).is_some() {
             } else if of_kind(self.rules.kind) {
                 same.insert(n, action.clone());
@@ -621,7 +617,7 @@ impl Book {
         let known = self.entries[n].action.as_ref().map(|action| &action.id);
         let mut candidates: Vec<_> = found
             .iter()
-            .filter(|action| action.type_.as_str() == self.rules.kind.action_type())
+            .filter(|action| Kind::of(&action.type_) == Some(self.rules.kind))
             .filter(|action| Some(&action.id) != known)
             .collect();
         candidates.sort_by_key(|action| &action.creation_date_time_utc);
@@ -642,7 +638,7 @@ impl Book {
         }
         let of_kind = actions
             .iter()
-            .filter(|action| action.type_.as_str() == self.rules.kind.action_type());
+            .filter(|action| Kind::of(&action.type_) == Some(self.rules.kind));
         let newest = of_kind.max_by_key(|action| action.creation_date_time_utc.clone());
         let ended_lately = newest.filter(|action| {
             ending(&action.status).is_none()

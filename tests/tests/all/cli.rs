@@ -3,6 +3,7 @@
 mod hostile_plugin;
 mod input;
 mod quota;
+mod restricted;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ struct Stage {
     mock: Mock,
     folder: tempfile::TempDir,
     // Last: the stand-in is stopped on it.
-    _runtime: tokio::runtime::Runtime,
+    runtime: tokio::runtime::Runtime,
 }
 
 impl Stage {
@@ -49,7 +50,7 @@ impl Stage {
         Self {
             mock,
             folder,
-            _runtime: runtime,
+            runtime,
         }
     }
 
@@ -1047,6 +1048,7 @@ fn help_has_examples_and_every_shell_gets_its_completion() {
         &["unrestrict"][..],
         &["restrict"],
         &["resume"],
+        &["restricted"],
         &["status"],
         &["check"],
         &["config", "show"],
@@ -1094,7 +1096,7 @@ fn the_readmes_commands_run_as_written() {
     let state = tempfile::tempdir().unwrap();
     let state = state.path().to_str().unwrap();
     for command in commands {
-        let stage = Stage::with(Switches::default(), &ids);
+        let stage = Stage::quick(&ids);
         if command.starts_with("host-demo mock") {
             // It would go on for ever. What it prints has a test of its own; here its arguments are
             // read.
@@ -1102,21 +1104,27 @@ fn the_readmes_commands_run_as_written() {
             shell(&stage, &with_help, "").exits(0);
             continue;
         }
+        for id in ids.iter().filter(|_| !command.contains("--no-wait")) {
+            stage.restrict(id, "INC-42: suspicious");
+        }
         // The status of an action that this stand-in does not have: asked for, and not found.
-        let expected = if command.starts_with("host-demo status") {
+        let expected = if command.starts_with("host-demo status 8a5c34dc") {
             1
         } else {
             0
         };
-        let connects = ["unrestrict", "status", "check"]
+        let connects = ["restrict", "status", "check"]
             .iter()
             .any(|c| command.contains(c));
-        let more = r#" --base-url "$BASE" --authority "$BASE" --scope "$SCOPE" --ca-file ca.pem --time-scale "$SCALE""#;
-        shell(&stage, command, if connects { more } else { "" })
+        let more = if connects { CONNECTION } else { "" };
+        shell(&stage, &command.replace(" |", &format!("{more} |")), more)
             .env("XDG_STATE_HOME", state)
             .exits(expected);
     }
 }
+
+/// What connects a command of the shell's to the stand-in.
+const CONNECTION: &str = r#" --base-url "$BASE" --authority "$BASE" --scope "$SCOPE" --ca-file ca.pem --time-scale "$SCALE""#;
 
 fn shell<'a>(stage: &'a Stage, command: &str, more: &str) -> Run<'a> {
     let mut run = stage.bare([] as [&str; 0]);

@@ -20,7 +20,7 @@ fn strict() -> Stage {
     Stage {
         mock,
         folder,
-        _runtime: runtime,
+        runtime,
     }
 }
 

@@ -95,7 +95,7 @@ const INSTANCES: u32 = 128;
 const FILE_MAX: u64 = 32 << 20;
 
 /// Bytes of one function's code, and its local variables: a compiler's time and memory grow faster
-/// than these do. The component that this library is built with has a tenth.
+/// than these do. The component that this library is built with has less than an eighth of either.
 const FUNCTION_MAX: usize = 128 << 10;
 const LOCALS_MAX: u32 = 2_000;
 
@@ -773,6 +773,21 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Digest>(), Err(DigestError), "{text}");
         }
+    }
+
+    #[cfg(feature = "bundled-plugin")]
+    #[test]
+    fn the_bundled_components_largest_function_has_less_than_an_eighth_of_what_one_may_have() {
+        let (mut code, mut locals) = (0, 0);
+        for payload in Parser::new(0).parse_all(BUNDLED) {
+            if let Payload::CodeSectionEntry(body) = payload.unwrap() {
+                let groups = body.get_locals_reader().unwrap().into_iter();
+                code = code.max(body.range().len());
+                locals = locals.max(groups.map(|group| group.unwrap().0).sum());
+            }
+        }
+        assert!((1..FUNCTION_MAX / 8).contains(&code), "{code} bytes");
+        assert!((1..LOCALS_MAX / 8).contains(&locals), "{locals} locals");
     }
 
     #[test]

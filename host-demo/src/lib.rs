@@ -11,8 +11,8 @@
 //! - [`host`]: everything together. Start here.
 //! - [`plugin`]: loads a component and runs it. [`contract`] has its types.
 //! - `egress`: the boundary. One method decides the order.
-//! - [`policy`], [`grant`], [`query`], [`limits`], [`identity`], [`cloud`], [`transport`],
-//!   [`clock`]: what it decides by. None of them knows of WebAssembly.
+//! - [`policy`], [`grant`], [`id`], [`query`], [`limits`], [`identity`], [`cloud`],
+//!   [`transport`], [`clock`]: what it decides by. None of them knows of WebAssembly.
 //! - [`network`], [`guard`]: how a service is reached, and which addresses may be dialled for it.
 //! - [`config`]: what can be configured, as text in and values out. [`check`]: whether it would
 //!   work.

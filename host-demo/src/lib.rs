@@ -21,6 +21,7 @@
 //! - [`input`]: lists of devices, as people have them. [`names`]: which device a name is.
 //! - [`batch`]: many devices, released and followed to the end; [`journal`]: what such a run
 //!   intends, does and knows, on disk.
+//! - [`cancel`]: actions, taken back.
 //! - [`mock`]: a stand-in for the service, for tests and for trying things out.
 //!
 //! The library never prints, exits, or reads the environment.
@@ -34,11 +35,13 @@
 mod answer;
 pub mod audit;
 pub mod batch;
+pub mod cancel;
 pub mod check;
 pub mod clock;
 pub mod cloud;
 pub mod config;
 pub mod contract;
+mod each;
 mod egress;
 pub mod files;
 pub mod grant;

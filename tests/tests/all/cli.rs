@@ -1,7 +1,9 @@
 //! The command itself, as a process, against the stand-in.
 
+mod cancel;
 mod hostile_plugin;
 mod input;
+mod names;
 mod quota;
 
 use std::ffi::OsStr;
@@ -35,13 +37,19 @@ impl Stage {
     }
 
     fn with(switches: Switches, machine_ids: &[&str]) -> Self {
+        let named = |id: &&str| Machine::new(*id, "named.contoso.com");
+        Self::with_machines(switches, machine_ids.iter().map(named))
+    }
+
+    /// Three made-up machines, and these.
+    fn with_machines(switches: Switches, machines: impl IntoIterator<Item = Machine>) -> Self {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let mut builder = Mock::builder()
             .clock(Arc::new(SystemClock::scaled(SCALE)))
             .machines(3)
             .switches(switches);
-        for id in machine_ids {
-            builder = builder.machine(Machine::new(*id, "named.contoso.com"));
+        for machine in machines {
+            builder = builder.machine(machine);
         }
         let mock = runtime.block_on(builder.start()).unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -1019,6 +1027,7 @@ fn help_has_examples_and_every_shell_gets_its_completion() {
         .mentions("Examples:");
     for command in [
         &["unrestrict"][..],
+        &["cancel"],
         &["status"],
         &["check"],
         &["config", "show"],

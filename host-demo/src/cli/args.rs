@@ -18,7 +18,9 @@ Examples:
   host-demo check
   host-demo unrestrict --from devices.csv --comment 'INC-42: cleaned'
   host-demo unrestrict 1e5bc9d7e413ddd7902c2932e418702b84d0cc07 --comment 'INC-42: cleaned and validated'
+  host-demo unrestrict --by-name pc-1.contoso.com --comment 'INC-42: cleaned'
   host-demo status 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a
+  host-demo cancel 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a --comment 'INC-42: wrong device'
   host-demo mock --ca-out /tmp/ca.pem --machines 10
 
 Exit codes:
@@ -29,7 +31,7 @@ Exit codes:
   130  interrupted
 
 With --output json, standard output has one JSON object a line. Its \"type\" says what it is: device,
-summary, action, check, config, plugin, audit or error. What went wrong stands in its \"error\", as a
+name (that leads to no device), summary, action, check, config, plugin, audit or error. What went wrong stands in its \"error\", as a
 \"message\" and, where there is something to do about it, an \"advice\"; that holds for wrong arguments
 too. The other commands print text: completion, config example, demo, mock.";
 

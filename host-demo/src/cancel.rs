@@ -80,8 +80,9 @@ pub async fn cancel(
     actions: Vec<ActionId>,
     comment: &str,
     patience: Patience,
-    on_outcome: Arc<dyn Fn(&ActionId, &Outcome) + Send + Sync>,
+    on_outcome: impl Fn(&ActionId, &Outcome) + Send + Sync + 'static,
 ) -> Vec<Outcome> {
+    let on_outcome = Arc::new(on_outcome);
     let run = Arc::new(Run {
         host: host.clone(),
         comment: comment.to_owned(),

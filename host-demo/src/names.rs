@@ -60,7 +60,7 @@ pub enum Unclear {
     NoId(String),
     /// The service has no usable answer for this name.
     #[error("it is not known which device has this name: {0}")]
-    Unanswered(CallError),
+    Unanswered(Box<CallError>),
 }
 
 impl Unclear {
@@ -127,12 +127,12 @@ pub async fn find(
     host: &Host,
     names: Vec<DnsName>,
     patience: Patience,
-    on_answer: Arc<dyn Fn(&DnsName) + Send + Sync>,
+    on_answer: impl Fn(&DnsName) + Send + Sync + 'static,
 ) -> Result<Vec<Result<MachineId, Unclear>>, Stuck> {
     let search = Arc::new(Search {
         host: host.clone(),
         patience,
-        on_answer,
+        on_answer: Box::new(on_answer),
         stuck: Mutex::new(None),
     });
     let answers = each::in_order(names, AT_ONCE, |name: DnsName| {
@@ -149,7 +149,7 @@ pub async fn find(
 struct Search {
     host: Host,
     patience: Patience,
-    on_answer: Arc<dyn Fn(&DnsName) + Send + Sync>,
+    on_answer: Box<dyn Fn(&DnsName) + Send + Sync>,
     /// Why no further name is looked for.
     stuck: Mutex<Option<Stuck>>,
 }
@@ -166,7 +166,7 @@ impl Search {
                 self.stuck().get_or_insert(Stuck { name, error });
                 return None;
             }
-            Err(error) => Err(Unclear::Unanswered(error)),
+            Err(error) => Err(Unclear::Unanswered(Box::new(error))),
         };
         (self.on_answer)(&name);
         Some(answer)
@@ -202,10 +202,6 @@ impl Search {
         }
     }
 
-    #[expect(
-        clippy::result_large_err,
-        reason = "once a call, as it is everywhere else"
-    )]
     async fn rest(&self, time: Duration) -> Result<(), CallError> {
         let clock = self.host.clock();
         let rest = clock.sleep_until(clock.now() + time);

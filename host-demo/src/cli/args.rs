@@ -31,9 +31,10 @@ Exit codes:
   130  interrupted
 
 With --output json, standard output has one JSON object a line. Its \"type\" says what it is: device,
-name (that leads to no device), summary, action, check, config, plugin, audit or error. What went wrong stands in its \"error\", as a
-\"message\" and, where there is something to do about it, an \"advice\"; that holds for wrong arguments
-too. The other commands print text: completion, config example, demo, mock.";
+name (that leads to no device), summary, action, check, config, plugin, audit or error. What went
+wrong stands in its \"error\", as a \"message\" and, where there is something to do about it, an
+\"advice\"; that holds for wrong arguments too. The other commands print text: completion, config
+example, demo, mock.";
 
 /// Where credentials come from: at the end of the help of every subcommand that wants some.
 macro_rules! credentials {

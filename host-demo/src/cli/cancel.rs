@@ -42,7 +42,7 @@ pub(crate) async fn run(args: Cancel, format: Output) -> anyhow::Result<Exit> {
         on_wait: Some(steps.on_wait(&host)),
         ..Patience::default()
     };
-    let on_outcome = Arc::new(move |id: &ActionId, _: &Outcome| shown.done(id.as_str()));
+    let on_outcome = move |id: &ActionId, _: &Outcome| shown.done(id.as_str());
     let outcomes = cancel::cancel(&host, ids.clone(), &args.comment, patience, on_outcome).await;
     steps.end();
     let missing = audit::missing(&host).await;

@@ -40,7 +40,7 @@ async fn cancel_with(
     patience: Patience,
 ) -> Vec<Outcome> {
     let ids = ids.iter().map(|id| id.parse().unwrap()).collect();
-    let on_outcome = Arc::new(|_: &ActionId, _: &Outcome| {});
+    let on_outcome = |_: &ActionId, _: &Outcome| {};
     let cancelling = cancel::cancel(host, ids, "INC-42: not yet", patience, on_outcome);
     world.play(cancelling).await
 }

@@ -23,6 +23,7 @@
 //!   intends, does and knows, on disk.
 //! - [`survey`]: many actions, read page by page. [`history`]: what they say of devices.
 //!   [`kind`]: the two things that are done with them.
+//! - [`cancel`]: actions, taken back.
 //! - [`mock`]: a stand-in for the service, for tests and for trying things out.
 //!
 //! The library never prints, exits, or reads the environment.
@@ -36,11 +37,13 @@
 mod answer;
 pub mod audit;
 pub mod batch;
+pub mod cancel;
 pub mod check;
 pub mod clock;
 pub mod cloud;
 pub mod config;
 pub mod contract;
+mod each;
 mod egress;
 pub mod files;
 pub mod grant;

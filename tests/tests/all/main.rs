@@ -11,6 +11,7 @@ mod audit;
 mod auth;
 mod batch;
 mod call;
+mod cancel;
 mod check;
 mod cli;
 mod clouds;

@@ -11,16 +11,19 @@
 //! - [`host`]: everything together. Start here.
 //! - [`plugin`]: loads a component and runs it. [`contract`] has its types.
 //! - `egress`: the boundary. One method decides the order.
-//! - [`policy`], [`grant`], [`query`], [`limits`], [`identity`], [`cloud`], [`transport`],
-//!   [`clock`]: what it decides by. None of them knows of WebAssembly.
+//! - [`policy`], [`grant`], [`id`], [`query`], [`limits`], [`identity`], [`cloud`],
+//!   [`transport`], [`clock`]: what it decides by. None of them knows of WebAssembly.
 //! - [`network`], [`guard`]: how a service is reached, and which addresses may be dialled for it.
 //! - [`config`]: what can be configured, as text in and values out. [`check`]: whether it would
 //!   work.
 //! - [`audit`]: what is kept of every call.
 //! - [`files`]: which files are read, and which folders are one's own.
-//! - [`input`]: lists of devices, as people have them.
+//! - [`input`]: lists of devices, as people have them. [`names`]: which device a name is.
 //! - [`batch`]: many devices, released and followed to the end; [`journal`]: what such a run
 //!   intends, does and knows, on disk.
+//! - [`survey`]: many actions, read page by page. [`history`]: what they say of devices.
+//!   [`kind`]: the two things that are done with them.
+//! - [`cancel`]: actions, taken back.
 //! - [`mock`]: a stand-in for the service, for tests and for trying things out.
 //!
 //! The library never prints, exits, or reads the environment.
@@ -34,22 +37,27 @@
 mod answer;
 pub mod audit;
 pub mod batch;
+pub mod cancel;
 pub mod check;
 pub mod clock;
 pub mod cloud;
 pub mod config;
 pub mod contract;
+mod each;
 mod egress;
 pub mod files;
 pub mod grant;
 pub mod guard;
+pub mod history;
 pub mod host;
 pub mod id;
 pub mod identity;
 pub mod input;
 pub mod journal;
+pub mod kind;
 pub mod limits;
 pub mod mock;
+pub mod names;
 pub mod network;
 pub mod plugin;
 pub mod policy;
@@ -57,4 +65,5 @@ mod pulse;
 pub mod query;
 mod resolve;
 mod said;
+pub mod survey;
 pub mod transport;

@@ -14,14 +14,13 @@ use sha2::{Digest as _, Sha256};
 
 use super::breaker::{Breaker, Went};
 use super::entry::ending;
-use super::{Entry, Follow, Kind, Problem, State};
+use super::{Entry, Follow, Problem, State};
 use crate::clock::Moment;
-use crate::contract::{
-    ActionStatus, ActionType, Effect, MachineAction, MachineActionFilter, Reason,
-};
+use crate::contract::{ActionStatus, Effect, MachineAction, MachineActionFilter, Reason};
 use crate::host::CallError;
 use crate::id::MachineId;
 use crate::identity::IdentityError;
+use crate::kind::Kind;
 
 /// How often in a row one is sent again that the service puts off, while it takes no other one
 /// either. Whoever uses up the quota then does not stop.
@@ -29,6 +28,9 @@ const RESENDS: u32 = 10;
 
 /// How often one is sent at most of which each time a look shows that it was not done.
 const SENDS: u32 = 5;
+
+/// How often one is tried whose time is up each time before it left.
+const TIMES_OUT: u32 = 2;
 
 /// From so many on, where all that were answered were forbidden, the others would be too.
 const FORBIDDEN: u64 = 5;
@@ -176,8 +178,8 @@ pub(super) struct Book {
     blind: Option<CallError>,
     /// Why nothing is sent any more.
     hopeless: Option<CallError>,
-    /// It is over, but for what is under way.
-    is_closed: bool,
+    /// Why it is over, but for what is under way.
+    closed: Option<&'static str>,
     /// The service has answered something.
     has_contact: bool,
     /// Requests that the service answered, and did not put off.
@@ -211,7 +213,7 @@ impl Book {
             misreads: 0,
             blind: None,
             hopeless: None,
-            is_closed: false,
+            closed: None,
             has_contact: false,
             answered: 0,
             forbidden: 0,
@@ -345,7 +347,7 @@ impl Book {
                 let is_old = !self.is_own(n, action)
                     && ending(&action.status).is_some()
                     && !self.is_of_this_time(n, action.last_update_date_time_utc.as_deref());
-                if is_old || action.type_.as_str() != self.rules.kind.action_type() {
+                if is_old || Kind::of(&action.type_) != Some(self.rules.kind) {
                     let problem = "the service answered with an action that is not this one";
                     self.entries[n].problem = Some(Problem::said(problem));
                     self.doubt(n, State::Unsure, now);
@@ -353,7 +355,7 @@ impl Book {
                     self.take(n, action, now);
                 }
             }
-            Err(CallError::Stopped) => self.put_back(n),
+            Err(CallError::Stopped) => self.put_back(n, now),
             Err(error) => {
                 self.entries[n].problem = Some(self.problem(error));
                 self.went_wrong(n, error, now);
@@ -377,7 +379,7 @@ impl Book {
                 self.entries[n].state = State::Waiting;
                 let tries = &mut self.turns[n].tries;
                 *tries += 1;
-                if !nowhere && *tries >= SENDS {
+                if !nowhere && *tries >= TIMES_OUT {
                     self.entries[n].state = State::Refused;
                 }
                 self.settle(n, now);
@@ -392,7 +394,7 @@ impl Book {
                 put_off.0 += 1;
                 let is_enough = put_off.0 > RESENDS;
                 // The host has closed the key; the next call waits until it opens.
-                self.put_back(n);
+                self.put_back(n, now);
                 if is_enough {
                     self.give_up(error, now);
                 }
@@ -403,7 +405,7 @@ impl Book {
                 self.later.insert((now + BACKOFF[0], n));
             }
             Fate::All | Fate::NotYet => {
-                self.put_back(n);
+                self.put_back(n, now);
                 self.give_up(error, now);
             }
             Fate::Refused => {
@@ -421,17 +423,17 @@ impl Book {
     }
 
     /// Nothing came of it, and it is the next one to be sent, unless nothing is sent any more.
-    fn put_back(&mut self, n: usize) {
+    fn put_back(&mut self, n: usize, now: Moment) {
         self.entries[n].state = State::Waiting;
         self.news.push(News::Changed(n));
         match self.sends_no_more() {
-            true => self.leave(n),
+            true => self.settle_quietly(n, now),
             false => self.queue.push_front(n),
         }
     }
 
     const fn sends_no_more(&self) -> bool {
-        self.is_closed || self.hopeless.is_some()
+        self.closed.is_some() || self.hopeless.is_some()
     }
 
     /// The service answered, and did not put it off.
@@ -459,7 +461,7 @@ impl Book {
     }
 
     fn pick_read(&mut self, now: Moment) -> Option<Read> {
-        if self.is_closed
+        if self.closed.is_some()
             || self.is_reading
             || self.blind.is_some()
             || self.read_after.is_some_and(|after| now < after)
@@ -529,10 +531,7 @@ impl Book {
 
     /// What to ask the service for.
     pub(super) fn filter(&self, read: &Read) -> MachineActionFilter {
-        let both = vec![
-            ActionType::RestrictCodeExecution,
-            ActionType::UnrestrictCodeExecution,
-        ];
+        let both = Kind::ALL.map(Kind::action_type).to_vec();
         let everything = MachineActionFilter::everything();
         match read {
             Read::Running => MachineActionFilter {
@@ -615,7 +614,7 @@ impl Book {
     /// Those of a kind that have not ended, by device.
     fn under_way(&self, kind: Kind, actions: &[MachineAction]) -> HashMap<usize, MachineAction> {
         let of_kind = actions.iter().filter(|action| {
-            action.type_.as_str() == kind.action_type() && ending(&action.status).is_none()
+            Kind::of(&action.type_) == Some(kind) && ending(&action.status).is_none()
         });
         let by_device =
             of_kind.filter_map(|action| Some((self.device_of(action)?, action.clone())));
@@ -646,7 +645,7 @@ impl Book {
     fn made_by<'a>(&self, n: usize, found: &[&'a MachineAction]) -> Option<&'a MachineAction> {
         let mut candidates: Vec<_> = found
             .iter()
-            .filter(|action| action.type_.as_str() == self.rules.kind.action_type())
+            .filter(|action| Kind::of(&action.type_) == Some(self.rules.kind))
             .filter(|action| self.is_news(n, action))
             .collect();
         candidates.sort_by_key(|action| &action.creation_date_time_utc);
@@ -685,7 +684,7 @@ impl Book {
         }
         let of_kind = actions
             .iter()
-            .filter(|action| action.type_.as_str() == self.rules.kind.action_type())
+            .filter(|action| Kind::of(&action.type_) == Some(self.rules.kind))
             .filter(|action| self.is_news(n, action));
         let newest = of_kind.max_by_key(|action| action.creation_date_time_utc.clone());
         let ended_lately = newest.filter(|action| {
@@ -787,8 +786,8 @@ impl Book {
     }
 
     /// It is over, but for what is under way.
-    pub(super) fn close(&mut self, now: Moment) {
-        self.is_closed = true;
+    pub(super) fn close(&mut self, why: &'static str, now: Moment) {
+        self.closed = Some(why);
         self.settle_all(now);
     }
 
@@ -865,7 +864,14 @@ impl Book {
         }
         match self.entries[n].state {
             State::Sending => {}
-            State::Waiting if self.sends_no_more() => self.leave(n),
+            State::Waiting if self.sends_no_more() => {
+                if self.entries[n].problem.is_none() {
+                    let why = self.hopeless.as_ref().map(|error| self.problem(error));
+                    self.entries[n].problem = why.or(self.closed.map(Problem::said));
+                    self.news.push(News::Changed(n));
+                }
+                self.leave(n);
+            }
             State::Waiting => match self.turns[n].tries {
                 0 => self.queue.push_back(n),
                 tries => {
@@ -873,7 +879,7 @@ impl Book {
                     self.later.insert((now + pause.min(BACKOFF[1]), n));
                 }
             },
-            State::Unsure | State::Barred if self.is_closed || self.blind.is_some() => {
+            State::Unsure | State::Barred if self.closed.is_some() || self.blind.is_some() => {
                 self.leave(n);
             }
             State::Unsure | State::Barred => {
@@ -906,7 +912,7 @@ impl Book {
             Follow::ToTheEnd => false,
         };
         let is_too_late = is_too_late || self.rules.deadline.is_some_and(|end| next > end);
-        if is_too_late || self.is_closed {
+        if is_too_late || self.closed.is_some() {
             return self.leave(n);
         }
         self.look_at(next, n);
@@ -1015,7 +1021,9 @@ fn fate(error: &CallError, has_contact: bool) -> Fate {
         | CallError::Withheld(_)
         | CallError::Audit(_)
         | CallError::TokenEchoed { .. } => Fate::All,
-        CallError::Fault { .. } | CallError::TimedOut { .. } => Fate::NotSent { nowhere: false },
+        CallError::TimedOut { .. } => Fate::NotSent { nowhere: false },
+        // The plugin's. It would do it again.
+        CallError::Fault { .. } => Fate::Refused,
         CallError::Answered { error, .. } => match &error.reason {
             Reason::AlreadyInProgress => Fate::Barred,
             Reason::RateLimited(_) => Fate::PutOff,
@@ -1047,11 +1055,10 @@ fn reading_fate(error: &CallError) -> ReadingFate {
         | CallError::Ledger(_)
         | CallError::Withheld(_)
         | CallError::Audit(_) => ReadingFate::All,
-        CallError::TokenEchoed { .. } => ReadingFate::Never,
-        CallError::Quota { .. }
-        | CallError::Stopped
-        | CallError::Fault { .. }
-        | CallError::TimedOut { .. } => ReadingFate::Later { is_away: false },
+        CallError::TokenEchoed { .. } | CallError::Fault { .. } => ReadingFate::Never,
+        CallError::Quota { .. } | CallError::Stopped | CallError::TimedOut { .. } => {
+            ReadingFate::Later { is_away: false }
+        }
         CallError::Answered { error, .. } => match &error.reason {
             Reason::Forbidden(_) | Reason::Denied | Reason::Unauthorized => ReadingFate::Never,
             Reason::Transport | Reason::Unavailable => ReadingFate::Later { is_away: true },

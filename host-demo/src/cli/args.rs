@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use host_demo::cloud::{Cloud, Region};
 use host_demo::config::duration;
@@ -16,9 +16,13 @@ const EXAMPLES: &str = "\
 Examples:
   host-demo demo
   host-demo check
+  host-demo restricted --comment-contains INC-42
+  host-demo unrestrict --from devices.csv --comment 'INC-42: cleaned' --dry-run
   host-demo unrestrict --from devices.csv --comment 'INC-42: cleaned'
   host-demo unrestrict 1e5bc9d7e413ddd7902c2932e418702b84d0cc07 --comment 'INC-42: cleaned and validated'
+  host-demo unrestrict --by-name pc-1.contoso.com --comment 'INC-42: cleaned'
   host-demo status 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a
+  host-demo cancel 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a --comment 'INC-42: wrong device'
   host-demo mock --ca-out /tmp/ca.pem --machines 10
 
 Exit codes:
@@ -29,9 +33,10 @@ Exit codes:
   130  interrupted
 
 With --output json, standard output has one JSON object a line. Its \"type\" says what it is: device,
-summary, action, check, config, plugin, audit or error. What went wrong stands in its \"error\", as a
-\"message\" and, where there is something to do about it, an \"advice\"; that holds for wrong arguments
-too. The other commands print text: completion, config example, demo, mock.";
+name (that leads to no device), summary, action, check, config, plugin, audit or error. What went
+wrong stands in its \"error\", as a \"message\" and, where there is something to do about it, an
+\"advice\"; that holds for wrong arguments too. The other commands print text: completion, config
+example, demo, mock.";
 
 /// Where credentials come from: at the end of the help of every subcommand that wants some.
 macro_rules! credentials {
@@ -88,8 +93,31 @@ const UNRESTRICT_HELP: &str = concat!(
     "
 Examples:
   host-demo unrestrict 1e5bc9d7e413ddd7902c2932e418702b84d0cc07 --comment 'INC-42: cleaned'
+  host-demo unrestrict --from devices.csv --comment 'INC-42: cleaned' --dry-run
   host-demo unrestrict --from devices.csv --comment 'INC-42: cleaned' --deadline 8h
+  host-demo unrestrict --by-name pc-1.contoso.com pc-2.contoso.com --comment 'INC-42: cleaned'
+  host-demo unrestrict --by-name --from export.csv --comment 'INC-42: cleaned' --skip-invalid
   host-demo unrestrict ID1 ID2 ID3 --comment 'INC-42: cleaned' --no-wait --output json"
+);
+
+const RESTRICTED_HELP: &str = concat!(
+    credentials!(),
+    "\
+It is read off the machine actions, at most 20 pages of 1,000, with the permission
+Machine.Read.All: a device is restricted if what succeeded last is a restriction. One that was
+created before --since is not seen. On a terminal it prints a table; into a file or another
+command, a table with commas (CSV), which `unrestrict --from` reads.
+
+Exit codes:
+  0  these are all
+  1  what was done is not on record
+  2  it could not run: wrong arguments, no credentials, no connection, reading forbidden
+  3  there may be more, or others: not all actions were read, or they don't say which was last
+
+Examples:
+  host-demo restricted
+  host-demo restricted --since 7d --comment-contains INC-42
+  host-demo restricted --comment-contains INC-42 | host-demo unrestrict --from - --comment cleaned"
 );
 
 const RESTRICT_HELP: &str = concat!(
@@ -113,14 +141,53 @@ Examples:
   host-demo resume last --retry"
 );
 
+const CANCEL_HELP: &str = concat!(
+    credentials!(),
+    "\
+The configuration must allow it, by this rule in the list `allow` of its [policy] (see host-demo
+config example): \"POST /api/machineactions/{action-id}/cancel\". The permission is that of one of the
+actions that there are; Machine.RestrictExecution is one, whatever the action. What the service
+leaves open is looked up, which needs Machine.Read.All.
+
+Each action comes to one of these:
+  cancelled     it is. Its device may have done it all the same, if it had begun with it
+  ended-before  it has ended in another way
+  pending       the service took it, and the action does not show it yet
+  refused       the service did not do it
+  unknown       it is not known whether the service did it. Cancelling again does no harm
+  not-run       nothing was sent
+
+Ctrl-C brings what is in flight to its answer, and says what is known of every action; a second one
+ends at once.
+
+Exit codes:
+  0  every action is cancelled
+  1  some are not, can't be known to be, or are not on record
+  2  it could not run: wrong arguments, not allowed, no credentials, no connection
+  3  none failed, but some do not show it yet
+  130  interrupted
+
+Examples:
+  host-demo cancel 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a --comment 'INC-42: wrong device'
+  host-demo cancel ID1 ID2 ID3 --comment 'INC-42: wrong devices' --output json"
+);
+
 const STATUS_HELP: &str = concat!(
     credentials!(),
     "\
+A device is restricted if what succeeded last of its restrictions and releases is a restriction.
+The newest 50 of them are shown.
+
 Exit codes:
-  0  the action has succeeded
-  1  it has ended otherwise, the service did not show it, or that is not on record
+  0  the action has succeeded; or the device is restricted or released (the text and \"standing\"
+     say which), and nothing is under way
+  1  the action has ended otherwise, the service did not show it, or that is not on record
   2  it could not run: wrong arguments, no credentials, no connection
-  3  it is still under way"
+  3  something is still under way, or it can't be told whether the device is restricted
+
+Examples:
+  host-demo status 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a
+  host-demo status 1e5bc9d7e413ddd7902c2932e418702b84d0cc07 --output json"
 );
 
 const CHECK_HELP: &str = concat!(
@@ -205,7 +272,15 @@ pub(crate) enum Command {
     #[command(after_help = RESUME_HELP)]
     Resume(Box<Resume>),
 
-    /// Show a machine action as it stands now.
+    /// Take actions back before their devices have done them. The configuration must allow it.
+    #[command(after_help = CANCEL_HELP)]
+    Cancel(Box<Cancel>),
+
+    /// List the devices that are restricted, since when, by whom and why.
+    #[command(after_help = RESTRICTED_HELP)]
+    Restricted(Restricted),
+
+    /// Show a machine action as it stands now, or whether a device is restricted.
     #[command(after_help = STATUS_HELP)]
     Status(Status),
 
@@ -260,6 +335,11 @@ pub(crate) struct Batch {
     /// which of the two is done last.
     #[arg(long)]
     pub(crate) override_pending: bool,
+
+    /// Say what would happen to each device, and why, and send nothing but reads. Exits with 3
+    /// where not all of it could be read.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 
     #[command(flatten)]
     pub(crate) pace: Pace,
@@ -337,23 +417,32 @@ pub(crate) struct Runs {
 
 /// Which devices, and how sure that is.
 #[derive(Clone, Debug, Args)]
+#[command(group = ArgGroup::new("looked_up").args(["from", "by_name"]).multiple(true))]
 pub(crate) struct Devices {
-    /// Defender's ids of the devices: 40 hexadecimal digits each.
+    /// Defender's ids of the devices: 40 hexadecimal digits each. With --by-name: their names.
     #[arg(required_unless_present = "from", value_name = "MACHINE_ID")]
     pub(crate) machine_ids: Vec<String>,
 
-    /// Take the devices in this file as well, or in standard input (-): one id a line, a table
-    /// with a header (CSV), or JSON.
+    /// Take the devices in this file as well, or in standard input (-): one id (with --by-name: one
+    /// name) a line, a table with a header (CSV), or JSON.
     #[arg(long, value_name = "FILE", help_heading = "Devices")]
     pub(crate) from: Option<PathBuf>,
 
-    /// The table's column that has the ids [default: machineId, Device ID or id].
+    /// The table's column that has the ids [default: machineId, Device ID or id] or the names
+    /// [default: computerDnsName, Device name, dnsName, hostname or name].
     #[arg(long, value_name = "NAME", requires = "from", help_heading = "Devices")]
     pub(crate) column: Option<String>,
 
-    /// Pass over lines of the file that name no device, instead of sending nothing.
-    #[arg(long, requires = "from", help_heading = "Devices")]
+    /// Pass over lines of the file that name no device, and names that do not lead to one, instead
+    /// of sending nothing.
+    #[arg(long, requires = "looked_up", help_heading = "Devices")]
     pub(crate) skip_invalid: bool,
+
+    /// Devices are named by their names, as Defender has them: pc-1.contoso.com. Each is looked for
+    /// first, with one call; what several devices are called, or none, is told of, and nothing is
+    /// sent. An id is still an id.
+    #[arg(long, help_heading = "Devices")]
+    pub(crate) by_name: bool,
 
     /// Ask before it goes on with more devices than this.
     #[arg(long, value_name = "N", default_value_t = 25, help_heading = "Devices")]
@@ -365,9 +454,46 @@ pub(crate) struct Devices {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Restricted {
+    /// Look at restrictions and releases that were created since then, such as 12h, 7d or 2w.
+    #[arg(long, value_name = "TIME", value_parser = ago, default_value = "30d")]
+    pub(crate) since: Duration,
+
+    /// Only those whose restriction has this text in its comment, in either case of letters.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) comment_contains: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cancel {
+    /// The actions' ids, GUIDs.
+    #[arg(required = true, value_name = "ACTION_ID")]
+    pub(crate) action_ids: Vec<String>,
+
+    /// Why, for the record of each action.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) comment: String,
+
+    /// Ask before more actions than this are cancelled.
+    #[arg(long, value_name = "N", default_value_t = 25)]
+    pub(crate) confirm_above: usize,
+
+    /// Don't ask.
+    #[arg(long, short = 'y')]
+    pub(crate) yes: bool,
+
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Status {
-    /// The action's id, a GUID.
-    pub(crate) action_id: String,
+    /// An action's id, which is a GUID, or a device's, which has 40 hexadecimal digits.
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
 
     #[command(flatten)]
     pub(crate) connection: Connection,
@@ -732,6 +858,26 @@ pub(crate) fn ask_for_json(args: impl IntoIterator<Item = OsString>) -> bool {
         || options
             .windows(2)
             .any(|pair| pair[0] == "--output" && pair[1] == "json")
+}
+
+/// How long ago, as people write it: in days and weeks as well.
+fn ago(text: &str) -> Result<Duration, String> {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    const LONGEST: Duration = DAY.saturating_mul(3650);
+
+    let days = [('d', 1), ('w', 7)].into_iter().find_map(|(unit, days)| {
+        let n: u32 = text.strip_suffix(unit)?.parse().ok()?;
+        n.checked_mul(days)
+    });
+    let ago = match days {
+        Some(days) => DAY.saturating_mul(days),
+        None => duration(text).map_err(|_| "expected a time such as 12h, 7d or 2w".to_owned())?,
+    };
+    match ago {
+        Duration::ZERO => Err("must be longer than nothing".to_owned()),
+        ago if ago > LONGEST => Err("ten years (3650d) are the most".to_owned()),
+        ago => Ok(ago),
+    }
 }
 
 /// A record's hash.

@@ -9,25 +9,33 @@ macro_rules! note {
 mod args;
 mod audit;
 mod batch;
+mod cancel;
 mod check;
 mod config;
 mod connect;
+mod csv;
 mod demo;
 mod devices;
 mod inspect;
 mod interrupt;
 mod mock;
 mod output;
+mod picture;
+mod preview;
 mod progress;
 mod quota;
+mod restricted;
 mod status;
+mod steps;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
+use host_demo::host::CallError;
+
 use args::{Cli, Command};
-use host_demo::batch::Kind;
+use host_demo::kind::Kind;
 
 /// What a run comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +95,10 @@ pub(crate) fn run() -> Exit {
     };
     let exit = result.unwrap_or_else(|error| {
         output::could_not_run(format, &error);
-        Exit::CouldNotRun
+        match error.downcast_ref() {
+            Some(CallError::Stopped) => Exit::Interrupted,
+            _ => Exit::CouldNotRun,
+        }
     });
     match output::lost() {
         Some(why) => {
@@ -103,6 +114,8 @@ async fn dispatch(command: Command, format: args::Output) -> anyhow::Result<Exit
         Command::Unrestrict(args) => batch::begin(Kind::Release, *args, format).await,
         Command::Restrict(args) => batch::begin(Kind::Restrict, *args, format).await,
         Command::Resume(args) => batch::resume(*args, format).await,
+        Command::Restricted(args) => restricted::run(args, format).await,
+        Command::Cancel(args) => cancel::run(*args, format).await,
         Command::Status(args) => status::run(args, format).await,
         Command::Check(args) => check::run(args, format).await,
         Command::Config(args) => config::run(&args, format),

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use host_demo::audit::Audit;
-use host_demo::batch::{Entry, Kind, Outcome, Pause, Reporter, State, Verdict, Wait};
+use host_demo::batch::{Entry, Outcome, Pause, Reporter, State, Verdict, Wait};
 use host_demo::clock::{Clock, Moment};
 use host_demo::host::{CallError, Host};
 use host_demo::id::MachineId;
+use host_demo::kind::Kind;
 use host_demo::limits::Why;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -89,12 +90,13 @@ impl Progress {
     }
 }
 
-fn bar(devices: usize, format: Output) -> ProgressBar {
+/// A bar of so many steps, where a person looks.
+pub(super) fn bar(steps: usize, format: Output) -> ProgressBar {
     if format != Output::Text || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let style = ProgressStyle::with_template("{spinner} [{bar:24}] {pos}/{len}  {wide_msg}");
-    let bar = ProgressBar::new(devices as u64);
+    let bar = ProgressBar::new(steps as u64);
     bar.enable_steady_tick(Duration::from_millis(120));
     match style {
         Ok(style) => bar.with_style(style.progress_chars("=> ")),
@@ -159,7 +161,7 @@ impl Tally {
 
 impl Reporter for Progress {
     fn waiting(&self, _: Option<&Entry>, wait: Wait) {
-        let text = waiting(wait);
+        let text = waiting(wait.until, wait.why);
         let mut tally = self.tally();
         let is_news = tally
             .waits
@@ -245,12 +247,12 @@ impl Reporter for Progress {
 }
 
 /// In the universal time of the record, not the terminal's.
-fn waiting(wait: Wait) -> String {
-    let whose = match wait.why {
+pub(super) fn waiting(until: jiff::Timestamp, why: Why) -> String {
+    let whose = match why {
         Why::Quota => "as many were sent as it allows",
         Why::Service => "the service said to wait",
         Why::Lost => "what was sent before is not known; see `host-demo quota --help`",
     };
-    let until = wait.until.strftime("%H:%M:%S");
+    let until = until.strftime("%H:%M:%S");
     format!("waiting for the service's quota, until {until} UTC: {whose}")
 }

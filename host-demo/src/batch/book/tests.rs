@@ -567,7 +567,7 @@ impl Play {
             }
             if !process.is_closed && self.at >= process.until {
                 process.is_closed = true;
-                process.book.close(now(self.at));
+                process.book.close("it was stopped", now(self.at));
                 self.close(&mut process, is_stop, now(self.at));
             }
             let news = self.begin(&mut process, now(self.at));
@@ -896,10 +896,7 @@ impl Play {
         };
         MachineAction {
             id: act.id.clone(),
-            type_: match act.kind {
-                Kind::Release => ActionType::UnrestrictCodeExecution,
-                Kind::Restrict => ActionType::RestrictCodeExecution,
-            },
+            type_: act.kind.action_type(),
             title: None,
             requestor: None,
             requestor_comment: Some(comment),

@@ -21,6 +21,8 @@
 //! - [`input`]: lists of devices, as people have them.
 //! - [`batch`]: many devices, released and followed to the end; [`journal`]: what such a run
 //!   intends, does and knows, on disk.
+//! - [`report`]: what there is to say of a run, and a page that shows it. [`harmless`]: text from
+//!   outside, fit to be shown.
 //! - [`mock`]: a stand-in for the service, for tests and for trying things out.
 //!
 //! The library never prints, exits, or reads the environment.
@@ -43,6 +45,7 @@ mod egress;
 pub mod files;
 pub mod grant;
 pub mod guard;
+pub mod harmless;
 pub mod host;
 pub mod id;
 pub mod identity;
@@ -55,6 +58,7 @@ pub mod plugin;
 pub mod policy;
 mod pulse;
 pub mod query;
+pub mod report;
 mod resolve;
 mod said;
 pub mod transport;

@@ -13,7 +13,9 @@ use super::breaker::{Breaker, Went};
 use super::entry::ending;
 use super::{Entry, Follow, Kind, Problem, State};
 use crate::clock::Moment;
-use crate::contract::{ActionStatus, ActionType, Effect, MachineAction, MachineActionFilter, Reason};
+use crate::contract::{
+    ActionStatus, ActionType, Effect, MachineAction, MachineActionFilter, Reason,
+};
 use crate::host::CallError;
 use crate::id::MachineId;
 use crate::identity::IdentityError;
@@ -300,7 +302,11 @@ impl Book {
 
     /// Whether the picture of what is under way has to be read before something is sent.
     fn wants_picture(&self, now: Moment) -> bool {
-        self.blind.is_none() && self.picture.read.is_none_or(|read| now.since(read) >= FRESH)
+        self.blind.is_none()
+            && self
+                .picture
+                .read
+                .is_none_or(|read| now.since(read) >= FRESH)
     }
 
     /// What came of sending for a device: how often a request may have left, when the last one did,
@@ -437,7 +443,9 @@ impl Book {
         let due = self.due.iter().take_while(|(at, _)| *at <= now);
         let due: Vec<usize> = due.map(|(_, n)| *n).collect();
         let is_free = |last: Option<Moment>, apart| last.is_none_or(|last| now >= last + apart);
-        let unsure = due.iter().filter(|n| self.entries[**n].state == State::Unsure);
+        let unsure = due
+            .iter()
+            .filter(|n| self.entries[**n].state == State::Unsure);
         let earliest = unsure.map(|n| self.entries[*n].sent).min();
         if let Some(earliest) = earliest
             && is_free(self.last[1], APART)
@@ -449,7 +457,10 @@ impl Book {
         let mut barred = due
             .iter()
             .filter(|n| self.entries[**n].state == State::Barred);
-        if let Some(n) = barred.clone().find(|n| self.turns[**n].looks + 1 >= LOOKS.len()) {
+        if let Some(n) = barred
+            .clone()
+            .find(|n| self.turns[**n].looks + 1 >= LOOKS.len())
+        {
             return Some(Read::Of(*n));
         }
         if barred.next().is_some() && is_free(self.last[0], APART) {
@@ -471,7 +482,10 @@ impl Book {
         }
         self.last[2] = Some(now);
         let accepted = self.due.iter().filter(|(_, n)| is_accepted(n));
-        let due = accepted.clone().take_while(|(at, _)| *at <= now + SOON).count();
+        let due = accepted
+            .clone()
+            .take_while(|(at, _)| *at <= now + SOON)
+            .count();
         let count = due.div_ceil(IDS) * IDS;
         let all: Vec<usize> = accepted.take(count).map(|(_, n)| *n).collect();
         self.round = all.chunks(IDS).map(<[usize]>::to_vec).collect();
@@ -638,7 +652,10 @@ impl Book {
             if self.entries[n].state != State::Accepted || self.turns[n].is_left {
                 continue;
             }
-            let id = self.entries[n].action.as_ref().map(|action| action.id.as_str());
+            let id = self.entries[n]
+                .action
+                .as_ref()
+                .map(|action| action.id.as_str());
             match id.and_then(|id| found.get(id)) {
                 Some(action) => {
                     let is_own = !self.entries[n].is_adopted;
@@ -862,7 +879,10 @@ impl Book {
             self.later.first().map(|(at, _)| *at),
             self.due.iter().map(|(at, _)| *at).find(|at| *at > now),
             self.read_after,
-            self.picture.read.map(|read| read + FRESH).filter(|_| is_waiting),
+            self.picture
+                .read
+                .map(|read| read + FRESH)
+                .filter(|_| is_waiting),
             self.last[0].map(|last| last + APART),
             self.last[1].map(|last| last + APART),
             self.round_may_begin(),

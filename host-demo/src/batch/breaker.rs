@@ -86,9 +86,7 @@ impl Breaker {
             return None;
         }
         let longest = LONGEST[usize::from(went == Went::Nowhere)];
-        let pause = PAUSE
-            .saturating_mul(1 << self.pauses.min(10))
-            .min(longest);
+        let pause = PAUSE.saturating_mul(1 << self.pauses.min(10)).min(longest);
         self.pauses += 1;
         let until = now + pause;
         self.until = Some(until);

@@ -431,7 +431,9 @@ impl Outcome {
             Self::Failed | Self::TimedOut | Self::Cancelled => {
                 format!("look at the device, and to try it once more: {again} --retry")
             }
-            Self::Refused => format!("mend what is said of each; to try it once more: {again} --retry"),
+            Self::Refused => {
+                format!("mend what is said of each; to try it once more: {again} --retry")
+            }
             Self::Unknown => format!(
                 "it may have happened; to find out, and repeat it only if it has not: {again}"
             ),

@@ -355,11 +355,15 @@ impl Drive {
         };
         let result = match kind {
             Kind::Release => {
-                let call = self.host.unrestrict_code_execution(machine.as_str(), &comment, patience);
+                let call =
+                    self.host
+                        .unrestrict_code_execution(machine.as_str(), &comment, patience);
                 call.await
             }
             Kind::Restrict => {
-                let call = self.host.restrict_code_execution(machine.as_str(), &comment, patience);
+                let call = self
+                    .host
+                    .restrict_code_execution(machine.as_str(), &comment, patience);
                 call.await
             }
         };
@@ -386,7 +390,10 @@ impl Drive {
                 consent: Some(self.reading(&call)),
                 ..Patience::default()
             };
-            let read = self.host.list_machine_actions(&filter, PAGE, skip, patience).await;
+            let read = self
+                .host
+                .list_machine_actions(&filter, PAGE, skip, patience)
+                .await;
             let call = *call.lock().unwrap_or_else(PoisonError::into_inner);
             self.answered(call, read.as_ref().map(|_| ()));
             let read = read?;
@@ -470,7 +477,8 @@ impl Drive {
 
     fn answered(&self, call: Option<Begun>, result: Result<(), &CallError>) {
         if let Some(call) = call {
-            self.journal.note_answer(call, self.host.clock().wall(), name_of(result));
+            self.journal
+                .note_answer(call, self.host.clock().wall(), name_of(result));
         }
     }
 }

@@ -1,0 +1,76 @@
+//! Text from outside, made fit to be shown: on a terminal, on a page, in a table's cell.
+
+/// Text from outside, made harmless for a terminal: control and formatting characters (escape
+/// sequences, line breaks, changes of direction) are shown as what they are.
+pub fn clean(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_harmful(c) {
+            clean.extend(c.escape_default());
+        } else {
+            clean.push(c);
+        }
+    }
+    clean
+}
+
+/// Whether a character does something to a terminal, or hides.
+pub fn is_harmful(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{00ad}' | '\u{061c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// A cell of a table (CSV, RFC 4180): harmless for a terminal, and for a spreadsheet, which takes
+/// what begins so for a formula (OWASP, "CSV Injection").
+pub fn cell(text: &str) -> String {
+    let text = clean(text);
+    let is_formula = text
+        .trim_start()
+        .starts_with(['=', '+', '-', '@', '＝', '＋', '－', '＠']);
+    let text = match is_formula {
+        true => format!("'{text}"),
+        false => text,
+    };
+    match text.contains(['"', ',', ';']) || text.trim() != text {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_service_says_cannot_drive_the_terminal() {
+        let hostile = "a\u{1b}[2J\u{1b}]0;title\u{7}\r\nb\u{9b}31m\u{202e}c\u{200b}";
+        assert_eq!(
+            clean(hostile),
+            r"a\u{1b}[2J\u{1b}]0;title\u{7}\r\nb\u{9b}31m\u{202e}c\u{200b}"
+        );
+        assert!(clean("Grüße, 東京 🚀").contains("東京 🚀"));
+    }
+
+    #[test]
+    fn a_cell_is_neither_a_formula_nor_more_than_one() {
+        for (text, expected) in [
+            ("pc-1.contoso.com", "pc-1.contoso.com"),
+            ("=1+1", "'=1+1"),
+            ("+1", "'+1"),
+            ("-1", "'-1"),
+            ("@SUM(A1)", "'@SUM(A1)"),
+            ("  =1", "'  =1"),
+            (" a ", "\" a \""),
+            ("＝1", "'＝1"),
+            ("\t=1", r"\t=1"),
+            ("a,b;\"c\"\n", r#""a,b;""c""\n""#),
+            ("a=1", "a=1"),
+            ("", ""),
+        ] {
+            assert_eq!(cell(text), expected, "{text:?}");
+        }
+    }
+}

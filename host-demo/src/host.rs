@@ -19,7 +19,7 @@ use crate::contract::{
 };
 use crate::egress::{Call, Egress, HEEDED_MAX, Seen};
 use crate::grant::{Grant, Operation, Target};
-use crate::identity::{IdentityError, TokenSource};
+use crate::identity::{IdentityError, Principal, TokenSource};
 use crate::limits::{
     Key, Ledger, LedgerError, Limiter, Memory, NoPermit, NotUntil, Permit, Quota, Why,
 };
@@ -472,8 +472,13 @@ impl Host {
         &self.limiter
     }
 
+    /// Who calls are made and counted for. Where that is not configured, a token is fetched to know.
+    pub async fn principal(&self) -> Result<Principal, IdentityError> {
+        self.egress.tokens.principal().await
+    }
+
     async fn key(&self, operation: Operation) -> Result<Key, IdentityError> {
-        let principal = self.egress.tokens.principal().await?;
+        let principal = self.principal().await?;
         Ok(Key {
             tenant: principal.tenant,
             application: principal.application,

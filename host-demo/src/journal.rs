@@ -12,6 +12,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -469,6 +470,8 @@ struct Inner {
     orders: Mutex<Option<Sender<Order>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     path: PathBuf,
+    /// How many wait for it.
+    waiting: AtomicUsize,
     _lock: Option<File>,
 }
 
@@ -502,6 +505,7 @@ impl Journal {
             orders: Mutex::new(Some(orders)),
             thread: Mutex::new(thread),
             path,
+            waiting: AtomicUsize::new(0),
             _lock: lock,
         }))
     }
@@ -549,10 +553,16 @@ impl Journal {
             .map(|_| ())
     }
 
+    /// Whether somebody waits for the disk: for those who move a clock by hand.
+    pub fn is_busy(&self) -> bool {
+        self.0.waiting.load(Ordering::SeqCst) > 0
+    }
+
     async fn wait_for(&self, changes: Vec<Change>) -> Result<i64, JournalError> {
         let (done, waiting) = oneshot::channel();
         self.send(changes, Some(done));
         let gone = |_| unusable(&self.0.path, "its thread has ended");
+        let _waiting = Waiting::begin(&self.0.waiting);
         waiting.await.map_err(gone)?
     }
 
@@ -561,6 +571,22 @@ impl Journal {
         if let Some(orders) = &*orders {
             let _ = orders.send(Order { changes, done });
         }
+    }
+}
+
+/// Counted for as long as it is there.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

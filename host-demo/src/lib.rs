@@ -18,7 +18,7 @@
 //!   work.
 //! - [`audit`]: what is kept of every call.
 //! - [`files`]: which files are read, and which folders are one's own.
-//! - [`input`]: lists of devices, as people have them.
+//! - [`input`]: lists of devices, as people have them. [`names`]: which device a name is.
 //! - [`batch`]: many devices, released and followed to the end; [`journal`]: what such a run
 //!   intends, does and knows, on disk.
 //! - [`report`]: what there is to say of a run, and a page that shows it. [`harmless`]: text from
@@ -53,6 +53,7 @@ pub mod input;
 pub mod journal;
 pub mod limits;
 pub mod mock;
+pub mod names;
 pub mod network;
 pub mod plugin;
 pub mod policy;

@@ -1,6 +1,7 @@
 //! What the integration tests and the benchmark share.
 
 pub mod bare;
+pub mod batch;
 pub mod binary;
 pub mod redis;
 pub mod simulation;

@@ -216,6 +216,7 @@ impl Book {
         };
         for n in 0..book.entries.len() {
             let entry = &mut book.entries[n];
+            let before = entry.state;
             match entry.state {
                 // Whoever was about to send it did not hear what came of it.
                 State::Sending => entry.state = State::Unsure,
@@ -223,7 +224,10 @@ impl Book {
                 State::Accepted => entry.problem = None,
                 _ => {}
             }
-            book.settle(n, now);
+            if entry.state != before {
+                book.news.push(News::Changed(n));
+            }
+            book.settle_quietly(n, now);
         }
         book
     }
@@ -383,7 +387,12 @@ impl Book {
                     self.give_up(error, now);
                 }
             }
-            Fate::All => {
+            Fate::NotYet if self.in_flight > 0 => {
+                self.entries[n].state = State::Waiting;
+                self.news.push(News::Changed(n));
+                self.later.insert((now + BACKOFF[0], n));
+            }
+            Fate::All | Fate::NotYet => {
                 self.entries[n].state = State::Waiting;
                 self.news.push(News::Changed(n));
                 self.queue.push_front(n);
@@ -935,6 +944,9 @@ enum Fate {
     NotSent { nowhere: bool },
     /// The service has no time for it now.
     PutOff,
+    /// As things stand, the quota has no room before the deadline. What is under way can end sooner
+    /// than it counts.
+    NotYet,
     /// The next one would meet the same.
     All,
     /// It is this device's own.
@@ -949,8 +961,8 @@ fn fate(error: &CallError, has_contact: bool) -> Fate {
         CallError::Identity(IdentityError::NoAnswer(_)) if has_contact => {
             Fate::NotSent { nowhere: true }
         }
+        CallError::Quota { .. } => Fate::NotYet,
         CallError::Identity(_)
-        | CallError::Quota { .. }
         | CallError::Ledger(_)
         | CallError::Stopped
         | CallError::Withheld(_)

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use host_demo::cloud::{Cloud, Region};
 use host_demo::config::duration;
@@ -55,21 +55,62 @@ A file can be what another command prints: --token-file <(COMMAND), or /dev/stdi
     };
 }
 
-const UNRESTRICT_HELP: &str = concat!(
-    credentials!(),
-    "\
-Ctrl-C brings what is in flight to its answer, and says what is known of every device; a second one ends at once.
+/// What holds for every run.
+macro_rules! run_help {
+    ($done:literal) => {
+        concat!(
+            "\
+Before anything is sent it is read what is under way: a device for which the same was asked already
+is followed by that action, and one with the opposite under way is reported and left alone. What may
+have arrived is looked up before it is repeated. Reading needs the permission Machine.Read.All;
+without it, what was accepted is `not-verifiable`.
+
+Each step is kept in a journal, so that a run that was interrupted, by Ctrl-C, a crash or a power
+cut, goes on with: host-demo resume RUN. Ctrl-C brings what is in flight to its answer, and says
+what is known of every device; a second one ends at once.
 
 Exit codes:
-  0  every device is free (with --no-wait: every release was accepted)
+  0  every device is ",
+            $done,
+            " (with --no-wait: every request was accepted)
   1  some failed, can't be known to have succeeded, or are not on record
   2  it could not run: wrong arguments, no credentials, no connection
-  3  none failed, but some are still pending or can't be verified
+  3  none failed, but some are still pending, held back, or can't be verified
   130  interrupted
+"
+        )
+    };
+}
 
+const UNRESTRICT_HELP: &str = concat!(
+    credentials!(),
+    run_help!("free"),
+    "
 Examples:
   host-demo unrestrict 1e5bc9d7e413ddd7902c2932e418702b84d0cc07 --comment 'INC-42: cleaned'
+  host-demo unrestrict --from devices.csv --comment 'INC-42: cleaned' --deadline 8h
   host-demo unrestrict ID1 ID2 ID3 --comment 'INC-42: cleaned' --no-wait --output json"
+);
+
+const RESTRICT_HELP: &str = concat!(
+    credentials!(),
+    run_help!("restricted"),
+    "
+The configuration must allow it (`allow`, see host-demo config example).
+
+Examples:
+  host-demo restrict 1e5bc9d7e413ddd7902c2932e418702b84d0cc07 --comment 'INC-42: contain'
+  host-demo restrict --from devices.csv --comment 'INC-42: contain' --yes"
+);
+
+const RESUME_HELP: &str = concat!(
+    credentials!(),
+    run_help!("free, or restricted"),
+    "
+Examples:
+  host-demo resume last
+  host-demo resume 20260130-2111 --deadline 2h
+  host-demo resume last --retry"
 );
 
 const STATUS_HELP: &str = concat!(
@@ -153,7 +194,16 @@ pub(crate) enum Output {
 pub(crate) enum Command {
     /// Release devices, and follow each release to its end.
     #[command(after_help = UNRESTRICT_HELP)]
-    Unrestrict(Unrestrict),
+    Unrestrict(Box<Batch>),
+
+    /// Restrict devices: let them run Microsoft-signed programs only. The configuration must allow
+    /// it.
+    #[command(after_help = RESTRICT_HELP)]
+    Restrict(Box<Batch>),
+
+    /// Go on with a run that was interrupted, or look again how its actions end.
+    #[command(after_help = RESUME_HELP)]
+    Resume(Box<Resume>),
 
     /// Show a machine action as it stands now.
     #[command(after_help = STATUS_HELP)]
@@ -197,46 +247,122 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Unrestrict {
+pub(crate) struct Batch {
     #[command(flatten)]
     pub(crate) devices: Devices,
 
-    /// Why, for the record of each action.
+    /// Why, for the record of each action. A reference of 12 letters and digits is added to it, by
+    /// which a run finds its own actions again.
     #[arg(long, value_name = "TEXT")]
     pub(crate) comment: String,
 
-    /// Be done when the service has accepted the release; don't follow it.
+    /// Send it even where the opposite action is under way for a device. The service does not say
+    /// which of the two is done last.
     #[arg(long)]
-    pub(crate) no_wait: bool,
+    pub(crate) override_pending: bool,
 
-    /// How long all of it may take, such as 90s or 2h: what the quota puts off until after that is
-    /// not sent. Without it, each device is followed for 10m after its release was accepted.
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub(crate) deadline: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) pace: Pace,
+
+    #[command(flatten)]
+    pub(crate) runs: Runs,
 
     #[command(flatten)]
     pub(crate) connection: Connection,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Resume {
+    /// The run: its name, the beginning of it, or `last`.
+    pub(crate) run: String,
+
+    /// Try those once more that were refused, or whose action failed.
+    #[arg(long)]
+    pub(crate) retry: bool,
+
+    #[command(flatten)]
+    pub(crate) pace: Pace,
+
+    #[command(flatten)]
+    pub(crate) runs: Runs,
+
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+}
+
+/// How far a run goes, and how fast.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Pace {
+    /// Be done when the service has accepted it; don't follow it to its end.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+
+    /// How long all of it may take, such as 90s or 2h: what the quota puts off until after that is
+    /// not sent, and nothing is followed any longer. Without it, one device is followed for 10m,
+    /// and several to their end, which for devices that are offline can take days.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) deadline: Option<Duration>,
+
+    /// Send nothing for a while where more of the last 20 answers than this went wrong. 100: never.
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value_t = host_demo::batch::PAUSE_ABOVE,
+        value_parser = clap::value_parser!(u8).range(1..=100),
+    )]
+    pub(crate) pause_above: u8,
+
+    /// How many requests may be under way at one time.
+    #[arg(
+        long,
+        value_name = "N",
+        hide = true,
+        default_value_t = host_demo::batch::AT_ONCE,
+    )]
+    pub(crate) at_once: usize,
+}
+
+/// Where runs are kept.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Runs {
+    /// Keep runs in this folder, instead of host-demo/runs in the user's state directory.
+    #[arg(
+        id = "runs",
+        long = "runs",
+        value_name = "DIR",
+        help_heading = "Journal"
+    )]
+    pub(crate) folder: Option<PathBuf>,
+}
+
 /// Which devices, and how sure that is.
 #[derive(Clone, Debug, Args)]
+#[command(group = ArgGroup::new("looked_up").args(["from", "by_name"]).multiple(true))]
 pub(crate) struct Devices {
-    /// Defender's ids of the devices: 40 hexadecimal digits each.
+    /// Defender's ids of the devices: 40 hexadecimal digits each. With --by-name: their names.
     #[arg(required_unless_present = "from", value_name = "MACHINE_ID")]
     pub(crate) machine_ids: Vec<String>,
 
-    /// Take the devices in this file as well, or in standard input (-): one id a line, a table
-    /// with a header (CSV), or JSON.
+    /// Take the devices in this file as well, or in standard input (-): one id (with --by-name: one
+    /// name) a line, a table with a header (CSV), or JSON.
     #[arg(long, value_name = "FILE", help_heading = "Devices")]
     pub(crate) from: Option<PathBuf>,
 
-    /// The table's column that has the ids [default: machineId, Device ID or id].
+    /// The table's column that has the ids [default: machineId, Device ID or id] or the names
+    /// [default: computerDnsName, Device name, dnsName, hostname or name].
     #[arg(long, value_name = "NAME", requires = "from", help_heading = "Devices")]
     pub(crate) column: Option<String>,
 
-    /// Pass over lines of the file that name no device, instead of sending nothing.
-    #[arg(long, requires = "from", help_heading = "Devices")]
+    /// Pass over lines of the file that name no device, and names that do not lead to one, instead
+    /// of sending nothing.
+    #[arg(long, requires = "looked_up", help_heading = "Devices")]
     pub(crate) skip_invalid: bool,
+
+    /// Devices are named by their names, as Defender has them: pc-1.contoso.com. Each is looked for
+    /// first, with one call; what several devices are called, or none, is told of, and nothing is
+    /// sent. An id is still an id.
+    #[arg(long, help_heading = "Devices")]
+    pub(crate) by_name: bool,
 
     /// Ask before it goes on with more devices than this.
     #[arg(long, value_name = "N", default_value_t = 25, help_heading = "Devices")]
@@ -553,6 +679,10 @@ pub(crate) struct Connection {
     /// scale.
     #[arg(long, value_name = "N", hide = true, default_value_t = 1)]
     pub(crate) time_scale: u32,
+
+    /// The run that calls belong to, for the record.
+    #[arg(skip)]
+    pub(crate) run: Option<String>,
 }
 
 #[derive(Debug, Args)]

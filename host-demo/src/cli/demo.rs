@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use host_demo::batch::{
+    self, Entry, Finished, Follow, Kind, Outcome, Pause, Plan, Reporter, State, Verdict, Wait,
+};
 use host_demo::clock::{Clock, SystemClock};
 use host_demo::cloud::Service;
-use host_demo::contract::MachineAction;
 use host_demo::host::{CallError, Host, Patience, Setup};
 use host_demo::identity::{Identity, Method, Settings, TokenSource as _};
+use host_demo::journal::{Journal, Run, Runs};
 use host_demo::limits::Quota;
 use host_demo::mock::{Api, Duplicate, Mock, Switches};
-use host_demo::release::{self, Outcome, Plan, Reporter, Verdict, Wait};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 
@@ -121,17 +123,13 @@ async fn one_device(host: &Host, id: &str) -> anyhow::Result<()> {
         "Release {id}, and follow it until the device has done it:"
     ));
     let began = host.clock().now();
-    let plan = Plan {
-        comment: COMMENT.to_owned(),
-        follow: Some(Duration::from_secs(600)),
-        deadline: None,
-    };
-    let outcomes = release(host, &[id.to_owned()], &plan, Arc::new(Lines)).await;
+    let plan = Plan::new(Follow::For(Duration::from_secs(600)));
+    let finished = release(host, &[id.to_owned()], &plan, Arc::new(Lines)).await?;
     let took = host.clock().now().since(began).as_secs();
     ensure!(
-        matches!(outcomes[0], Outcome::Released(_)),
+        finished.entries[0].state == State::Done,
         "not released: {:?}",
-        outcomes[0]
+        finished.entries[0]
     );
     line(&format!("    free after {took} s"));
     Ok(())
@@ -176,22 +174,18 @@ async fn many(host: &Host, mock: &Mock, ids: &[String]) -> anyhow::Result<()> {
         hour.calls
     ));
     let began = host.clock().now();
-    let plan = Plan {
-        comment: COMMENT.to_owned(),
-        follow: None,
-        deadline: None,
-    };
+    let plan = Plan::new(Follow::Not);
     let bar = Arc::new(Bar::new(ids.len()));
-    let outcomes = release(host, ids, &plan, Arc::clone(&bar) as _).await;
+    let finished = release(host, ids, &plan, Arc::clone(&bar) as _).await?;
     bar.0.finish_and_clear();
     let took = host.clock().now().since(began).as_secs();
-    let accepted = outcomes
-        .iter()
+    let accepted = finished
+        .outcomes()
         .filter(|o| o.verdict() == Verdict::Done)
         .count();
     ensure!(
         accepted == ids.len(),
-        "{accepted} of {} were accepted: {outcomes:?}",
+        "{accepted} of {} were accepted: {finished:?}",
         ids.len()
     );
     line(&format!(
@@ -231,26 +225,53 @@ async fn release(
     ids: &[String],
     plan: &Plan,
     reporter: Arc<dyn Reporter>,
-) -> Vec<Outcome> {
+) -> anyhow::Result<Finished> {
+    let run = Run {
+        id: Runs::name(host.clock().wall()),
+        kind: Kind::Release,
+        comment: COMMENT.to_owned(),
+        nonce: uuid::Uuid::new_v4().into_bytes(),
+        service: host.policy().origin().to_string(),
+        tenant: None,
+        application: None,
+        who: "the demo".to_owned(),
+        audit: None,
+        override_pending: false,
+        follows: plan.follow != Follow::Not,
+        created: host.clock().wall(),
+        ended: None,
+        ending: None,
+    };
+    let entries: Vec<Entry> = ids
+        .iter()
+        .map(|id| Ok(Entry::new(id.parse()?, None)))
+        .collect::<anyhow::Result<_>>()?;
+    let journal = Journal::in_memory(&run, &entries)?;
     let (_never, stop) = watch::channel(false);
-    release::release(host, ids, plan, reporter, stop).await
+    Ok(batch::drive(host, &journal, entries, plan, reporter, stop).await?)
 }
 
 /// One line for each new status.
 struct Lines;
 
 impl Reporter for Lines {
-    fn waiting(&self, _: &str, _: Wait) {}
+    fn waiting(&self, _: Option<&Entry>, _: Wait) {}
 
-    fn progress(&self, _: &str, action: &MachineAction) {
-        line(&format!(
-            "    {:<10}  action {}",
-            clean(action.status.as_str()),
-            clean(&action.id)
-        ));
+    fn changed(&self, entry: &Entry) {
+        if let Some(action) = &entry.action {
+            line(&format!(
+                "    {:<10}  action {}",
+                clean(&action.status),
+                clean(&action.id)
+            ));
+        }
     }
 
-    fn finished(&self, _: &str, _: &Outcome) {}
+    fn finished(&self, _: &Entry, _: Outcome) {}
+
+    fn paused(&self, _: Pause) {}
+
+    fn blind(&self, _: &CallError) {}
 }
 
 struct Bar(ProgressBar);
@@ -271,15 +292,19 @@ impl Bar {
 }
 
 impl Reporter for Bar {
-    fn waiting(&self, _: &str, _: Wait) {
+    fn waiting(&self, _: Option<&Entry>, _: Wait) {
         self.0
             .set_message("the minute is full: waiting for its first call to leave it");
     }
 
-    fn progress(&self, _: &str, _: &MachineAction) {}
+    fn changed(&self, _: &Entry) {}
 
-    fn finished(&self, _: &str, _: &Outcome) {
+    fn finished(&self, _: &Entry, _: Outcome) {
         self.0.inc(1);
         self.0.set_message("");
     }
+
+    fn paused(&self, _: Pause) {}
+
+    fn blind(&self, _: &CallError) {}
 }

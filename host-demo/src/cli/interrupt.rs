@@ -18,6 +18,16 @@ pub(super) async fn listen(interrupt: watch::Sender<bool>) {
     }
 }
 
+/// Completes when it is pressed for the first time; where nobody listens, never.
+pub(super) async fn pressed(stop: Option<watch::Receiver<bool>>) {
+    if let Some(mut stop) = stop
+        && stop.wait_for(|stop| *stop).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
 /// Ctrl-C, or what a service manager or a terminal that closes sends in its place.
 async fn interrupted() -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;

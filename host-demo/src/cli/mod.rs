@@ -8,6 +8,7 @@ macro_rules! note {
 
 mod args;
 mod audit;
+mod batch;
 mod check;
 mod config;
 mod connect;
@@ -17,15 +18,19 @@ mod inspect;
 mod interrupt;
 mod mock;
 mod output;
+mod progress;
 mod quota;
 mod status;
-mod unrestrict;
+mod steps;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
+use host_demo::host::CallError;
+
 use args::{Cli, Command};
+use host_demo::batch::Kind;
 
 /// What a run comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +90,10 @@ pub(crate) fn run() -> Exit {
     };
     let exit = result.unwrap_or_else(|error| {
         output::could_not_run(format, &error);
-        Exit::CouldNotRun
+        match error.downcast_ref() {
+            Some(CallError::Stopped) => Exit::Interrupted,
+            _ => Exit::CouldNotRun,
+        }
     });
     match output::lost() {
         Some(why) => {
@@ -98,7 +106,9 @@ pub(crate) fn run() -> Exit {
 
 async fn dispatch(command: Command, format: args::Output) -> anyhow::Result<Exit> {
     match command {
-        Command::Unrestrict(args) => unrestrict::run(args, format).await,
+        Command::Unrestrict(args) => batch::begin(Kind::Release, *args, format).await,
+        Command::Restrict(args) => batch::begin(Kind::Restrict, *args, format).await,
+        Command::Resume(args) => batch::resume(*args, format).await,
         Command::Status(args) => status::run(args, format).await,
         Command::Check(args) => check::run(args, format).await,
         Command::Config(args) => config::run(&args, format),

@@ -1,6 +1,7 @@
 //! What is printed, for people and for programs.
 
 use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use clap::error::ErrorKind;
@@ -16,6 +17,14 @@ use super::args::Output;
 
 /// Whether something that was to be printed is lost, other than by a reader who went away.
 static LOST: Mutex<Option<String>> = Mutex::new(None);
+
+/// Whether a line could not be printed, for whatever reason.
+static IS_CUT: AtomicBool = AtomicBool::new(false);
+
+/// Whether somebody still reads what is printed, as far as it shows.
+pub(crate) fn is_read() -> bool {
+    !IS_CUT.load(Ordering::Relaxed)
+}
 
 /// Why some of the output is lost, if it is.
 pub(crate) fn lost() -> Option<String> {
@@ -37,10 +46,11 @@ pub(crate) fn line(text: &str) {
     bytes.push(b'\n');
     let mut stdout = std::io::stdout().lock();
     let written = stdout.write_all(&bytes).and_then(|()| stdout.flush());
-    if let Err(error) = written
-        && error.kind() != std::io::ErrorKind::BrokenPipe
-    {
-        *LOST.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+    if let Err(error) = written {
+        IS_CUT.store(true, Ordering::Relaxed);
+        if error.kind() != std::io::ErrorKind::BrokenPipe {
+            *LOST.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+        }
     }
 }
 
@@ -65,7 +75,17 @@ pub(crate) fn json_line(value: &Value) {
 /// Says why nothing was done.
 pub(crate) fn could_not_run(format: Output, error: &anyhow::Error) {
     let (text, value) = match error.downcast_ref::<CallError>() {
-        Some(error) => (explain(error), error_json(error)),
+        Some(call) => {
+            let (what, why) = (error.to_string(), call.to_string());
+            // With what was being done, where that is said.
+            let text = match what == why {
+                true => why,
+                false => format!("{what}: {why}"),
+            };
+            let mut value = error_json(call);
+            value["message"] = json!(text);
+            (advised(&text, call), value)
+        }
         None => {
             let text = format!("{error:#}");
             let value = json!({ "message": text, "advice": null });
@@ -142,13 +162,16 @@ pub(crate) fn advice(error: &CallError) -> Option<&'static str> {
     }
 }
 
-/// An error and what to do about it, in one line.
-pub(crate) fn explain(error: &CallError) -> String {
-    let text = error.to_string();
+fn advised(text: &str, error: &CallError) -> String {
     match advice(error) {
         Some(advice) => format!("{}; {advice}", text.trim_end_matches('.')),
-        None => text,
+        None => text.to_owned(),
     }
+}
+
+/// An error and what to do about it, in one line.
+pub(crate) fn explain(error: &CallError) -> String {
+    advised(&error.to_string(), error)
 }
 
 /// A machine action in one line, for people.

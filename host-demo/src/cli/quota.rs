@@ -19,6 +19,10 @@ use super::{Exit, audit, config, connect, output};
 /// quota.
 pub(super) const ANSWER: Duration = Duration::from_secs(1);
 
+/// From one look to the next, by the machine's own time, however fast the one runs that is shown: a
+/// person looks.
+const LOOK: Duration = Duration::from_secs(1);
+
 pub(crate) async fn run(args: args::Quota, format: Output) -> anyhow::Result<Exit> {
     match &args.command {
         Some(QuotaCommand::Open(counted)) => open(counted, format).await,
@@ -34,7 +38,14 @@ async fn show(args: &args::Quota, format: Output) -> anyhow::Result<Exit> {
     let mut drawn = 0;
     loop {
         let reading = ledger.read().await?;
-        let views = reading.budgets.iter().map(|(key, budget)| View {
+        let unused = reading.unused();
+        let mut budgets: Vec<(Option<&Key>, &Budget)> = (reading.budgets.iter())
+            .map(|(key, budget)| (Some(key), budget))
+            .collect();
+        if budgets.is_empty() {
+            budgets.push((None, &unused));
+        }
+        let views = budgets.into_iter().map(|(key, budget)| View {
             key,
             budget,
             now: reading.now,
@@ -42,52 +53,30 @@ async fn show(args: &args::Quota, format: Output) -> anyhow::Result<Exit> {
             quotas: settings.quotas(),
             forecast: args.forecast,
         });
-        let unused = || {
-            let forecast = |calls: u32| {
-                let mut log = Budget::default().log().clone();
-                log.close_for_loss(reading.lost_until.unwrap_or_default());
-                let calls = calls as usize;
-                log.forecast(settings.quotas(), reading.now, calls, ANSWER)
-            };
-            args.forecast.map(|calls| (calls, forecast(calls)))
-        };
-        if format == Output::Json {
-            if reading.budgets.is_empty() {
-                let forecast = unused().map(|(calls, end)| forecast_json(calls, end, reading.now));
-                output::json_line(
-                    &json!({ "type": "quota", "operation": null, "forecast": forecast }),
-                );
-            }
-            for view in views {
-                output::json_line(&view.json());
-            }
-        } else {
-            let mut lines: Vec<String> = views.flat_map(|view| view.lines()).collect();
-            if lines.is_empty() {
-                lines.push("no call was counted yet".to_owned());
-                if let Some(lost) = reading.lost_until.filter(|lost| *lost > reading.now) {
-                    let left = roughly(lost.since(reading.now));
-                    lines.push(format!("  what was counted before is lost, so nothing is sent for {left}; if no call was made in the last hour: host-demo quota open"));
-                }
-                lines.extend(unused().map(|(calls, end)| took(end, reading.now, calls)));
-            }
-            if drawn > 0 && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
-                // Back to where the last picture began.
-                lines[0] = format!("\u{1b}[{drawn}A\u{1b}[J{}", lines[0]);
-            }
-            drawn = lines.iter().map(|line| line.lines().count()).sum();
-            for line in &lines {
-                output::line(line);
-            }
+        match format {
+            Output::Json => views.for_each(|view| output::json_line(&view.json())),
+            Output::Text => drawn = draw(views.flat_map(|view| view.lines()).collect(), drawn),
         }
-        if !args.watch {
+        if !args.watch || !output::is_read() {
             return Ok(Exit::Done);
         }
         tokio::select! {
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            () = tokio::time::sleep(LOOK) => {}
             _ = tokio::signal::ctrl_c() => return Ok(Exit::Done),
         }
     }
+}
+
+/// Shows these lines, and says how many they are: on a terminal the next ones take their place.
+fn draw(mut lines: Vec<String>, before: usize) -> usize {
+    if before > 0 && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+        // Back to where the last picture began.
+        lines[0] = format!("\u{1b}[{before}A\u{1b}[J{}", lines[0]);
+    }
+    for line in &lines {
+        output::line(line);
+    }
+    lines.len()
 }
 
 async fn open(counted: &args::Counted, format: Output) -> anyhow::Result<Exit> {
@@ -191,7 +180,8 @@ const LEDGER: &str = "ledger.sqlite";
 
 /// One key, as it is shown.
 struct View<'a> {
-    key: &'a Key,
+    /// None for all of them, where no call was counted yet.
+    key: Option<&'a Key>,
     budget: &'a Budget,
     /// On the ledger's scale, and on the calendar.
     now: Moment,
@@ -221,17 +211,21 @@ impl View<'_> {
         }
     }
 
-    fn finish(&self, calls: u32) -> Option<Moment> {
+    /// How long so many more calls take, if they are ever possible.
+    fn takes(&self, calls: u32) -> Option<Duration> {
         let log = self.budget.log();
-        log.forecast(self.quotas, self.now, calls as usize, ANSWER)
+        let end = log.forecast(self.quotas, self.now, calls as usize, ANSWER);
+        end.map(|end| end.since(self.now))
     }
 
     fn lines(&self) -> Vec<String> {
-        let key = self.key;
-        let mut lines = vec![output::clean(&format!(
-            "{}  (tenant {}, application {})",
-            key.operation, key.tenant, key.application
-        ))];
+        let mut lines = vec![match self.key {
+            Some(key) => output::clean(&format!(
+                "{}  (tenant {}, application {})",
+                key.operation, key.tenant, key.application
+            )),
+            None => "no call was counted yet".to_owned(),
+        }];
         for quota in self.quotas {
             let used = self.used(*quota);
             let (calls, left) = (quota.calls, self.left(*quota));
@@ -254,10 +248,13 @@ impl View<'_> {
         if self.budget.waiting() > 0 {
             lines.push(format!("  waiting  {}", self.budget.waiting()));
         }
-        lines.extend(
-            self.forecast
-                .map(|calls| took(self.finish(calls), self.now, calls)),
-        );
+        lines.extend(self.forecast.map(|calls| match self.takes(calls) {
+            Some(time) => {
+                let time = roughly(time);
+                format!("  forecast {calls} more calls take {time}, if nobody else calls")
+            }
+            None => format!("  forecast {calls} more calls are never possible"),
+        }));
         lines
     }
 
@@ -301,14 +298,15 @@ impl View<'_> {
         let holders = self.budget.holders().into_iter().map(|(name, slots, latest)| {
             json!({ "name": name, "slots": slots, "counted_until": self.time(latest).to_string() })
         });
-        let forecast = self
-            .forecast
-            .map(|calls| forecast_json(calls, self.finish(calls), self.now));
+        let forecast = self.forecast.map(|calls| {
+            let seconds = self.takes(calls).map(|time| time.as_secs_f64().ceil());
+            json!({ "calls": calls, "seconds": seconds })
+        });
         json!({
             "type": "quota",
-            "tenant": self.key.tenant,
-            "application": self.key.application,
-            "operation": self.key.operation.to_string(),
+            "tenant": self.key.map(|key| &key.tenant),
+            "application": self.key.map(|key| &key.application),
+            "operation": self.key.map(|key| key.operation.to_string()),
             "quotas": quotas.collect::<Vec<_>>(),
             "next_at": next.map(|wait| self.time(wait.at).to_string()),
             "why": next.map(|wait| match wait.why {
@@ -320,21 +318,6 @@ impl View<'_> {
             "holders": holders.collect::<Vec<_>>(),
             "forecast": forecast,
         })
-    }
-}
-
-fn forecast_json(calls: u32, end: Option<Moment>, now: Moment) -> Value {
-    let seconds = end.map(|end| end.since(now).as_secs_f64().ceil());
-    json!({ "calls": calls, "seconds": seconds })
-}
-
-fn took(end: Option<Moment>, now: Moment, calls: u32) -> String {
-    match end {
-        Some(end) => {
-            let time = roughly(end.since(now));
-            format!("  forecast {calls} more calls take {time}, if nobody else calls")
-        }
-        None => format!("  forecast {calls} more calls are never possible"),
     }
 }
 

@@ -173,12 +173,16 @@ impl FromStr for LedgerName {
 impl Reading {
     /// What is known of a key, as the next one to ask for it will find it.
     pub fn budget(&self, key: &Key) -> Budget {
-        self.budgets.get(key).cloned().unwrap_or_else(|| {
-            let mut budget = Budget::default();
-            let log = &mut budget.log;
-            log.close_for_loss(self.lost_until.unwrap_or_default());
-            budget
-        })
+        let known = self.budgets.get(key).cloned();
+        known.unwrap_or_else(|| self.unused())
+    }
+
+    /// What is known of a key that is not there.
+    pub fn unused(&self) -> Budget {
+        let mut budget = Budget::default();
+        let log = &mut budget.log;
+        log.close_for_loss(self.lost_until.unwrap_or_default());
+        budget
     }
 }
 

@@ -1,6 +1,7 @@
 //! The quotas, as the processes of one user share them.
 
 use std::io::{BufRead as _, BufReader};
+use std::process::Child;
 
 use tests::redis::RedisServer;
 
@@ -56,13 +57,34 @@ fn counted(said: &Said, used: u64) -> Value {
     releases
 }
 
+/// As Ctrl-C does.
+fn interrupt(process: &Child) {
+    let id = process.id().to_string();
+    let mut kill = Command::new("kill");
+    assert!(kill.args(["-INT", &id]).status().unwrap().success());
+}
+
 #[test]
 fn what_one_process_sent_the_next_one_counts() {
     let stage = strict();
+    let forecast = ["--forecast", "5"];
     stage
-        .quota(&[])
+        .quota(&forecast)
         .exits(0)
-        .mentions("no call was counted yet");
+        .mentions("no call was counted yet")
+        .mentions("0 of 2, 2 left")
+        .mentions("next     now")
+        .mentions("5 more calls take 2 h 00 min");
+    let said = stage.quota(&["--output", "json"]).with_args(forecast);
+    let views = said.exits(0).json();
+    let [unused] = &views[..] else {
+        panic!("{views:?}")
+    };
+    assert_eq!(unused["operation"], Value::Null);
+    assert_eq!(unused["quotas"][0]["left"], 2);
+    assert_eq!(unused["forecast"]["calls"], 5);
+    let seconds = unused["forecast"]["seconds"].as_f64().unwrap();
+    assert!((7200.0..7212.0).contains(&seconds), "{seconds}");
     stage.release(0).exits(0);
     stage.release(1).exits(0);
     let said = stage
@@ -94,14 +116,35 @@ fn what_one_process_sent_the_next_one_counts() {
         .map(Result::unwrap)
         .find(|line| line.contains("waiting for the service's quota"));
     assert!(told.unwrap().contains("as many were sent as it allows"));
-    let process = third.id().to_string();
-    Command::new("kill")
-        .args(["-INT", &process])
-        .status()
-        .unwrap();
+    interrupt(&third);
     assert_eq!(third.wait().unwrap().code(), Some(130));
     assert_eq!(stage.mock.arrivals(RELEASE), 2);
     counted(&stage.quota(&["--output", "json"]).exits(0), 2);
+}
+
+#[test]
+fn who_watches_the_quota_sees_it_again_and_again_until_they_have_seen_enough() {
+    let stage = strict();
+    let watch = || {
+        let mut command = stage.quota(&["--watch", "--output", "json"]).command;
+        let mut watch = command.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+        let views = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+        (watch, views)
+    };
+    let (mut one, mut views) = watch();
+    assert_eq!(views.next().unwrap()["operation"], Value::Null);
+    stage.release(0).exits(0);
+    let seen = views.find(|view| view["operation"] == "unrestrict-code-execution");
+    assert_eq!(seen.unwrap()["quotas"][0]["used"], 1);
+    interrupt(&one);
+    assert_eq!(one.wait().unwrap().code(), Some(0));
+
+    // Whoever reads no further need not press anything.
+    let (mut other, mut views) = watch();
+    assert_eq!(views.next().unwrap(), views.next().unwrap());
+    drop(views);
+    assert_eq!(other.wait().unwrap().code(), Some(0));
 }
 
 #[test]
@@ -148,6 +191,13 @@ fn a_damaged_ledger_lets_nothing_be_sent_and_is_put_aside_by_hand() {
         .bare(["quota", "renew", "--config", "strict.toml"])
         .exits(0);
     renewed.mentions("put aside").mentions("quota open");
+    stage
+        .quota(&["--forecast", "2"])
+        .exits(0)
+        .mentions("no call was counted yet")
+        .mentions("0 of 2, 0 left")
+        .mentions("is lost")
+        .mentions("2 more calls take 1 h 01 min");
     stage
         .bare(["quota", "open", "--config", "strict.toml"])
         .exits(0);

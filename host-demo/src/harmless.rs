@@ -23,18 +23,22 @@ pub fn is_harmful(c: char) -> bool {
             | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// A cell of a table (CSV, RFC 4180): harmless for a terminal, and for a spreadsheet, which takes
-/// what begins so for a formula (OWASP, "CSV Injection").
+/// A cell of a table (CSV, RFC 4180) that is one line, drives no terminal, and is no formula.
+///
+/// A spreadsheet takes a text for a formula by its beginning, quoted or not (OWASP, "CSV
+/// Injection"), and East Asian forms of the characters for the characters. An apostrophe makes it a
+/// text.
 pub fn cell(text: &str) -> String {
-    let text = clean(text);
-    let is_formula = text
-        .trim_start()
-        .starts_with(['=', '+', '-', '@', '＝', '＋', '－', '＠']);
-    let text = match is_formula {
-        true => format!("'{text}"),
-        false => text,
+    const BEGIN_A_FORMULA: [char; 11] =
+        ['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠'];
+    let is_formula = |text: &str| text.starts_with(BEGIN_A_FORMULA);
+    let guard = match is_formula(text) || is_formula(text.trim_start()) {
+        true => "'",
+        false => "",
     };
-    match text.contains(['"', ',', ';']) || text.trim() != text {
+    let text = format!("{guard}{}", clean(text));
+    // Semicolons as well: in some countries they are what a spreadsheet separates by.
+    match text.contains(['"', ',', ';']) {
         true => format!("\"{}\"", text.replace('"', "\"\"")),
         false => text,
     }
@@ -63,9 +67,8 @@ mod tests {
             ("-1", "'-1"),
             ("@SUM(A1)", "'@SUM(A1)"),
             ("  =1", "'  =1"),
-            (" a ", "\" a \""),
             ("＝1", "'＝1"),
-            ("\t=1", r"\t=1"),
+            ("\t=1", r"'\t=1"),
             ("a,b;\"c\"\n", r#""a,b;""c""\n""#),
             ("a=1", "a=1"),
             ("", ""),

@@ -8,8 +8,9 @@ mod curve;
 mod page;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::batch::{Entry, Outcome, Verdict};
 use crate::grant::Operation;
@@ -81,20 +82,22 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// How many devices it came to this with.
-    pub fn count(&self, verdict: Verdict) -> usize {
-        let of_it = self.outcomes.iter().filter(|(o, _)| o.verdict() == verdict);
-        of_it.map(|(_, devices)| devices.len()).sum()
+    /// How many devices have come to which outcome.
+    pub fn counts(&self) -> Vec<(Outcome, usize)> {
+        let counts = self.outcomes.iter().map(|(o, devices)| (*o, devices.len()));
+        counts.collect()
     }
 
     /// How long it took, or has taken, if that is known: of a run that was cut short it is not.
-    pub fn duration(&self) -> Option<SignedDuration> {
+    pub fn duration(&self) -> Option<Duration> {
         let end = match self.standing {
             Standing::Driven(_) => self.made,
             Standing::Ended => self.record.run.ended?,
             Standing::Interrupted => return None,
         };
-        Some(end.duration_since(self.record.run.created))
+        let took = end.duration_since(self.record.run.created);
+        // A calendar can be set back.
+        Some(took.try_into().unwrap_or_default())
     }
 
     /// What is recorded of its calls, and how to look at it: the file is checked by this command.
@@ -312,6 +315,18 @@ fn without_ids(message: &str) -> String {
         }
     }
     kept
+}
+
+/// A time, for people.
+pub fn roughly(time: Duration) -> String {
+    let seconds = time.as_secs_f64().ceil() as u64;
+    let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);
+    match (days, hours, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, seconds) => format!("{seconds} s"),
+        (0, 0, minutes, seconds) => format!("{minutes} min {seconds:02} s"),
+        (0, hours, minutes, _) => format!("{hours} h {minutes:02} min"),
+        (days, hours, ..) => format!("{days} d {hours} h"),
+    }
 }
 
 /// A path as a shell takes it.

@@ -20,6 +20,8 @@ mod mock;
 mod output;
 mod progress;
 mod quota;
+mod report;
+mod runs;
 mod status;
 mod steps;
 
@@ -114,6 +116,8 @@ async fn dispatch(command: Command, format: args::Output) -> anyhow::Result<Exit
         Command::Config(args) => config::run(&args, format),
         Command::Inspect(args) => inspect::run(&args, format),
         Command::Quota(args) => quota::run(args, format).await,
+        Command::Runs(args) => runs::run(args, format),
+        Command::Report(args) => report::run(&args, format),
         Command::Audit {
             command: args::Audit::Verify(args),
         } => audit::verify(&config::verify(args)?, format),

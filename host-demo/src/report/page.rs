@@ -7,10 +7,10 @@ use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use super::{Pace, Report, wrong};
+use super::{Pace, Report, roughly, wrong};
 use crate::batch::{Kind, Outcome, Verdict};
 use crate::grant::Operation;
 use crate::harmless::is_harmful;
@@ -516,21 +516,6 @@ fn rank(outcome: Outcome) -> usize {
 
 fn time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%S").to_string()
-}
-
-fn roughly(time: SignedDuration) -> String {
-    let seconds = time.as_secs().max(0);
-    match (
-        seconds / 86_400,
-        seconds / 3600 % 24,
-        seconds / 60 % 60,
-        seconds % 60,
-    ) {
-        (0, 0, 0, seconds) => format!("{seconds} s"),
-        (0, 0, minutes, seconds) => format!("{minutes} min {seconds:02} s"),
-        (0, hours, minutes, _) => format!("{hours} h {minutes:02} min"),
-        (days, hours, ..) => format!("{days} d {hours} h"),
-    }
 }
 
 fn counted(n: usize, what: &str) -> String {

@@ -283,3 +283,19 @@ fn ten_thousand_devices_are_a_page_of_six_megabytes_at_most() {
         page.len()
     );
 }
+
+#[test]
+fn a_time_is_said_as_exactly_as_people_need_it() {
+    let said = [59, 60, 3599, 3600, 4325, 183_600].map(|seconds| roughly(Duration::from_secs(seconds)));
+    assert_eq!(
+        said,
+        [
+            "59 s",
+            "1 min 00 s",
+            "59 min 59 s",
+            "1 h 00 min",
+            "1 h 12 min",
+            "2 d 3 h"
+        ]
+    );
+}

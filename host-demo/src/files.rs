@@ -231,7 +231,10 @@ mod tests {
             );
         }
         let nowhere = folder.path().join("none/report.html");
-        assert!(matches!(super::write(&nowhere, b"x"), Err(FileError::Io(_))));
+        assert!(matches!(
+            super::write(&nowhere, b"x"),
+            Err(FileError::Io(_))
+        ));
         let left = std::fs::read_dir(folder.path()).unwrap().count();
         assert_eq!(left, 2, "nothing is left beside it");
     }

@@ -56,9 +56,21 @@ fn print(report: &Report<'_>) {
     for trouble in &report.troubles {
         let wrong = &trouble.wrong;
         let (count, reason) = (trouble.devices.len(), clean(&wrong.reason));
-        lines.push(format!("{count:>7}  {reason:<19}  {}", clean(&wrong.message)));
-        lines.extend(wrong.advice.iter().map(|advice| format!("{:30}{}", "", clean(advice))));
-        lines.push(format!("{:30}{}", "", clean(&some_of(report, &trouble.devices))));
+        lines.push(format!(
+            "{count:>7}  {reason:<19}  {}",
+            clean(&wrong.message)
+        ));
+        lines.extend(
+            wrong
+                .advice
+                .iter()
+                .map(|advice| format!("{:30}{}", "", clean(advice))),
+        );
+        lines.push(format!(
+            "{:30}{}",
+            "",
+            clean(&some_of(report, &trouble.devices))
+        ));
     }
     if !report.paces.is_empty() {
         lines.push("calls:".to_owned());
@@ -78,7 +90,12 @@ fn print(report: &Report<'_>) {
 pub(super) fn heading(report: &Report<'_>) -> Vec<String> {
     let run = &report.record.run;
     let mut lines = vec![
-        format!("run {}: {} of {} devices", run.id, run.kind.name(), report.record.entries.len()),
+        format!(
+            "run {}: {} of {} devices",
+            run.id,
+            run.kind.name(),
+            report.record.entries.len()
+        ),
         format!("  comment  {}", run.comment),
         format!("  began    {} UTC, by {}", time(run.created), run.who),
         format!("  state    {}", report.standing),
@@ -89,8 +106,14 @@ pub(super) fn heading(report: &Report<'_>) -> Vec<String> {
     }
     lines.extend(run.ending.iter().map(|why| format!("  because  {why}")));
     let whose = [("tenant", &run.tenant), ("application", &run.application)];
-    let whose = whose.into_iter().filter_map(|(what, id)| Some(format!(", {what} {}", id.as_ref()?)));
-    lines.push(format!("  service  {}{}", run.service, whose.collect::<String>()));
+    let whose = whose
+        .into_iter()
+        .filter_map(|(what, id)| Some(format!(", {what} {}", id.as_ref()?)));
+    lines.push(format!(
+        "  service  {}{}",
+        run.service,
+        whose.collect::<String>()
+    ));
     lines.iter().map(|line| clean(line)).collect()
 }
 

@@ -118,7 +118,12 @@ fn show(args: &args::ShowRun, format: Output) -> anyhow::Result<Exit> {
     let run = &record.run;
     if format == Output::Json {
         let counts = report.counts();
-        output::json_line(&run_json(run, &report.standing, record.entries.len(), &counts));
+        output::json_line(&run_json(
+            run,
+            &report.standing,
+            record.entries.len(),
+            &counts,
+        ));
         for entry in &record.entries {
             let outcome = entry.outcome(run.follows);
             output::json_line(&batch::device_json(run.kind, entry, outcome));
@@ -237,12 +242,18 @@ fn why_kept(overview: &Result<Overview, JournalError>, yes: bool) -> Option<Stri
 
 fn confirm(names: &[String]) -> anyhow::Result<()> {
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        bail!("nothing was removed, because there is nobody to ask: --yes removes without a question");
+        bail!(
+            "nothing was removed, because there is nobody to ask: --yes removes without a question"
+        );
     }
     for name in names {
         note!("  {}", clean(name));
     }
-    let runs = if names.len() == 1 { "this run" } else { "these runs" };
+    let runs = if names.len() == 1 {
+        "this run"
+    } else {
+        "these runs"
+    };
     let _ = write!(std::io::stderr(), "Remove {runs}? [y/N] ");
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;

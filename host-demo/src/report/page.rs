@@ -380,17 +380,20 @@ impl Page {
         self.raw(
             "</select></label><label class=\"sorting\">Sorted by <select name=\"sort\"></select>\
              </label><button type=\"button\" name=\"everything\" hidden>Show all</button>\
-             <output></output></form>\n<table id=\"devices\" aria-labelledby=\"table\"><colgroup>",
+             <output></output></form>\n<table id=\"devices\" role=\"table\" aria-labelledby=\"table\"><colgroup>",
         );
         for n in 1..=HEADS.len() {
             let _ = write!(self.0, "<col class=\"c{n}\">");
         }
-        self.raw("</colgroup><thead><tr>");
+        self.raw("</colgroup><thead role=\"rowgroup\"><tr role=\"row\">");
         for (key, name) in HEADS {
-            let _ = write!(self.0, "<th scope=\"col\" data-key=\"{key}\">{name}</th>");
+            let _ = write!(
+                self.0,
+                "<th scope=\"col\" role=\"columnheader\" data-key=\"{key}\">{name}</th>"
+            );
         }
-        // Ends of rows and cells are left out, as HTML allows: of thousands, they are a fifth.
-        self.raw("</tr></thead><tbody>\n");
+        // Ends of rows and cells are left out, as HTML allows: there are thousands.
+        self.raw("</tr></thead><tbody role=\"rowgroup\">\n");
         let mut trouble_of = vec![None; report.record.entries.len()];
         for (n, trouble) in report.troubles.iter().enumerate() {
             for &device in &trouble.devices {
@@ -400,15 +403,18 @@ impl Page {
         for (n, entry) in report.record.entries.iter().enumerate() {
             let outcome = entry.outcome(run.follows);
             let number = n + 1;
-            let _ = write!(self.0, "<tr id=d{number} data-o={}", rank(outcome));
+            let _ = write!(self.0, "<tr role=row id=d{number} data-o={}", rank(outcome));
             if let Some(trouble) = trouble_of[n] {
                 let _ = write!(self.0, " data-e={trouble}");
             }
-            let _ = write!(self.0, "><td>{number}<th scope=row>");
+            let _ = write!(
+                self.0,
+                "><td role=cell>{number}<th scope=row role=rowheader>"
+            );
             self.text(entry.name.as_deref().unwrap_or_default());
             let _ = write!(
                 self.0,
-                "<td>{}<td class={}>{} {}<td>",
+                "<td role=cell>{}<td role=cell class={}>{} {}<td role=cell>",
                 entry.machine,
                 class(outcome),
                 mark(outcome),
@@ -419,13 +425,13 @@ impl Page {
             if entry.is_adopted {
                 self.raw(", adopted");
             }
-            self.raw("<td>");
+            self.raw("<td role=cell>");
             self.text(action.map_or("", |action| &action.id));
-            let _ = write!(self.0, "<td>{}<td>", entry.sends);
+            let _ = write!(self.0, "<td role=cell>{}<td role=cell>", entry.sends);
             if let Some(sent) = entry.sent {
                 self.raw(&time(sent));
             }
-            self.raw("<td>");
+            self.raw("<td role=cell>");
             if let Some(wrong) = wrong(entry, outcome) {
                 self.text(&wrong.message);
                 if let Some(advice) = &wrong.advice {

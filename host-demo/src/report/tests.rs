@@ -3,6 +3,7 @@ use std::ops::Range;
 use super::*;
 use crate::batch::{Action, Kind, Problem, State};
 use crate::host::CallError;
+use crate::input::{Named, Wanted};
 use crate::journal::Run;
 
 fn at(seconds: i64) -> Timestamp {
@@ -194,13 +195,10 @@ fn the_table_is_a_list_of_devices_too_and_its_cells_are_harmless() {
         Vec::new(),
     );
     let csv = report(&record).csv();
-    let list = crate::input::parse(csv.as_bytes(), None).unwrap();
-    let machines: Vec<_> = record
-        .entries
-        .iter()
-        .map(|entry| entry.machine.clone())
-        .collect();
-    assert_eq!(list.devices, machines);
+    let list = crate::input::parse(csv.as_bytes(), None, Wanted::Ids).unwrap();
+    let listed: Vec<_> = list.devices.into_iter().map(|line| line.device).collect();
+    let machines = record.entries.iter().map(|entry| entry.machine.clone());
+    assert_eq!(listed, machines.map(Named::Id).collect::<Vec<_>>());
     let lines: Vec<&str> = csv.lines().collect();
     assert_eq!(lines.len(), 3, "{csv}");
     assert!(
@@ -286,7 +284,8 @@ fn ten_thousand_devices_are_a_page_of_six_megabytes_at_most() {
 
 #[test]
 fn a_time_is_said_as_exactly_as_people_need_it() {
-    let said = [59, 60, 3599, 3600, 4325, 183_600].map(|seconds| roughly(Duration::from_secs(seconds)));
+    let said =
+        [59, 60, 3599, 3600, 4325, 183_600].map(|seconds| roughly(Duration::from_secs(seconds)));
     assert_eq!(
         said,
         [

@@ -3,6 +3,7 @@
 mod hostile_plugin;
 mod input;
 mod quota;
+mod runs;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -23,12 +23,18 @@ pub fn is_harmful(c: char) -> bool {
             | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
+/// A row of a table (CSV), without the end of its line.
+pub fn row<'a>(cells: impl IntoIterator<Item = &'a str>) -> String {
+    let cells: Vec<_> = cells.into_iter().map(cell).collect();
+    cells.join(",")
+}
+
 /// A cell of a table (CSV, RFC 4180) that is one line, drives no terminal, and is no formula.
 ///
 /// A spreadsheet takes a text for a formula by its beginning, quoted or not (OWASP, "CSV
 /// Injection"), and East Asian forms of the characters for the characters. An apostrophe makes it a
 /// text.
-pub fn cell(text: &str) -> String {
+fn cell(text: &str) -> String {
     const BEGIN_A_FORMULA: [char; 11] =
         ['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠'];
     let is_formula = |text: &str| text.starts_with(BEGIN_A_FORMULA);
@@ -59,21 +65,26 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_is_neither_a_formula_nor_more_than_one() {
+    fn a_cell_is_no_formula_and_drives_no_terminal() {
         for (text, expected) in [
-            ("pc-1.contoso.com", "pc-1.contoso.com"),
-            ("=1+1", "'=1+1"),
+            ("pc-7.contoso.com", "pc-7.contoso.com"),
+            ("", ""),
+            ("=cmd|'/C calc'!A0", "'=cmd|'/C calc'!A0"),
             ("+1", "'+1"),
             ("-1", "'-1"),
             ("@SUM(A1)", "'@SUM(A1)"),
-            ("  =1", "'  =1"),
+            ("\t=1", "'\\t=1"),
+            ("\r\n=1", "'\\r\\n=1"),
+            (" =1", "' =1"),
             ("＝1", "'＝1"),
-            ("\t=1", r"'\t=1"),
-            ("a,b;\"c\"\n", r#""a,b;""c""\n""#),
             ("a=1", "a=1"),
-            ("", ""),
+            ("two\nlines", "two\\nlines"),
+            ("a \"b\", c;d", "\"a \"\"b\"\", c;d\""),
+            ("\u{1b}[2J\u{202e}", "\\u{1b}[2J\\u{202e}"),
+            ("<b>東京</b>", "<b>東京</b>"),
         ] {
             assert_eq!(cell(text), expected, "{text:?}");
         }
+        assert_eq!(row(["a", "", "b,c"]), "a,,\"b,c\"");
     }
 }

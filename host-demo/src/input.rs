@@ -406,7 +406,7 @@ impl Found<'_> {
         match (found, members.get("type").and_then(Value::as_str)) {
             (Some((_, Value::String(text))), _) => self.add(line, text),
             // What this program prints after its devices, or in their place.
-            (None, Some("summary" | "error")) => {}
+            (None, Some("run" | "summary" | "error")) => {}
             _ => self.empty(line, self.column),
         }
     }

@@ -22,10 +22,11 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, Transaction, params};
 use tokio::sync::oneshot;
 
-use crate::batch::{Action, Entry, Kind, Outcome, Problem, State};
+use crate::batch::{Action, Entry, Outcome, Problem, State};
 use crate::files;
 use crate::grant::Operation;
 use crate::id::MachineId;
+use crate::kind::Kind;
 
 /// The format's number.
 const FORMAT: u32 = 1;

@@ -23,6 +23,8 @@
 //!   intends, does and knows, on disk.
 //! - [`report`]: what there is to say of a run, and a page that shows it. [`harmless`]: text from
 //!   outside, fit to be shown.
+//! - [`survey`]: many actions, read page by page. [`history`]: what they say of devices.
+//!   [`kind`]: the two things that are done with them.
 //! - [`mock`]: a stand-in for the service, for tests and for trying things out.
 //!
 //! The library never prints, exits, or reads the environment.
@@ -46,11 +48,13 @@ pub mod files;
 pub mod grant;
 pub mod guard;
 pub mod harmless;
+pub mod history;
 pub mod host;
 pub mod id;
 pub mod identity;
 pub mod input;
 pub mod journal;
+pub mod kind;
 pub mod limits;
 pub mod mock;
 pub mod names;
@@ -62,4 +66,5 @@ pub mod query;
 pub mod report;
 mod resolve;
 mod said;
+pub mod survey;
 pub mod transport;

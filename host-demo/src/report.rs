@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::batch::{Entry, Outcome, Verdict};
+use crate::batch::{Action, Entry, Outcome, Verdict};
 use crate::grant::Operation;
-use crate::harmless::cell;
+use crate::harmless::row;
 use crate::journal::{Call, Record, Standing};
 use crate::limits::Quota;
 
@@ -109,34 +109,38 @@ impl<'a> Report<'a> {
     /// Every device, with all that is known of it: a table with a header.
     pub fn csv(&self) -> String {
         let run = &self.record.run;
-        let mut table = format!("{}\n", COLUMNS.join(","));
+        let mut table = row(COLUMNS) + "\n";
         for (n, entry) in self.record.entries.iter().enumerate() {
             let outcome = entry.outcome(run.follows);
             let wrong = wrong(entry, outcome);
+            let (number, sends) = ((n + 1).to_string(), entry.sends.to_string());
+            let sent = entry.sent.map(|at| at.to_string());
             let action = entry.action.as_ref();
-            let text = |text: Option<&str>| text.map(cell).unwrap_or_default();
-            let row: [String; COLUMNS.len()] = [
-                (n + 1).to_string(),
-                entry.machine.to_string(),
-                text(entry.name.as_deref()),
-                outcome.name(run.kind).to_owned(),
-                text(action.map(|action| action.status.as_str())),
-                text(action.map(|action| action.id.as_str())),
-                entry.is_adopted.to_string(),
-                entry.sends.to_string(),
-                entry.sent.map(|at| at.to_string()).unwrap_or_default(),
-                text(action.and_then(|action| action.requestor.as_deref())),
-                text(action.and_then(|action| action.requestor_comment.as_deref())),
-                text(action.and_then(|action| action.creation_date_time_utc.as_deref())),
-                text(action.and_then(|action| action.last_update_date_time_utc.as_deref())),
-                action
-                    .and_then(|action| action.error_h_result)
-                    .map_or_else(String::new, hresult),
-                text(wrong.as_ref().map(|wrong| wrong.reason.as_str())),
-                text(wrong.as_ref().map(|wrong| wrong.message.as_str())),
-                text(wrong.as_ref().and_then(|wrong| wrong.advice.as_deref())),
+            let error = action.and_then(|action| action.error_h_result).map(hresult);
+            let of_action = |of: fn(&Action) -> Option<&str>| action.and_then(of).unwrap_or("");
+            let cells: [&str; COLUMNS.len()] = [
+                &number,
+                entry.machine.as_str(),
+                entry.name.as_deref().unwrap_or(""),
+                outcome.name(run.kind),
+                of_action(|action| Some(&action.status)),
+                of_action(|action| Some(&action.id)),
+                if entry.is_adopted { "true" } else { "false" },
+                &sends,
+                sent.as_deref().unwrap_or(""),
+                of_action(|action| action.requestor.as_deref()),
+                of_action(|action| action.requestor_comment.as_deref()),
+                of_action(|action| action.creation_date_time_utc.as_deref()),
+                of_action(|action| action.last_update_date_time_utc.as_deref()),
+                error.as_deref().unwrap_or(""),
+                wrong.as_ref().map_or("", |wrong| &wrong.reason),
+                wrong.as_ref().map_or("", |wrong| &wrong.message),
+                wrong
+                    .as_ref()
+                    .and_then(|wrong| wrong.advice.as_deref())
+                    .unwrap_or(""),
             ];
-            table += &row.join(",");
+            table += &row(cells);
             table.push('\n');
         }
         table

@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use host_demo::batch::{self, Entry, Finished, Follow, Kind, Outcome, Pause, Plan, Reporter, Wait};
+use host_demo::batch::{self, Entry, Finished, Follow, Outcome, Pause, Plan, Reporter, Wait};
 use host_demo::host::{CallError, Host};
 use host_demo::journal::{Journal, Record, Run, Runs};
+use host_demo::kind::Kind;
 use host_demo::limits::Why;
 use tokio::sync::watch;
 

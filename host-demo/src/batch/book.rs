@@ -11,14 +11,13 @@ use sha2::{Digest as _, Sha256};
 
 use super::breaker::{Breaker, Went};
 use super::entry::ending;
-use super::{Entry, Follow, Kind, Problem, State};
+use super::{Entry, Follow, Problem, State};
 use crate::clock::Moment;
-use crate::contract::{
-    ActionStatus, ActionType, Effect, MachineAction, MachineActionFilter, Reason,
-};
+use crate::contract::{ActionStatus, Effect, MachineAction, MachineActionFilter, Reason};
 use crate::host::CallError;
 use crate::id::MachineId;
 use crate::identity::IdentityError;
+use crate::kind::Kind;
 
 /// How often in a row one is sent again that the service puts off, while it takes no other one
 /// either. Whoever uses up the quota then does not stop.
@@ -26,6 +25,9 @@ const RESENDS: u32 = 10;
 
 /// How often one is sent at most of which each time a look shows that it was not done.
 const SENDS: u32 = 5;
+
+/// How often one is tried whose time is up each time before it left.
+const TIMES_OUT: u32 = 2;
 
 /// From so many on, where all that were answered were forbidden, the others would be too.
 const FORBIDDEN: u64 = 5;
@@ -173,8 +175,8 @@ pub(super) struct Book {
     blind: Option<CallError>,
     /// Why nothing is sent any more.
     hopeless: Option<CallError>,
-    /// It is over, but for what is under way.
-    is_closed: bool,
+    /// Why it is over, but for what is under way.
+    closed: Option<&'static str>,
     /// The service has answered something.
     has_contact: bool,
     /// Requests that the service answered, and did not put off.
@@ -208,7 +210,7 @@ impl Book {
             misreads: 0,
             blind: None,
             hopeless: None,
-            is_closed: false,
+            closed: None,
             has_contact: false,
             answered: 0,
             forbidden: 0,
@@ -271,7 +273,7 @@ impl Book {
             self.later.pop_first();
             self.queue.push_front(n);
         }
-        if self.is_closed
+        if self.closed.is_some()
             || self.hopeless.is_some()
             || self.in_flight >= self.breaker.at_once(now, self.rules.at_once)
             || self.wants_picture(now)
@@ -333,7 +335,7 @@ impl Book {
                 let is_old = !self.is_own(n, action)
                     && ending(&action.status).is_some()
                     && !self.is_of_this_time(n, action.last_update_date_time_utc.as_deref());
-                if is_old || action.type_.as_str() != self.rules.kind.action_type() {
+                if is_old || Kind::of(&action.type_) != Some(self.rules.kind) {
                     let problem = "the service answered with an action that is not this one";
                     self.entries[n].problem = Some(Problem::said(problem));
                     self.doubt(n, State::Unsure, now);
@@ -365,7 +367,7 @@ impl Book {
                 self.entries[n].state = State::Waiting;
                 let tries = &mut self.turns[n].tries;
                 *tries += 1;
-                if !nowhere && *tries >= SENDS {
+                if !nowhere && *tries >= TIMES_OUT {
                     self.entries[n].state = State::Refused;
                 }
                 self.settle(n, now);
@@ -437,7 +439,7 @@ impl Book {
     }
 
     fn pick_read(&mut self, now: Moment) -> Option<Read> {
-        if self.is_closed
+        if self.closed.is_some()
             || self.is_reading
             || self.blind.is_some()
             || self.read_after.is_some_and(|after| now < after)
@@ -507,10 +509,7 @@ impl Book {
 
     /// What to ask the service for.
     pub(super) fn filter(&self, read: &Read) -> MachineActionFilter {
-        let both = vec![
-            ActionType::RestrictCodeExecution,
-            ActionType::UnrestrictCodeExecution,
-        ];
+        let both = Kind::ALL.map(Kind::action_type).to_vec();
         let everything = MachineActionFilter::everything();
         match read {
             Read::Running => MachineActionFilter {
@@ -570,7 +569,7 @@ impl Book {
             let Some(n) = self.device_of(action) else {
                 continue;
             };
-            let of_kind = |kind: Kind| action.type_.as_str() == kind.action_type();
+            let of_kind = |kind: Kind| Kind::of(&action.type_) == Some(kind);
             if ending(&action.status).is_some() {
             } else if of_kind(self.rules.kind) {
                 same.insert(n, action.clone());
@@ -618,7 +617,7 @@ impl Book {
         let known = self.entries[n].action.as_ref().map(|action| &action.id);
         let mut candidates: Vec<_> = found
             .iter()
-            .filter(|action| action.type_.as_str() == self.rules.kind.action_type())
+            .filter(|action| Kind::of(&action.type_) == Some(self.rules.kind))
             .filter(|action| Some(&action.id) != known)
             .collect();
         candidates.sort_by_key(|action| &action.creation_date_time_utc);
@@ -639,7 +638,7 @@ impl Book {
         }
         let of_kind = actions
             .iter()
-            .filter(|action| action.type_.as_str() == self.rules.kind.action_type());
+            .filter(|action| Kind::of(&action.type_) == Some(self.rules.kind));
         let newest = of_kind.max_by_key(|action| action.creation_date_time_utc.clone());
         let ended_lately = newest.filter(|action| {
             ending(&action.status).is_none()
@@ -740,8 +739,8 @@ impl Book {
     }
 
     /// It is over, but for what is under way.
-    pub(super) fn close(&mut self, now: Moment) {
-        self.is_closed = true;
+    pub(super) fn close(&mut self, why: &'static str, now: Moment) {
+        self.closed = Some(why);
         self.settle_all(now);
     }
 
@@ -818,7 +817,14 @@ impl Book {
         }
         match self.entries[n].state {
             State::Sending => {}
-            State::Waiting if self.is_closed || self.hopeless.is_some() => self.leave(n),
+            State::Waiting if self.closed.is_some() || self.hopeless.is_some() => {
+                if self.entries[n].problem.is_none() {
+                    let why = self.hopeless.as_ref().map(|error| self.problem(error));
+                    self.entries[n].problem = why.or(self.closed.map(Problem::said));
+                    self.news.push(News::Changed(n));
+                }
+                self.leave(n);
+            }
             State::Waiting => match self.turns[n].tries {
                 0 => self.queue.push_back(n),
                 tries => {
@@ -826,7 +832,7 @@ impl Book {
                     self.later.insert((now + pause.min(BACKOFF[1]), n));
                 }
             },
-            State::Unsure | State::Barred if self.is_closed || self.blind.is_some() => {
+            State::Unsure | State::Barred if self.closed.is_some() || self.blind.is_some() => {
                 self.leave(n);
             }
             State::Unsure | State::Barred => {
@@ -859,7 +865,7 @@ impl Book {
             Follow::ToTheEnd => false,
         };
         let is_too_late = is_too_late || self.rules.deadline.is_some_and(|end| next > end);
-        if is_too_late || self.is_closed {
+        if is_too_late || self.closed.is_some() {
             return self.leave(n);
         }
         self.look_at(next, n);
@@ -968,7 +974,9 @@ fn fate(error: &CallError, has_contact: bool) -> Fate {
         | CallError::Withheld(_)
         | CallError::Audit(_)
         | CallError::TokenEchoed { .. } => Fate::All,
-        CallError::Fault { .. } | CallError::TimedOut { .. } => Fate::NotSent { nowhere: false },
+        CallError::TimedOut { .. } => Fate::NotSent { nowhere: false },
+        // The plugin's. It would do it again.
+        CallError::Fault { .. } => Fate::Refused,
         CallError::Answered { error, .. } => match &error.reason {
             Reason::AlreadyInProgress => Fate::Barred,
             Reason::RateLimited(_) => Fate::PutOff,
@@ -1000,11 +1008,10 @@ fn reading_fate(error: &CallError) -> ReadingFate {
         | CallError::Ledger(_)
         | CallError::Withheld(_)
         | CallError::Audit(_) => ReadingFate::All,
-        CallError::TokenEchoed { .. } => ReadingFate::Never,
-        CallError::Quota { .. }
-        | CallError::Stopped
-        | CallError::Fault { .. }
-        | CallError::TimedOut { .. } => ReadingFate::Later { is_away: false },
+        CallError::TokenEchoed { .. } | CallError::Fault { .. } => ReadingFate::Never,
+        CallError::Quota { .. } | CallError::Stopped | CallError::TimedOut { .. } => {
+            ReadingFate::Later { is_away: false }
+        }
         CallError::Answered { error, .. } => match &error.reason {
             Reason::Forbidden(_) | Reason::Denied | Reason::Unauthorized => ReadingFate::Never,
             Reason::Transport | Reason::Unavailable => ReadingFate::Later { is_away: true },

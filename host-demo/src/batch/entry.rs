@@ -5,67 +5,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::contract::{self, ActionStatus, Effect, MachineAction};
-use crate::grant::Operation;
 use crate::host::CallError;
 use crate::id::MachineId;
-
-/// What is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// Devices are to run every program again.
-    Release,
-    /// Devices are to run programs signed by Microsoft only.
-    Restrict,
-}
-
-impl Kind {
-    /// The operation that asks for it.
-    pub const fn operation(self) -> Operation {
-        match self {
-            Self::Release => Operation::UnrestrictCodeExecution,
-            Self::Restrict => Operation::RestrictCodeExecution,
-        }
-    }
-
-    /// The type of its actions, as the service spells it.
-    pub const fn action_type(self) -> &'static str {
-        match self {
-            Self::Release => "UnrestrictCodeExecution",
-            Self::Restrict => "RestrictCodeExecution",
-        }
-    }
-
-    /// What undoes it.
-    pub const fn opposite(self) -> Self {
-        match self {
-            Self::Release => Self::Restrict,
-            Self::Restrict => Self::Release,
-        }
-    }
-
-    /// One word for it: `release` or `restrict`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Release => "release",
-            Self::Restrict => "restrict",
-        }
-    }
-
-    /// What a device is where it was done.
-    pub const fn done(self) -> &'static str {
-        match self {
-            Self::Release => "released",
-            Self::Restrict => "restricted",
-        }
-    }
-
-    /// The kind of this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Release, Self::Restrict]
-            .into_iter()
-            .find(|kind| kind.name() == name)
-    }
-}
+use crate::kind::Kind;
 
 /// How far it has come with one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -26,7 +26,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub use self::entry::{Action, Entry, Kind, Outcome, Problem, State, Verdict};
+pub use self::entry::{Action, Entry, Outcome, Problem, State, Verdict};
 
 use self::book::{Book, News, Read, Rules};
 use crate::clock::Moment;
@@ -34,7 +34,9 @@ use crate::contract::{MachineAction, MachineActionFilter};
 use crate::grant::Operation;
 use crate::host::{CallError, Consent, Host, Patience};
 use crate::journal::{Begun, Call, Journal, JournalError};
+use crate::kind::Kind;
 use crate::limits::{NotUntil, Why};
+use crate::survey::{self, Bounds};
 
 /// How many requests are under way at one time, unless it is said. The quota sets the pace; this
 /// only bounds what is in flight.
@@ -46,9 +48,9 @@ pub const PAUSE_ABOVE: u8 = 50;
 /// The most characters of a comment: what the contract allows, less the reference that is added.
 pub const COMMENT_MAX: usize = 4096 - 15;
 
-/// A page of readings of many devices, and how many of them.
-const PAGE: u32 = 1000;
-const PAGES: u32 = 20;
+/// Why nothing was sent for a device.
+const STOPPED: &str = "stopped before it was sent";
+const TOO_LATE: &str = "the deadline came before it was sent";
 
 /// How far an accepted action is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,7 +262,7 @@ impl Drive {
             let is_late = self.deadline.is_some_and(|deadline| now >= deadline);
             if !is_closed && (is_late || *self.stop.borrow()) {
                 is_closed = true;
-                book.close(now);
+                book.close(if is_late { TOO_LATE } else { STOPPED }, now);
                 if let Some((read, began, _)) = reading.take() {
                     book.was_read(&read, began, &Err(CallError::Stopped), now);
                 }
@@ -377,36 +379,19 @@ impl Drive {
         }
     }
 
-    /// Reads page after page. The service may create actions between two of them, which shifts the
-    /// rest: what stands on two pages is taken as it was last.
+    /// Reads what a filter lets through, page after page.
     async fn read(self, filter: MachineActionFilter) -> Result<Actions, CallError> {
-        let mut all = Vec::new();
-        let mut skip = 0;
-        for page in 0..PAGES {
-            let call = Arc::new(Mutex::new(None));
-            let patience = Patience {
-                until: self.deadline,
-                on_wait: Some(self.on_wait(None)),
-                consent: Some(self.reading(&call)),
-                ..Patience::default()
-            };
-            let read = self
-                .host
-                .list_machine_actions(&filter, PAGE, skip, patience)
-                .await;
-            let call = *call.lock().unwrap_or_else(PoisonError::into_inner);
-            self.answered(call, read.as_ref().map(|_| ()));
-            let read = read?;
-            let (found, is_cut) = (read.items.len(), read.truncated);
-            all.extend(read.items);
-            if !is_cut || found == 0 {
-                return Ok((all, false));
-            }
-            if page + 1 < PAGES {
-                skip += u32::try_from(found).unwrap_or(PAGE);
-            }
-        }
-        Ok((all, true))
+        let call = Arc::new(Mutex::new(None));
+        let patience = Patience {
+            until: self.deadline,
+            on_wait: Some(self.on_wait(None)),
+            consent: Some(self.reading(&call)),
+            ..Patience::default()
+        };
+        let read = survey::survey(&self.host, &filter, Bounds::default(), patience).await;
+        let call = *call.lock().unwrap_or_else(PoisonError::into_inner);
+        self.answered(call, read.as_ref().map(|_| ()));
+        read.map(|survey| (survey.actions, survey.is_cut))
     }
 
     fn on_wait(&self, entry: Option<Entry>) -> Arc<dyn Fn(NotUntil) + Send + Sync> {
@@ -459,7 +444,9 @@ impl Drive {
                 let call = drive.call(Operation::ListMachineActions, None);
                 let call = drive.journal.begin(call, None).await;
                 let call = call.map_err(|error| error.to_string())?;
-                *begun.lock().unwrap_or_else(PoisonError::into_inner) = Some(call);
+                let mut begun = begun.lock().unwrap_or_else(PoisonError::into_inner);
+                // There is another page only where one was read.
+                drive.answered(begun.replace(call), Ok(()));
                 Ok(())
             })
         })

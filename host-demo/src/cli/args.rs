@@ -16,6 +16,8 @@ const EXAMPLES: &str = "\
 Examples:
   host-demo demo
   host-demo check
+  host-demo restricted --comment-contains INC-42
+  host-demo unrestrict --from devices.csv --comment 'INC-42: cleaned' --dry-run
   host-demo unrestrict --from devices.csv --comment 'INC-42: cleaned'
   host-demo unrestrict 1e5bc9d7e413ddd7902c2932e418702b84d0cc07 --comment 'INC-42: cleaned and validated'
   host-demo status 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a
@@ -90,8 +92,29 @@ const UNRESTRICT_HELP: &str = concat!(
     "
 Examples:
   host-demo unrestrict 1e5bc9d7e413ddd7902c2932e418702b84d0cc07 --comment 'INC-42: cleaned'
+  host-demo unrestrict --from devices.csv --comment 'INC-42: cleaned' --dry-run
   host-demo unrestrict --from devices.csv --comment 'INC-42: cleaned' --deadline 8h
   host-demo unrestrict ID1 ID2 ID3 --comment 'INC-42: cleaned' --no-wait --output json"
+);
+
+const RESTRICTED_HELP: &str = concat!(
+    credentials!(),
+    "\
+It is read off the machine actions, at most 20 pages of 1,000, with the permission
+Machine.Read.All: a device is restricted if what succeeded last is a restriction. One that was
+created before --since is not seen. On a terminal it prints a table; into a file or another
+command, a table with commas (CSV), which `unrestrict --from` reads.
+
+Exit codes:
+  0  these are all
+  1  what was done is not on record
+  2  it could not run: wrong arguments, no credentials, no connection, reading forbidden
+  3  there may be more, or others: not all actions were read, or they don't say which was last
+
+Examples:
+  host-demo restricted
+  host-demo restricted --since 7d --comment-contains INC-42
+  host-demo restricted --comment-contains INC-42 | host-demo unrestrict --from - --comment cleaned"
 );
 
 const RESTRICT_HELP: &str = concat!(
@@ -118,11 +141,19 @@ Examples:
 const STATUS_HELP: &str = concat!(
     credentials!(),
     "\
+A device is restricted if what succeeded last of its restrictions and releases is a restriction.
+The newest 50 of them are shown.
+
 Exit codes:
-  0  the action has succeeded
-  1  it has ended otherwise, the service did not show it, or that is not on record
+  0  the action has succeeded; or the device is restricted or released (the text and \"standing\"
+     say which), and nothing is under way
+  1  the action has ended otherwise, the service did not show it, or that is not on record
   2  it could not run: wrong arguments, no credentials, no connection
-  3  it is still under way"
+  3  something is still under way, or it can't be told whether the device is restricted
+
+Examples:
+  host-demo status 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a
+  host-demo status 1e5bc9d7e413ddd7902c2932e418702b84d0cc07 --output json"
 );
 
 const CHECK_HELP: &str = concat!(
@@ -207,7 +238,11 @@ pub(crate) enum Command {
     #[command(after_help = RESUME_HELP)]
     Resume(Box<Resume>),
 
-    /// Show a machine action as it stands now.
+    /// List the devices that are restricted, since when, by whom and why.
+    #[command(after_help = RESTRICTED_HELP)]
+    Restricted(Restricted),
+
+    /// Show a machine action as it stands now, or whether a device is restricted.
     #[command(after_help = STATUS_HELP)]
     Status(Status),
 
@@ -270,6 +305,11 @@ pub(crate) struct Batch {
     /// which of the two is done last.
     #[arg(long)]
     pub(crate) override_pending: bool,
+
+    /// Say what would happen to each device, and why, and send nothing but reads. Exits with 3
+    /// where not all of it could be read.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 
     #[command(flatten)]
     pub(crate) pace: Pace,
@@ -384,9 +424,24 @@ pub(crate) struct Devices {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Restricted {
+    /// Look at restrictions and releases that were created since then, such as 12h, 7d or 2w.
+    #[arg(long, value_name = "TIME", value_parser = ago, default_value = "30d")]
+    pub(crate) since: Duration,
+
+    /// Only those whose restriction has this text in its comment, in either case of letters.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) comment_contains: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Status {
-    /// The action's id, a GUID.
-    pub(crate) action_id: String,
+    /// An action's id, which is a GUID, or a device's, which has 40 hexadecimal digits.
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
 
     #[command(flatten)]
     pub(crate) connection: Connection,

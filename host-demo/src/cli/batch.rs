@@ -6,20 +6,21 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use host_demo::audit::AuditError;
-use host_demo::batch::{
-    self, Entry, Finished, Follow, Kind, Outcome, Plan, Problem, State, Verdict,
-};
+use host_demo::batch::{self, Entry, Finished, Follow, Outcome, Plan, Problem, State, Verdict};
 use host_demo::clock::Moment;
 use host_demo::grant::Operation;
+use host_demo::host::CallError;
 use host_demo::host::{Host, Patience};
+use host_demo::identity::IdentityError;
 use host_demo::journal::{Journal, JournalError, Record, Run, Runs};
+use host_demo::kind::Kind;
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use super::args::{self, Output};
 use super::devices::{self, Device, Verb};
 use super::progress::Progress;
-use super::{Exit, audit, config, connect, interrupt, output, quota};
+use super::{Exit, audit, config, connect, interrupt, output, preview, quota};
 
 /// How long one device is followed where nobody says.
 const FOLLOW: Duration = Duration::from_secs(600);
@@ -45,6 +46,7 @@ pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyh
     batch::check_comment(&args.comment)?;
     let asked = devices::asked(&args.devices, verb(kind))?;
     let (above, yes) = (args.devices.confirm_above, args.devices.yes);
+    let yes = yes || args.dry_run;
     devices::confirmed(above, yes, asked.len(), "devices", verb(kind))?;
     let (mut connection, settings) = config::settle(&args.connection)?;
     let id = Runs::name(jiff::Timestamp::now());
@@ -58,6 +60,10 @@ pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyh
         ..Patience::default()
     };
     let devices = asked.devices(&host, verb(kind), patience, format).await?;
+    if args.dry_run {
+        let ids: Vec<String> = devices.iter().map(|device| device.id.to_string()).collect();
+        return preview::run(&host, kind, &ids, format).await;
+    }
 
     // To know what is left of a quota, and whose the run is, one has to know who this is, which a
     // token may have to say.
@@ -67,8 +73,11 @@ pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyh
             foretell(&host, kind.operation(), devices.len(), &what).await;
             host.principal().await.ok()
         })
-        .await
-        .flatten();
+        .await;
+    if principal.is_none() && !*interrupt.stop.borrow() {
+        return Err(CallError::Identity(IdentityError::NotInTime).into());
+    }
+    let principal = principal.flatten();
     let run = Run {
         id,
         kind,
@@ -299,12 +308,16 @@ pub(super) fn run_json(run: &Run, devices: usize) -> Value {
 
 /// A device of a run, for programs.
 pub(super) fn device_json(kind: Kind, entry: &Entry, outcome: Outcome) -> Value {
+    let mut action = json!(entry.action);
+    if let Value::Object(action) = &mut action {
+        action.insert("machineId".to_owned(), json!(entry.machine.as_str()));
+    }
     json!({
         "type": "device",
         "machine_id": entry.machine.as_str(),
         "name": entry.name,
         "outcome": outcome.name(kind),
-        "action": entry.action,
+        "action": action,
         "adopted": entry.is_adopted,
         "requests": entry.sends,
         "error": entry.problem.as_ref().map(Problem::to_json),
@@ -415,7 +428,7 @@ pub(super) fn detail(entry: &Entry, outcome: Outcome) -> String {
     let name = entry.name.as_deref().unwrap_or("no name known");
     let Some(action) = &entry.action else {
         return match outcome {
-            Outcome::NotRun if entry.problem.is_none() => "nothing was sent".to_owned(),
+            Outcome::NotRun => "nothing was sent".to_owned(),
             Outcome::Unknown if entry.problem.is_none() => {
                 "a request for it may have arrived".to_owned()
             }

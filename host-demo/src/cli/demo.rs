@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use host_demo::batch::{
-    self, Entry, Finished, Follow, Kind, Outcome, Pause, Plan, Reporter, State, Verdict, Wait,
+    self, Entry, Finished, Follow, Outcome, Pause, Plan, Reporter, State, Verdict, Wait,
 };
 use host_demo::clock::{Clock, SystemClock};
 use host_demo::cloud::Service;
 use host_demo::host::{CallError, Host, Patience, Setup};
 use host_demo::identity::{Identity, Method, Settings, TokenSource as _};
 use host_demo::journal::{Journal, Run, Runs};
+use host_demo::kind::Kind;
 use host_demo::limits::Quota;
 use host_demo::mock::{Api, Duplicate, Mock, Switches};
 use indicatif::{ProgressBar, ProgressStyle};

@@ -18,9 +18,12 @@ mod inspect;
 mod interrupt;
 mod mock;
 mod output;
+mod picture;
+mod preview;
 mod progress;
 mod quota;
 mod report;
+mod restricted;
 mod runs;
 mod status;
 mod steps;
@@ -32,7 +35,7 @@ use clap::{CommandFactory as _, Parser as _};
 use host_demo::host::CallError;
 
 use args::{Cli, Command};
-use host_demo::batch::Kind;
+use host_demo::kind::Kind;
 
 /// What a run comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +114,7 @@ async fn dispatch(command: Command, format: args::Output) -> anyhow::Result<Exit
         Command::Unrestrict(args) => batch::begin(Kind::Release, *args, format).await,
         Command::Restrict(args) => batch::begin(Kind::Restrict, *args, format).await,
         Command::Resume(args) => batch::resume(*args, format).await,
+        Command::Restricted(args) => restricted::run(args, format).await,
         Command::Status(args) => status::run(args, format).await,
         Command::Check(args) => check::run(args, format).await,
         Command::Config(args) => config::run(&args, format),

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use host_demo::audit::Audit;
-use host_demo::batch::{Entry, Kind, Outcome, Pause, Reporter, State, Verdict, Wait};
+use host_demo::batch::{Entry, Outcome, Pause, Reporter, State, Verdict, Wait};
 use host_demo::clock::{Clock, Moment};
 use host_demo::host::{CallError, Host};
 use host_demo::id::MachineId;
+use host_demo::kind::Kind;
 use host_demo::limits::Why;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;

@@ -322,7 +322,8 @@ impl View<'_> {
     }
 }
 
-fn window(per: Duration) -> String {
+/// A quota's window, for people.
+pub(super) fn window(per: Duration) -> String {
     match per.as_secs() {
         60 => "minute".to_owned(),
         3600 => "hour".to_owned(),

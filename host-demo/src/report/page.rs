@@ -11,10 +11,11 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use super::{Pace, Report, roughly, wrong};
-use crate::batch::{Kind, Outcome, Verdict};
+use crate::batch::{Outcome, Verdict};
 use crate::grant::Operation;
 use crate::harmless::is_harmful;
 use crate::journal::Standing;
+use crate::kind::Kind;
 use crate::limits::Quota;
 
 const STYLE: &str = include_str!("page.css");

@@ -1,10 +1,11 @@
 use std::ops::Range;
 
 use super::*;
-use crate::batch::{Action, Kind, Problem, State};
+use crate::batch::{Action, Problem, State};
 use crate::host::CallError;
 use crate::input::{Named, Wanted};
 use crate::journal::Run;
+use crate::kind::Kind;
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_769_807_482 + seconds).unwrap()

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use host_demo::batch::{Finished, Follow, Kind, Outcome, Plan, Reporter, State, Verdict};
+use host_demo::batch::{Finished, Follow, Outcome, Plan, Reporter, State, Verdict};
 use host_demo::clock::Moment;
 use host_demo::journal::Journal;
+use host_demo::kind::Kind;
 use host_demo::limits::Quota;
 use host_demo::mock::{Api, DeviceBehaviour, Duplicate, Ending, Fault};
 use host_demo::policy::Policy;

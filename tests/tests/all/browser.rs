@@ -3,9 +3,10 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 
-use host_demo::batch::{Action, Entry, Kind, Problem, State};
+use host_demo::batch::{Action, Entry, Problem, State};
 use host_demo::host::CallError;
 use host_demo::journal::{Record, Run, Standing};
+use host_demo::kind::Kind;
 use host_demo::report::Report;
 use tests::browser::{Browser, Shown};
 

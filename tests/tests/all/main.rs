@@ -35,6 +35,7 @@ mod redis;
 mod renewal;
 mod restriction;
 mod sharing;
+mod survey;
 mod transport;
 mod transport_guard;
 mod trust;

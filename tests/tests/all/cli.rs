@@ -6,6 +6,7 @@ mod input;
 mod names;
 mod quota;
 mod restricted;
+mod runs;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

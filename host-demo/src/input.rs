@@ -405,7 +405,7 @@ impl Found<'_> {
         let found = self.columns.iter().find_map(find);
         match (found, members.get("type").and_then(Value::as_str)) {
             (Some((_, Value::String(text))), _) => self.add(line, text),
-            // What this program prints after its devices, or in their place.
+            // What this program prints before its devices, after them, or in their place.
             (None, Some("run" | "summary" | "error")) => {}
             _ => self.empty(line, self.column),
         }
@@ -456,7 +456,7 @@ mod tests {
             // A line break within a name.
             format!("name,id\n\"PC\n1\",{ONE}\nPC-2,{TWO}\n"),
             format!(
-                "{{\"type\":\"device\",\"machine_id\":\"{ONE}\"}}\n{{\"machineId\":\"{TWO}\"}}\n{{\"type\":\"summary\"}}\n"
+                "{{\"type\":\"run\"}}\n{{\"type\":\"device\",\"machine_id\":\"{ONE}\"}}\n{{\"machineId\":\"{TWO}\"}}\n{{\"type\":\"summary\"}}\n"
             ),
             format!("[\"{ONE}\",\n {{\"id\": \"{TWO}\"}}]"),
         ] {

@@ -224,11 +224,11 @@ impl Runs {
     pub fn name(now: Timestamp) -> String {
         const LETTERS: &[u8] = b"abcdefghjkmnpqrstuvwxyz23456789";
         let random = uuid::Uuid::new_v4();
-        let tail: String = random.as_bytes()[..4]
+        let tail: String = random.as_bytes()[..2]
             .iter()
             .map(|b| char::from(LETTERS[usize::from(*b) % LETTERS.len()]))
             .collect();
-        format!("{}-{tail}", now.strftime("%Y%m%d-%H%M%S"))
+        format!("{}{tail}", now.strftime("%Y%m%d-%H%M%S-%3f"))
     }
 
     /// Makes a journal for a run that is about to begin, and drives it.

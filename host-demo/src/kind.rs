@@ -62,6 +62,14 @@ impl Kind {
         }
     }
 
+    /// The thing that is done: `release` or `restriction`.
+    pub const fn noun(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Restrict => "restriction",
+        }
+    }
+
     /// What a device is then: `released` or `restricted`.
     pub const fn done(self) -> &'static str {
         match self {

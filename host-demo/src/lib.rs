@@ -11,8 +11,8 @@
 //! - [`host`]: everything together. Start here.
 //! - [`plugin`]: loads a component and runs it. [`contract`] has its types.
 //! - `egress`: the boundary. One method decides the order.
-//! - [`policy`], [`grant`], [`query`], [`limits`], [`identity`], [`cloud`], [`transport`],
-//!   [`clock`]: what it decides by. None of them knows of WebAssembly.
+//! - [`policy`], [`grant`], [`id`], [`query`], [`limits`], [`identity`], [`cloud`],
+//!   [`transport`], [`clock`]: what it decides by. None of them knows of WebAssembly.
 //! - [`network`], [`guard`]: how a service is reached, and which addresses may be dialled for it.
 //! - [`config`]: what can be configured, as text in and values out. [`check`]: whether it would
 //!   work.
@@ -25,6 +25,7 @@
 //!   outside, fit to be shown.
 //! - [`survey`]: many actions, read page by page. [`history`]: what they say of devices.
 //!   [`kind`]: the two things that are done with them.
+//! - [`cancel`]: actions, taken back.
 //! - [`mock`]: a stand-in for the service, for tests and for trying things out.
 //!
 //! The library never prints, exits, or reads the environment.
@@ -38,11 +39,13 @@
 mod answer;
 pub mod audit;
 pub mod batch;
+pub mod cancel;
 pub mod check;
 pub mod clock;
 pub mod cloud;
 pub mod config;
 pub mod contract;
+mod each;
 mod egress;
 pub mod files;
 pub mod grant;

@@ -5,13 +5,11 @@
 //! Besides, of a device only its id and its name are held against the service's answer; all that
 //! tells one record from another is the plugin's word. So that can rule a device out, and never in.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::task::JoinSet;
-
 use crate::contract::{FoundMachines, Machine, Reason};
+use crate::each;
 use crate::host::{CallError, Host, Patience};
 use crate::id::{DnsName, MachineId};
 
@@ -62,7 +60,7 @@ pub enum Unclear {
     NoId(String),
     /// The service has no usable answer for this name.
     #[error("it is not known which device has this name: {0}")]
-    Unanswered(CallError),
+    Unanswered(Box<CallError>),
 }
 
 impl Unclear {
@@ -129,61 +127,49 @@ pub async fn find(
     host: &Host,
     names: Vec<DnsName>,
     patience: Patience,
-    on_answer: Arc<dyn Fn(&DnsName) + Send + Sync>,
+    on_answer: impl Fn(&DnsName) + Send + Sync + 'static,
 ) -> Result<Vec<Result<MachineId, Unclear>>, Stuck> {
-    let workers = AT_ONCE.min(names.len());
     let search = Arc::new(Search {
         host: host.clone(),
-        names,
-        next: AtomicUsize::new(0),
         patience,
-        on_answer,
+        on_answer: Box::new(on_answer),
         stuck: Mutex::new(None),
     });
-    let mut tasks = JoinSet::new();
-    for _ in 0..workers {
-        tasks.spawn(Arc::clone(&search).work());
+    let answers = each::in_order(names, AT_ONCE, |name: DnsName| {
+        let search = Arc::clone(&search);
+        async move { search.one(name).await }
+    });
+    let answers = answers.await;
+    match search.stuck().take() {
+        Some(stuck) => Err(stuck),
+        None => Ok(answers.into_iter().flatten().collect()),
     }
-    let mut answers: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();
-    if let Some(stuck) = search.stuck().take() {
-        return Err(stuck);
-    }
-    answers.sort_unstable_by_key(|(index, _)| *index);
-    Ok(answers.into_iter().map(|(_, answer)| answer).collect())
 }
 
 struct Search {
     host: Host,
-    names: Vec<DnsName>,
-    /// The first name that nobody has taken.
-    next: AtomicUsize,
     patience: Patience,
-    on_answer: Arc<dyn Fn(&DnsName) + Send + Sync>,
+    on_answer: Box<dyn Fn(&DnsName) + Send + Sync>,
     /// Why no further name is looked for.
     stuck: Mutex<Option<Stuck>>,
 }
 
 impl Search {
-    async fn work(self: Arc<Self>) -> Vec<(usize, Result<MachineId, Unclear>)> {
-        let mut answers = Vec::new();
-        while self.stuck().is_none() {
-            let index = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some(name) = self.names.get(index) else {
-                break;
-            };
-            let answer = match self.ask(name).await {
-                Ok(found) => choose(found),
-                Err(error) if concerns_all(&error) => {
-                    let name = name.clone();
-                    self.stuck().get_or_insert(Stuck { name, error });
-                    break;
-                }
-                Err(error) => Err(Unclear::Unanswered(error)),
-            };
-            (self.on_answer)(name);
-            answers.push((index, answer));
+    /// The answer for one name; none, if it is stuck.
+    async fn one(&self, name: DnsName) -> Option<Result<MachineId, Unclear>> {
+        if self.stuck().is_some() {
+            return None;
         }
-        answers
+        let answer = match self.ask(&name).await {
+            Ok(found) => choose(found),
+            Err(error) if concerns_all(&error) => {
+                self.stuck().get_or_insert(Stuck { name, error });
+                return None;
+            }
+            Err(error) => Err(Unclear::Unanswered(Box::new(error))),
+        };
+        (self.on_answer)(&name);
+        Some(answer)
     }
 
     async fn ask(&self, name: &DnsName) -> Result<FoundMachines, CallError> {
@@ -216,10 +202,6 @@ impl Search {
         }
     }
 
-    #[expect(
-        clippy::result_large_err,
-        reason = "once a call, as it is everywhere else"
-    )]
     async fn rest(&self, time: Duration) -> Result<(), CallError> {
         let clock = self.host.clock();
         let rest = clock.sleep_until(clock.now() + time);

@@ -1,20 +1,18 @@
 //! Loading a component, and running it: one fresh store for each call.
 
-use std::fmt::Write as _;
-use std::num::NonZeroUsize;
+mod digest;
+mod fault;
+mod look;
+
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
-use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use wasmparser::{BinaryReaderError, Parser, Payload};
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, HasData, HasSelf, Linker, ResourceTable};
 use wasmtime::{
     Cache, CacheConfig, Config, Enabled, Engine, InstanceAllocationStrategy,
-    PoolingAllocationConfig, Store, StoreLimits, StoreLimitsBuilder, Trap, WasmBacktrace,
-    WasmBacktraceDetails,
+    PoolingAllocationConfig, Store, StoreLimits, StoreLimitsBuilder, WasmBacktraceDetails,
 };
 use wasmtime_wasi::p2::bindings::io;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
@@ -24,6 +22,12 @@ use crate::egress::{Call, Hooks};
 use crate::files::{self, FileError};
 use crate::grant::Operation;
 use crate::pulse::{Needed, Pulse};
+
+pub use digest::{Digest, DigestError};
+pub use fault::Fault;
+
+use fault::FRAMES_MAX;
+use look::{FUNCTION_MAX, LOCALS_MAX, look_at};
 
 /// Linear memory of one instance. The guest reads lists of 16 MiB, of which it has the body (half
 /// as much again while that grows) and then all the texts in it once more; the longest fits into
@@ -82,40 +86,11 @@ const FUEL_SLICE: u64 = 1_000_000;
 /// Stack of the guest's code. The component's own stack lies in its memory; this one is for calls.
 const STACK_MAX: usize = 512 << 10;
 
-/// Frames of a trap's backtrace.
-const FRAMES_MAX: NonZeroUsize = NonZeroUsize::new(32).unwrap();
-
-/// Characters of a function's name in it.
-const FUNCTION_NAME_MAX: usize = 200;
-
 /// Instances at one time. Each reserves address space for [`MEMORY_MAX`], and uses what it touches.
 const INSTANCES: u32 = 128;
 
 /// Bytes of a component's file. The largest that runtimes of other languages make have less.
 const FILE_MAX: u64 = 32 << 20;
-
-/// Bytes of one function's code, and its local variables: a compiler's time and memory grow faster
-/// than these do. The component that this library is built with has a tenth.
-const FUNCTION_MAX: usize = 128 << 10;
-const LOCALS_MAX: u32 = 2_000;
-
-/// What a component may import, and what the host links. Any 0.2 release of `wasi` will do.
-const ALLOWED_IMPORTS: [&str; 7] = [
-    "defender:endpoint/connection@0.1.0",
-    "defender:endpoint/types@0.1.0",
-    "wasi:http/outgoing-handler@0.2",
-    "wasi:http/types@0.2",
-    "wasi:io/error@0.2",
-    "wasi:io/poll@0.2",
-    "wasi:io/streams@0.2",
-];
-
-const REQUIRED_EXPORTS: [&str; 4] = [
-    "defender:endpoint/code-execution@0.1.0",
-    "defender:endpoint/machine-actions@0.1.0",
-    "defender:endpoint/machines@0.1.0",
-    "defender:endpoint/restriction@0.1.0",
-];
 
 /// The component that this library was built with.
 #[cfg(feature = "bundled-plugin")]
@@ -462,193 +437,12 @@ struct Place {
     _needed: Needed,
 }
 
-/// What the plugin did that no plugin may do, or what the engine could not do for it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
-    /// It used up what one call may compute.
-    #[error("the plugin computed without end and was stopped")]
-    OutOfFuel,
-    /// It stopped itself, or did what WebAssembly does not allow.
-    #[error("the plugin trapped: {message}")]
-    Trap {
-        /// What it did.
-        message: String,
-        /// Where: a line for each frame, the innermost first. Functions have names where the build
-        /// kept them. The names are the component's own words, with control characters escaped.
-        backtrace: String,
-    },
-    /// The engine refused it something, memory or resources.
-    #[error("the plugin was stopped by the engine: {0}")]
-    Engine(String),
-    /// It reported a success that the boundary did not see: there was none, or the action has
-    /// another id, type, status or device than in the service's answer. An action's other
-    /// properties are not compared.
-    #[error("the plugin reported a success, but {0}")]
-    UnfoundedSuccess(&'static str),
-    /// It reported an error that the boundary did not see.
-    #[error("the plugin reported an error of the service's or the host's, but {0}")]
-    UnfoundedError(&'static str),
-}
-
-impl Fault {
-    /// Where the plugin was, if it trapped.
-    pub fn backtrace(&self) -> Option<&str> {
-        match self {
-            Self::Trap { backtrace, .. } => Some(backtrace),
-            _ => None,
-        }
-    }
-}
-
-/// SHA-256 of a component.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Digest([u8; 32]);
-
-impl Digest {
-    /// Of these bytes.
-    pub fn of(bytes: &[u8]) -> Self {
-        Self(Sha256::digest(bytes).into())
-    }
-}
-
-impl std::fmt::Display for Digest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-/// A text that is not a [`Digest`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a SHA-256 has 64 hexadecimal digits, as `host-demo inspect` and `sha256sum` print them")]
-pub struct DigestError;
-
-impl FromStr for Digest {
-    type Err = DigestError;
-
-    fn from_str(text: &str) -> Result<Self, DigestError> {
-        if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(DigestError);
-        }
-        let mut bytes = [0; 32];
-        for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let digits = std::str::from_utf8(digits).map_err(|_| DigestError)?;
-            *byte = u8::from_str_radix(digits, 16).map_err(|_| DigestError)?;
-        }
-        Ok(Self(bytes))
-    }
-}
-
-impl From<wasmtime::Error> for Fault {
-    fn from(error: wasmtime::Error) -> Self {
-        match error.downcast_ref::<Trap>() {
-            Some(Trap::OutOfFuel) => Self::OutOfFuel,
-            Some(trap) => Self::Trap {
-                message: trap.to_string(),
-                backtrace: error
-                    .downcast_ref::<WasmBacktrace>()
-                    .map_or_else(String::new, frames),
-            },
-            None => Self::Engine(format!("{error:#}")),
-        }
-    }
-}
-
-/// Refuses what is not a plugin, and what would take long to compile.
-fn look_at(bytes: &[u8]) -> Result<(), LoadError> {
-    let (mut imports, mut exports) = (Vec::new(), Vec::new());
-    let mut depth = 0_usize;
-    for payload in Parser::new(0).parse_all(bytes) {
-        match payload? {
-            Payload::Version { .. } => depth += 1,
-            Payload::End(_) => depth -= 1,
-            // Those of the modules and components within are each other's.
-            Payload::ComponentImportSection(section) if depth == 1 => {
-                for import in section {
-                    imports.push(import?.name.name.to_owned());
-                }
-            }
-            Payload::ComponentExportSection(section) if depth == 1 => {
-                for export in section {
-                    exports.push(export?.name.name.to_owned());
-                }
-            }
-            Payload::CodeSectionEntry(body) => {
-                let mut locals = 0_u32;
-                for local in body.get_locals_reader()? {
-                    locals = locals.saturating_add(local?.0);
-                }
-                if body.range().len() > FUNCTION_MAX || locals > LOCALS_MAX {
-                    return Err(LoadError::LargeFunction);
-                }
-            }
-            _ => {}
-        }
-    }
-    imports.retain(|name| !is_allowed(name));
-    if !imports.is_empty() {
-        return Err(LoadError::ForbiddenImports(imports));
-    }
-    let missing = REQUIRED_EXPORTS
-        .into_iter()
-        .filter(|wanted| !exports.iter().any(|name| name == wanted));
-    let missing: Vec<String> = missing.map(str::to_owned).collect();
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        Err(LoadError::MissingExports(missing))
-    }
-}
-
-impl From<BinaryReaderError> for LoadError {
-    fn from(error: BinaryReaderError) -> Self {
-        Self::Invalid(error.to_string())
-    }
-}
-
 fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
     let contents = files::read(path, FILE_MAX).map_err(|problem| LoadError::Unreadable {
         path: path.to_owned(),
         problem,
     })?;
     Ok(contents.bytes)
-}
-
-/// A line for each frame. The names come from the component, so they are made harmless, and there
-/// is an end to them.
-fn frames(backtrace: &WasmBacktrace) -> String {
-    let mut text = String::new();
-    for (at, frame) in backtrace.frames().iter().enumerate() {
-        let _ = write!(text, "{at:>4}: ");
-        match frame.func_name() {
-            Some(name) => {
-                for c in name.chars().take(FUNCTION_NAME_MAX) {
-                    match c.is_ascii_graphic() || c == ' ' {
-                        true => text.push(c),
-                        false => text.extend(c.escape_default()),
-                    }
-                }
-            }
-            None => {
-                let _ = write!(text, "function {}", frame.func_index());
-            }
-        }
-        if let Some(offset) = frame.module_offset() {
-            let _ = write!(text, " at {offset:#x}");
-        }
-        text.push('\n');
-    }
-    text
-}
-
-fn is_allowed(import: &str) -> bool {
-    ALLOWED_IMPORTS.iter().any(|allowed| {
-        import
-            .strip_prefix(allowed)
-            .is_some_and(|rest| match rest.strip_prefix('.') {
-                None => rest.is_empty() && !allowed.starts_with("wasi:"),
-                Some(patch) => allowed.starts_with("wasi:") && patch.parse::<u32>().is_ok(),
-            })
-    })
 }
 
 /// Links `connection`, `wasi:http` and the parts of `wasi:io` that it is made of, and nothing else.
@@ -720,31 +514,8 @@ impl connection::Host for State {
 
 #[cfg(test)]
 mod tests {
+    use super::look::REQUIRED_EXPORTS;
     use super::*;
-
-    #[test]
-    fn an_import_is_allowed_by_its_whole_name() {
-        for allowed in [
-            "defender:endpoint/connection@0.1.0",
-            "wasi:http/types@0.2.4",
-            "wasi:io/streams@0.2.12",
-        ] {
-            assert!(is_allowed(allowed), "{allowed}");
-        }
-        for forbidden in [
-            "wasi:http/types@0.3.0",
-            "wasi:http/types@0.2",
-            "wasi:http/types@0.20.1",
-            "wasi:http/types@0.2.x",
-            "wasi:http/types-more@0.2.4",
-            "wasi:cli/environment@0.2.4",
-            "wasi:clocks/monotonic-clock@0.2.4",
-            "defender:endpoint/connection@0.1.0.1",
-            "defender:endpoint/connection@0.2.0",
-        ] {
-            assert!(!is_allowed(forbidden), "{forbidden}");
-        }
-    }
 
     #[cfg(feature = "bundled-plugin")]
     #[test]
@@ -810,52 +581,5 @@ mod tests {
                 "{error:?}: {parts}"
             );
         }
-    }
-
-    /// What becomes of a call of a component whose one function has this name and body.
-    async fn run(name: &str, body: &str) -> Fault {
-        let engine = engine(None).unwrap();
-        let text = format!(
-            r#"(component
-                (core module $m (func ${name} (export "f") {body}))
-                (core instance $i (instantiate $m))
-                (func (export "f") (canon lift (core func $i "f"))))"#
-        );
-        let component = Component::from_binary(&engine, &wat::parse_str(text).unwrap()).unwrap();
-        let mut store = Store::new(&engine, ());
-        store.set_fuel(FUEL_SLICE).unwrap();
-        store.set_epoch_deadline(1);
-        let linker = Linker::<()>::new(&engine);
-        let instance = linker
-            .instantiate_async(&mut store, &component)
-            .await
-            .unwrap();
-        let f = instance.get_typed_func::<(), ()>(&mut store, "f").unwrap();
-        f.call_async(&mut store, ()).await.unwrap_err().into()
-    }
-
-    #[tokio::test]
-    async fn a_trap_says_where_the_guest_was_by_the_names_that_the_build_kept() {
-        let fault = run("the_function", "unreachable").await;
-        let backtrace = fault.backtrace().unwrap();
-        assert!(backtrace.contains("0: the_function at 0x"), "{backtrace}");
-        assert_eq!(fault.to_string().lines().count(), 1, "{fault}");
-        assert!(!fault.to_string().contains("the_function"), "{fault}");
-    }
-
-    #[tokio::test]
-    async fn a_trace_without_end_is_cut_and_a_name_cannot_drive_the_terminal() {
-        let fault = run("f", "call $f").await;
-        let Fault::Trap { message, backtrace } = &fault else {
-            panic!("{fault:?}")
-        };
-        assert!(message.contains("stack"), "{message}");
-        assert_eq!(backtrace.lines().count(), FRAMES_MAX.get());
-        assert_eq!(run("f", "(loop br 0)").await, Fault::OutOfFuel);
-
-        let fault = run(r#""\1b[2J\0a\u{202e}""#, "unreachable").await;
-        let backtrace = fault.backtrace().unwrap();
-        assert!(backtrace.contains(r"\u{1b}[2J\n\u{202e}"), "{backtrace:?}");
-        assert!(!backtrace.contains('\u{1b}'), "{backtrace:?}");
     }
 }

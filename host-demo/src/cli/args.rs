@@ -20,7 +20,9 @@ Examples:
   host-demo unrestrict --from devices.csv --comment 'INC-42: cleaned' --dry-run
   host-demo unrestrict --from devices.csv --comment 'INC-42: cleaned'
   host-demo unrestrict 1e5bc9d7e413ddd7902c2932e418702b84d0cc07 --comment 'INC-42: cleaned and validated'
+  host-demo unrestrict --by-name pc-1.contoso.com --comment 'INC-42: cleaned'
   host-demo status 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a
+  host-demo cancel 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a --comment 'INC-42: wrong device'
   host-demo report last --html report.html
   host-demo mock --ca-out /tmp/ca.pem --machines 10
 
@@ -32,10 +34,10 @@ Exit codes:
   130  interrupted
 
 With --output json, standard output has one JSON object a line. Its \"type\" says what it is: run,
-device, summary, report, action, check, config, plugin, quota, audit or error. What went wrong stands
-in its \"error\", as a \"message\" and, where there is something to do about it, an \"advice\"; that
-holds for wrong arguments too. The other commands print text: completion, config example, demo,
-mock.";
+device, name (that leads to no device), summary, report, action, check, config, plugin, quota, audit or
+error. What went wrong stands in its \"error\", as a \"message\" and, where there is something to do
+about it, an \"advice\"; that holds for wrong arguments too. The other commands print text: completion,
+config example, demo, mock.";
 
 /// Where credentials come from: at the end of the help of every subcommand that wants some.
 macro_rules! credentials {
@@ -94,6 +96,8 @@ Examples:
   host-demo unrestrict 1e5bc9d7e413ddd7902c2932e418702b84d0cc07 --comment 'INC-42: cleaned'
   host-demo unrestrict --from devices.csv --comment 'INC-42: cleaned' --dry-run
   host-demo unrestrict --from devices.csv --comment 'INC-42: cleaned' --deadline 8h
+  host-demo unrestrict --by-name pc-1.contoso.com pc-2.contoso.com --comment 'INC-42: cleaned'
+  host-demo unrestrict --by-name --from export.csv --comment 'INC-42: cleaned' --skip-invalid
   host-demo unrestrict ID1 ID2 ID3 --comment 'INC-42: cleaned' --no-wait --output json"
 );
 
@@ -136,6 +140,37 @@ Examples:
   host-demo resume last
   host-demo resume 20260130-2111 --deadline 2h
   host-demo resume last --retry"
+);
+
+const CANCEL_HELP: &str = concat!(
+    credentials!(),
+    "\
+The configuration must allow it, by this rule in the list `allow` of its [policy] (see host-demo
+config example): \"POST /api/machineactions/{action-id}/cancel\". The permission is that of one of the
+actions that there are; Machine.RestrictExecution is one, whatever the action. What the service
+leaves open is looked up, which needs Machine.Read.All.
+
+Each action comes to one of these:
+  cancelled     it is. Its device may have done it all the same, if it had begun with it
+  ended-before  it has ended in another way
+  pending       the service took it, and the action does not show it yet
+  refused       the service did not do it
+  unknown       it is not known whether the service did it. Cancelling again does no harm
+  not-run       nothing was sent
+
+Ctrl-C brings what is in flight to its answer, and says what is known of every action; a second one
+ends at once.
+
+Exit codes:
+  0  every action is cancelled
+  1  some are not, can't be known to be, or are not on record
+  2  it could not run: wrong arguments, not allowed, no credentials, no connection
+  3  none failed, but some do not show it yet
+  130  interrupted
+
+Examples:
+  host-demo cancel 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a --comment 'INC-42: wrong device'
+  host-demo cancel ID1 ID2 ID3 --comment 'INC-42: wrong devices' --output json"
 );
 
 const STATUS_HELP: &str = concat!(
@@ -237,6 +272,10 @@ pub(crate) enum Command {
     /// Go on with a run that was interrupted, or look again how its actions end.
     #[command(after_help = RESUME_HELP)]
     Resume(Box<Resume>),
+
+    /// Take actions back before their devices have done them. The configuration must allow it.
+    #[command(after_help = CANCEL_HELP)]
+    Cancel(Box<Cancel>),
 
     /// List the devices that are restricted, since when, by whom and why.
     #[command(after_help = RESTRICTED_HELP)]
@@ -432,6 +471,28 @@ pub(crate) struct Restricted {
     /// Only those whose restriction has this text in its comment, in either case of letters.
     #[arg(long, value_name = "TEXT")]
     pub(crate) comment_contains: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cancel {
+    /// The actions' ids, GUIDs.
+    #[arg(required = true, value_name = "ACTION_ID")]
+    pub(crate) action_ids: Vec<String>,
+
+    /// Why, for the record of each action.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) comment: String,
+
+    /// Ask before more actions than this are cancelled.
+    #[arg(long, value_name = "N", default_value_t = 25)]
+    pub(crate) confirm_above: usize,
+
+    /// Don't ask.
+    #[arg(long, short = 'y')]
+    pub(crate) yes: bool,
 
     #[command(flatten)]
     pub(crate) connection: Connection,

@@ -275,7 +275,7 @@ async fn find(
         ..patience
     };
     let shown = Arc::clone(&steps);
-    let on_answer = Arc::new(move |name: &DnsName| shown.done(name.as_str()));
+    let on_answer = move |name: &DnsName| shown.done(name.as_str());
     let found = names::find(host, names, patience, on_answer).await;
     steps.end();
     found.map_err(explained)

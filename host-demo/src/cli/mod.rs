@@ -9,6 +9,7 @@ macro_rules! note {
 mod args;
 mod audit;
 mod batch;
+mod cancel;
 mod check;
 mod config;
 mod connect;
@@ -115,6 +116,7 @@ async fn dispatch(command: Command, format: args::Output) -> anyhow::Result<Exit
         Command::Restrict(args) => batch::begin(Kind::Restrict, *args, format).await,
         Command::Resume(args) => batch::resume(*args, format).await,
         Command::Restricted(args) => restricted::run(args, format).await,
+        Command::Cancel(args) => cancel::run(*args, format).await,
         Command::Status(args) => status::run(args, format).await,
         Command::Check(args) => check::run(args, format).await,
         Command::Config(args) => config::run(&args, format),

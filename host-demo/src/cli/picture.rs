@@ -101,7 +101,7 @@ pub(super) fn done(step: &Step) -> Option<&When> {
 /// What is under way, for people.
 pub(super) fn pending(steps: &[Step]) -> String {
     let one = |step: &Step| {
-        let (kind, status) = (step.kind.name(), step.status.as_str());
+        let (kind, status) = (step.kind.noun(), step.status.as_str());
         format!("{kind} {} {status}", step.id)
     };
     let all: Vec<_> = steps.iter().map(one).collect();

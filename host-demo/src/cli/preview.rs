@@ -228,7 +228,7 @@ impl<'a> Preview<'a> {
             .into_iter()
             .filter_map(|k| self.last(k))
         {
-            let (kind, at) = (step.kind.name(), when(done(step)));
+            let (kind, at) = (step.kind.noun(), when(done(step)));
             let text = format!(
                 "    last {kind:<11}  {at}, action {}, {}",
                 step.id,
@@ -269,7 +269,7 @@ fn why(device: Option<&Device>, kind: Kind, would: Would, is_cut: bool) -> Strin
         let step = step.map(|step| format!("action {}, {}", step.id, step.status.as_str()));
         format!(
             "a {} is under way: {}",
-            kind.name(),
+            kind.noun(),
             step.unwrap_or_default()
         )
     };
@@ -291,7 +291,7 @@ fn why(device: Option<&Device>, kind: Kind, would: Would, is_cut: bool) -> Strin
     if let Some(failure) = &device.last_failure {
         why += &format!(
             "; the {} of {} ended as {}",
-            failure.kind.name(),
+            failure.kind.noun(),
             when(failure.created.as_ref()),
             failure.status.as_str()
         );

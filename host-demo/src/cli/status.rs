@@ -183,7 +183,7 @@ fn print_device(id: &MachineId, device: &Device, steps: &[Step]) {
         output::line(&output::clean(&format!(
             "  {}  {:<11}  {:<10}  action {}  {}",
             when(step.created.as_ref()),
-            step.kind.name(),
+            step.kind.noun(),
             step.status.as_str(),
             step.id,
             asked(step),

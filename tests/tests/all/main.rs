@@ -12,6 +12,7 @@ mod auth;
 mod batch;
 mod browser;
 mod call;
+mod cancel;
 mod check;
 mod cli;
 mod clouds;

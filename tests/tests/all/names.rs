@@ -29,7 +29,7 @@ async fn find(
     patience: Patience,
 ) -> Result<Vec<Result<MachineId, Unclear>>, Stuck> {
     let names = names.iter().map(|name| name.parse().unwrap()).collect();
-    names::find(host, names, patience, Arc::new(|_: &DnsName| {})).await
+    names::find(host, names, patience, |_: &DnsName| {}).await
 }
 
 async fn found(world: &World, names: &[&str]) -> Vec<Result<MachineId, Unclear>> {
@@ -50,7 +50,7 @@ async fn each_name_is_one_call_and_the_answers_come_in_the_order_of_the_names() 
     let told = Arc::clone(&answered);
     let on_answer = move |name: &DnsName| told.lock().unwrap().push(name.to_string());
     let names = asked.iter().map(|name| name.parse().unwrap()).collect();
-    let finding = names::find(&world.host, names, Patience::default(), Arc::new(on_answer));
+    let finding = names::find(&world.host, names, Patience::default(), on_answer);
     let found = world.play(finding).await.unwrap();
     let ids: Vec<_> = found
         .into_iter()

@@ -1,0 +1,428 @@
+//! What the facts mean, and what to do about it.
+
+use std::fmt;
+
+use jiff::SignedDuration;
+
+use super::{Ability, Bearer, Facts, Rights};
+use crate::cloud::Service;
+use crate::contract::Reason;
+use crate::grant::Operation;
+use crate::host::CallError;
+
+/// Beyond this, a clock that is wrong begins to cost tokens: Entra dates a token back by five
+/// minutes at most, and its assertions hold for as long.
+const SKEW_MAX: SignedDuration = SignedDuration::from_secs(60);
+
+/// A token that ends sooner will not see a release through.
+const LIFETIME_MIN: SignedDuration = SignedDuration::from_mins(5);
+
+/// What a finding is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// The service's name and its addresses.
+    Name,
+    /// The way there.
+    Connection,
+    /// The two clocks.
+    Clock,
+    /// Who we are.
+    Token,
+    /// Whom the token is for.
+    Audience,
+    /// One of the rights.
+    Right(Ability),
+    /// Whether an action can be followed to its end.
+    Following,
+}
+
+/// How good or bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// As it should be.
+    Fine,
+    /// Not known, because something before it is wrong.
+    Unknown,
+    /// It limits what can be done.
+    Warning,
+    /// Nothing works with it.
+    Fatal,
+}
+
+/// One thing that was found out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What it is about.
+    pub topic: Topic,
+    /// How it is.
+    pub level: Level,
+    /// What it is, for people.
+    pub text: String,
+}
+
+/// What it comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// All is well.
+    Ready,
+    /// It works, but not all of it, or perhaps not for long.
+    Limited,
+    /// It does not work.
+    Unusable,
+}
+
+/// All that was found, in the order of the way there, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// What was found.
+    pub findings: Vec<Finding>,
+    /// What it comes to.
+    pub verdict: Verdict,
+    /// What the token may do, where it says so.
+    pub rights: Option<Rights>,
+    /// How the missing rights are granted, where some are.
+    pub how_to_grant: Option<String>,
+}
+
+impl Facts {
+    /// What the facts mean.
+    pub fn judge(&self) -> Report {
+        let rights = self.token.as_ref().ok().and_then(Rights::of);
+        let mut findings = vec![self.name(), self.connection(), self.clock(), self.token()];
+        if self.token.is_ok() {
+            findings.push(self.audience());
+            let found = Ability::ALL.map(|ability| self.right(ability, rights.as_ref()));
+            findings.extend(found);
+        }
+        findings.push(self.following(rights.as_ref()));
+        let worst = findings.iter().map(|finding| finding.level).max();
+        let missing = rights.as_ref().map(Rights::missing).unwrap_or_default();
+        let verdict = match worst {
+            Some(Level::Fatal) => Verdict::Unusable,
+            Some(Level::Fine) => Verdict::Ready,
+            _ => Verdict::Limited,
+        };
+        let how_to_grant = rights
+            .as_ref()
+            .filter(|_| !missing.is_empty())
+            .map(|rights| how_to_grant(rights.bearer, &missing));
+        Report {
+            findings,
+            verdict,
+            rights,
+            how_to_grant,
+        }
+    }
+
+    fn name(&self) -> Finding {
+        let host = self.service.origin().host();
+        let (level, text) = match &self.addresses {
+            Some(Ok(addresses)) => {
+                let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+                (Level::Fine, format!("{host} is {}", list.join(", ")))
+            }
+            Some(Err(error)) => (Level::Fatal, format!("{host} can't be resolved: {error}")),
+            None => (Level::Fine, format!("{host} is resolved by the proxy")),
+        };
+        Topic::Name.found(level, text)
+    }
+
+    pub(super) fn connection(&self) -> Finding {
+        let system = match &self.way.store {
+            Some(store) => format!("those of {store}, in the place of the operating system's"),
+            None => "the operating system's".to_owned(),
+        };
+        let trust = match &self.way.ca_file {
+            Some(file) => format!("trusting the certificate authorities in {file} and {system}"),
+            None => format!("trusting the certificate authorities: {system}"),
+        };
+        let protection = if self.service.origin().is_secure() {
+            format!("TLS, {trust}")
+        } else {
+            "without TLS, on loopback".to_owned()
+        };
+        let proxy = match &self.way.proxy {
+            Some(proxy) => format!("by the proxy {proxy}"),
+            None => "no proxy".to_owned(),
+        };
+        if let Some(Err(_)) = self.addresses {
+            let text = format!("not without an address ({protection}; {proxy})");
+            return Topic::Connection.found(Level::Unknown, text);
+        }
+        match &self.connection {
+            Ok(()) => Topic::Connection.found(Level::Fine, format!("{protection}; {proxy}")),
+            Err(error) => {
+                let text = format!("{error} ({protection}; {proxy})");
+                Topic::Connection.found(Level::Fatal, text)
+            }
+        }
+    }
+
+    fn clock(&self) -> Finding {
+        let Some(skew) = self.skew else {
+            return Topic::Clock.found(Level::Unknown, "the service's clock was not seen");
+        };
+        let by = format!("{:#}", skew.abs());
+        let (level, text) = if skew.abs() > SKEW_MAX {
+            let how = if skew.is_negative() {
+                "ahead of"
+            } else {
+                "behind"
+            };
+            let text = format!(
+                "this machine's clock is {by} {how} the service's: tokens may be refused as not \
+                 yet valid or as expired; have it set by NTP"
+            );
+            (Level::Warning, text)
+        } else {
+            (Level::Fine, format!("{by} apart from the service's"))
+        };
+        Topic::Clock.found(level, text)
+    }
+
+    fn token(&self) -> Finding {
+        let claims = match &self.token {
+            Ok(claims) => claims,
+            Err(error) => return Topic::Token.found(Level::Fatal, error.to_string()),
+        };
+        let unsaid = "(not said)";
+        let mut text = format!(
+            "{} {} in tenant {}",
+            if claims.scopes.is_empty() {
+                "application"
+            } else {
+                "a user, by application"
+            },
+            claims.application.as_deref().unwrap_or(unsaid),
+            claims.tenant.as_deref().unwrap_or(unsaid),
+        );
+        let mut level = Level::Fine;
+        if claims.audiences.is_empty() {
+            level = Level::Unknown;
+            text = "the token is none that tells what it is".to_owned();
+        }
+        if let Some(end) = claims.expires {
+            let left = end.duration_since(self.now);
+            if left <= SignedDuration::ZERO {
+                level = Level::Fatal;
+                text += &format!("; it has expired, at {end}");
+            } else {
+                let shown = left.round(jiff::Unit::Second).unwrap_or(left);
+                text += &format!("; holds for {shown:#}, until {end}");
+                if left < LIFETIME_MIN {
+                    level = Level::Warning;
+                }
+            }
+        }
+        // The service has the last word.
+        if let Some(Err(CallError::Answered { error, .. })) = &self.read
+            && matches!(error.reason, Reason::Unauthorized)
+        {
+            level = Level::Fatal;
+            text += &format!("; the service does not accept it: {}", error.message);
+        }
+        Topic::Token.found(level, text)
+    }
+
+    fn audience(&self) -> Finding {
+        let audiences = match &self.token {
+            Ok(claims) if !claims.audiences.is_empty() => &claims.audiences,
+            _ => {
+                let unsaid = "the token does not say whom it is for";
+                return Topic::Audience.found(Level::Unknown, unsaid);
+            }
+        };
+        let Some(audience) = audiences.iter().find(|audience| !self.is_ours(audience)) else {
+            return Topic::Audience.found(Level::Fine, audiences.join(", "));
+        };
+        let refused = matches!(
+            &self.read,
+            Some(Err(error)) if matches!(error.reason(), Some(Reason::Forbidden(_)))
+        );
+        let level = if refused {
+            Level::Fatal
+        } else {
+            Level::Warning
+        };
+        let wanted = Service::commercial();
+        let remedy = if is_the_new_host(audience) {
+            format!(
+                "the API takes tokens of the older resource, on its newer host too: ask for {}",
+                wanted.scope()
+            )
+        } else {
+            format!("ask for {}", self.service.scope())
+        };
+        let refused = if refused {
+            ", and refused with 403"
+        } else {
+            ""
+        };
+        let text = format!("the token is for {audience}{refused}; {remedy}");
+        Topic::Audience.found(level, text)
+    }
+
+    /// Whether a token of this audience is one for this service, as far as it is known.
+    fn is_ours(&self, audience: &str) -> bool {
+        self.service.is_named_by(audience) && !is_the_new_host(audience)
+    }
+
+    fn right(&self, ability: Ability, rights: Option<&Rights>) -> Finding {
+        let topic = Topic::Right(ability);
+        // What the policy says of reading shows when it is tried.
+        if ability == Ability::Release
+            && let Err(denial) = self.policy.allows(Operation::UnrestrictCodeExecution)
+        {
+            return topic.found(Level::Fatal, denial.to_string());
+        }
+        let Some(rights) = rights else {
+            return topic.found(Level::Unknown, "the token does not say what it may do");
+        };
+        let wanted = ability.permissions(rights.bearer);
+        match rights.gives(ability) {
+            // Whether the service still takes the older permission shows when it is tried.
+            Some(held) if ability == Ability::ReadActions && held != wanted[0] => topic.found(
+                Level::Fine,
+                format!("{held}; newer pages of Microsoft's ask for {}", wanted[0]),
+            ),
+            Some(held) => topic.found(Level::Fine, held),
+            None => {
+                // Without the others there is less to see; without this one there is no release.
+                let level = match ability {
+                    Ability::Release => Level::Fatal,
+                    _ => Level::Warning,
+                };
+                topic.found(level, format!("missing: {}", wanted.join(" or ")))
+            }
+        }
+    }
+
+    fn following(&self, rights: Option<&Rights>) -> Finding {
+        // Of a release that can't be there is nothing to say.
+        let can_release = rights.is_none_or(|rights| rights.gives(Ability::Release).is_some())
+            && self
+                .policy
+                .allows(Operation::UnrestrictCodeExecution)
+                .is_ok();
+        let so = |what: &str| {
+            if can_release {
+                format!(": a release {what}")
+            } else {
+                String::new()
+            }
+        };
+        let error = match &self.read {
+            Some(Ok(())) => {
+                let text = format!(
+                    "reading an action works{}",
+                    so("can be followed to its end")
+                );
+                return Topic::Following.found(Level::Fine, text);
+            }
+            None => return Topic::Following.found(Level::Unknown, "not tried"),
+            Some(Err(error)) => error,
+        };
+        let unverifiable = so("would be accepted and not verifiable");
+        let (level, text) = match (error, error.reason()) {
+            (_, Some(Reason::Forbidden(_))) => (
+                Level::Warning,
+                format!("reading an action is refused{unverifiable} ({error})"),
+            ),
+            (_, Some(Reason::Denied)) => (
+                Level::Warning,
+                format!("this host's policy forbids to read an action{unverifiable} ({error})"),
+            ),
+            (CallError::Quota { .. } | CallError::Stopped, _)
+            | (_, Some(Reason::RateLimited(_) | Reason::ServiceFailure(_))) => {
+                (Level::Warning, format!("it can't be told now: {error}"))
+            }
+            _ => (Level::Fatal, error.to_string()),
+        };
+        Topic::Following.found(level, text)
+    }
+}
+
+/// The audience that suggests itself on the newer host, and that the API does not take.
+fn is_the_new_host(audience: &str) -> bool {
+    let new = Service::commercial().origin().to_string();
+    audience.trim_end_matches('/').eq_ignore_ascii_case(&new)
+}
+
+fn how_to_grant(bearer: Bearer, missing: &[Ability]) -> String {
+    let mut permissions: Vec<&str> = Vec::new();
+    for ability in missing {
+        // One of them is enough, and reading actions comes first with the one that gives both.
+        let first = ability.permissions(bearer)[0];
+        let covered = ability
+            .permissions(bearer)
+            .iter()
+            .any(|p| permissions.contains(p));
+        if !covered {
+            permissions.push(first);
+        }
+    }
+    let (kind, more) = match bearer {
+        Bearer::Application => ("application", ""),
+        Bearer::User => (
+            "delegated",
+            " The user needs, in Defender, the permission for active remediation actions (to read: \
+             for viewing data) and access to the devices' group.",
+        ),
+    };
+    format!(
+        "In the Entra admin center, under App registrations, the application, API permissions: add \
+         the {kind} permissions {} of WindowsDefenderATP (under \"APIs my organization uses\"), \
+         and grant admin consent. Tokens issued before do not have them.{more}",
+        permissions.join(", ")
+    )
+}
+
+impl Topic {
+    fn found(self, level: Level, text: impl Into<String>) -> Finding {
+        Finding {
+            topic: self,
+            level,
+            text: text.into(),
+        }
+    }
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Name => "name",
+            Self::Connection => "connection",
+            Self::Clock => "clock",
+            Self::Token => "token",
+            Self::Audience => "audience",
+            Self::Right(Ability::Release) => "release",
+            Self::Right(Ability::Restrict) => "restrict",
+            Self::Right(Ability::ReadActions) => "read actions",
+            Self::Right(Ability::FindMachines) => "find machines",
+            Self::Following => "following",
+        })
+    }
+}
+
+impl Level {
+    /// A word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fine => "ok",
+            Self::Unknown => "unknown",
+            Self::Warning => "warning",
+            Self::Fatal => "error",
+        }
+    }
+}
+
+impl Verdict {
+    /// A word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Limited => "limited",
+            Self::Unusable => "unusable",
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Why a call did not succeed, and what that means to whoever made it.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::audit::AuditError;
+use crate::clock::Moment;
+use crate::contract::{self, Effect, Reason};
+use crate::identity::IdentityError;
+use crate::limits::{LedgerError, NotUntil, Why};
+use crate::plugin::Fault;
+use crate::transport::TransportError;
+
+/// Why a call did not succeed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum CallError {
+    /// The plugin's typed answer: an argument that does not fit, a refusal of the service's, no
+    /// answer.
+    #[error("{}{}", .error.message, .detail.as_ref().map(|d| format!(" ({d})")).unwrap_or_default())]
+    Answered {
+        /// What the plugin says.
+        error: contract::Error,
+        /// What the transport saw, where it failed.
+        detail: Option<TransportError>,
+    },
+    /// There was no token, or the service refused the one there was and no other could be had.
+    /// Nothing was changed.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The quota has no room before the caller's patience ends. Nothing was sent.
+    #[error("no call is left {}; nothing was sent", when(*.wait, *.until))]
+    Quota {
+        /// From when on there may be one, and what stands in the way.
+        wait: NotUntil,
+        /// The same moment, by the host's calendar.
+        until: jiff::Timestamp,
+    },
+    /// It can't be known whether the quota has room. Nothing was sent.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The caller stopped it, while it waited for the quota or for a token. Nothing was sent.
+    #[error("stopped before it was sent")]
+    Stopped,
+    /// The caller's [`Consent`](super::Consent) was not given. Nothing was sent.
+    #[error("nothing was sent: {0}")]
+    Withheld(String),
+    /// The service's answer repeats the token that the request carried. It was kept from the
+    /// plugin, and nothing that the plugin says of it counts.
+    #[error(
+        "the service's answer repeats the token, and was withheld; find out what stands between \
+         here and the API; {}", meaning(*.effect)
+    )]
+    TokenEchoed {
+        /// Whether something can have happened.
+        effect: Effect,
+    },
+    /// The call could not be recorded. Nothing was sent.
+    #[error("nothing was sent, because it could not be recorded: {0}")]
+    Audit(#[from] AuditError),
+    /// The call's time was up.
+    #[error("no answer within {} s; {}", .after.as_secs_f64(), meaning(*.effect))]
+    TimedOut {
+        /// How long the call had.
+        after: Duration,
+        /// Whether something can have happened.
+        effect: Effect,
+    },
+    /// The plugin is broken, or worse.
+    #[error("{fault}; {}", meaning(*.effect))]
+    Fault {
+        /// What it did.
+        fault: Fault,
+        /// Whether something can have happened.
+        effect: Effect,
+    },
+}
+
+fn when(wait: NotUntil, until: jiff::Timestamp) -> String {
+    if wait.at == Moment::from_nanos(u64::MAX) {
+        return "at any time: a quota is zero".to_owned();
+    }
+    let why = match wait.why {
+        Why::Quota => "as many were made as the quota allows",
+        Why::Service => "the service said to wait",
+        Why::Lost => "what was counted before is lost, and taken for used",
+    };
+    let until = until.strftime("%Y-%m-%d %H:%M:%S");
+    format!("before {until} UTC, because {why}")
+}
+
+const fn meaning(effect: Effect) -> &'static str {
+    match effect {
+        Effect::None => "nothing was changed by it",
+        Effect::Unknown => {
+            "it may have taken effect: look at the machine's actions before you repeat it"
+        }
+    }
+}
+
+impl CallError {
+    /// Whether the call can have changed anything.
+    pub const fn effect(&self) -> Effect {
+        match self {
+            Self::Answered { error, .. } => error.effect,
+            Self::Identity(_)
+            | Self::Quota { .. }
+            | Self::Ledger(_)
+            | Self::Stopped
+            | Self::Withheld(_)
+            | Self::Audit(_) => Effect::None,
+            Self::TimedOut { effect, .. }
+            | Self::Fault { effect, .. }
+            | Self::TokenEchoed { effect } => *effect,
+        }
+    }
+
+    /// The plugin's reason, where it gave one.
+    pub const fn reason(&self) -> Option<&Reason> {
+        match self {
+            Self::Answered { error, .. } => Some(&error.reason),
+            _ => None,
+        }
+    }
+
+    /// The error as a JSON object: its `message`, its `effect`, the plugin's `reason` with what it
+    /// carries, and what the `service` said.
+    pub fn to_json(&self) -> Value {
+        let mut value = json!({
+            "message": self.to_string(),
+            "effect": self.effect().name(),
+            "reason": self.reason().map(Reason::name),
+        });
+        let Self::Answered { error, .. } = self else {
+            return value;
+        };
+        match &error.reason {
+            Reason::InvalidArgument(argument) => value["parameter"] = json!(argument.parameter),
+            Reason::Forbidden(roles) => {
+                value["required_roles"] = json!(roles.required_roles);
+                value["held_roles"] = json!(roles.held_roles);
+            }
+            Reason::RateLimited(limit) => {
+                value["retry_after_seconds"] = json!(limit.retry_after_seconds);
+                value["window_seconds"] = json!(limit.window_seconds);
+            }
+            Reason::ServiceFailure(failure) => {
+                value["retry_after_seconds"] = json!(failure.retry_after_seconds);
+            }
+            _ => {}
+        }
+        if let Some(service) = &error.service {
+            value["service"] = json!({
+                "status": service.status,
+                "code": service.code,
+                "message": service.message,
+                "correlation_id": service.correlation_id,
+            });
+        }
+        value
+    }
+}

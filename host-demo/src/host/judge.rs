@@ -1,0 +1,414 @@
+//! What a plugin says, held against what the boundary saw.
+
+use super::{Begun, CallError, Host};
+use crate::audit::{Claimed, Ending, Observed, Outcome};
+use crate::contract::{self, Effect, Reason};
+use crate::egress::Seen;
+use crate::grant::{Grant, Operation, Target};
+use crate::plugin::Fault;
+use crate::said::Said;
+
+impl Host {
+    /// Compares what the plugin says with what the boundary saw.
+    #[expect(
+        clippy::result_large_err,
+        reason = "once a call, as it is everywhere else"
+    )]
+    pub(super) fn judge<T>(
+        &self,
+        begun: &Begun,
+        result: Option<Result<Result<T, contract::Error>, Fault>>,
+        seen: &Seen,
+        said: Option<&Said>,
+    ) -> Result<T, CallError>
+    where
+        for<'a> Said: From<&'a T>,
+    {
+        let effect = seen.effect(begun.grant.operation());
+        let claimed = match &result {
+            Some(Ok(Err(error))) => Some(error),
+            _ => None,
+        };
+        begun.heed(claimed, seen);
+        if seen.echoed {
+            return Err(CallError::TokenEchoed { effect });
+        }
+        match result {
+            None => Err(CallError::TimedOut {
+                after: self.call_timeout,
+                effect,
+            }),
+            Some(Err(fault)) => Err(CallError::Fault { fault, effect }),
+            Some(Ok(Ok(success))) => {
+                match seen.contradicts(&(&success).into(), said, begun.grant.target()) {
+                    Some(what) => Err(CallError::Fault {
+                        fault: Fault::UnfoundedSuccess(what),
+                        effect,
+                    }),
+                    None => Ok(success),
+                }
+            }
+            Some(Ok(Err(mut error))) => {
+                // The plugin knows only that nothing was sent; the boundary knows why.
+                if let Some(identity) = seen.identity.clone() {
+                    return Err(CallError::Identity(identity));
+                }
+                if let Some(audit) = seen.audit.clone() {
+                    return Err(CallError::Audit(audit));
+                }
+                if seen.stopped {
+                    return Err(CallError::Stopped);
+                }
+                if let Some(seconds) = seen.closed {
+                    error.reason = Reason::RateLimited(contract::RateLimit {
+                        by: contract::Limiter::Host,
+                        retry_after_seconds: Some(seconds),
+                        window_seconds: None,
+                    });
+                    error.message = format!(
+                        "The service closed the quota for {seconds} s while this call was on its \
+                         way out. Nothing was sent."
+                    );
+                } else if let Some(what) = seen.contradicts_error(&error) {
+                    return Err(CallError::Fault {
+                        fault: Fault::UnfoundedError(what),
+                        effect,
+                    });
+                }
+                // What crossed the boundary is known here for certain. The plugin's word adds
+                // nothing to it.
+                error.effect = effect;
+                Err(CallError::Answered {
+                    error,
+                    detail: seen.transport.clone(),
+                })
+            }
+        }
+    }
+}
+
+impl Seen {
+    /// Whether the call can have changed anything, by what crossed the boundary.
+    pub(super) fn effect(&self, operation: Operation) -> Effect {
+        let harmless = match self.status {
+            None => !self.may_have_arrived,
+            // A redirect or a refusal of the service's; see the contract's table.
+            Some(status) => (300..500).contains(&status),
+        };
+        if harmless || !operation.changes_something() {
+            Effect::None
+        } else {
+            Effect::Unknown
+        }
+    }
+
+    /// What the service's answer says.
+    pub(super) fn said(&self, grant: &Grant) -> Option<Said> {
+        Said::in_answer(grant.target(), &self.answer)
+    }
+
+    /// What is wrong with a success that the plugin reports, if something is.
+    ///
+    /// What a caller decides by is compared with what the answer's body says: see [`Said`]. All
+    /// else (requestor, comment, times, error codes, a device's health) is the plugin's word.
+    fn contradicts(
+        &self,
+        claimed: &Said,
+        said: Option<&Said>,
+        target: Option<&Target>,
+    ) -> Option<&'static str> {
+        if !self
+            .status
+            .is_some_and(|status| (200..300).contains(&status))
+        {
+            return Some("the service did not answer with one");
+        }
+        if let Some(what) = claimed.misses(target) {
+            return Some(what);
+        }
+        match said {
+            None => Some("it did not read it in the service's answer"),
+            Some(said) if said != claimed => Some("it is not the one in the service's answer"),
+            Some(_) => None,
+        }
+    }
+
+    /// What is wrong with an error that the plugin reports, if something is: a caller waits, or
+    /// asks for another token, because of it.
+    fn contradicts_error(&self, error: &contract::Error) -> Option<&'static str> {
+        let status = self.status.unwrap_or_default();
+        let is_founded = match &error.reason {
+            Reason::AlreadyInProgress => status == 400,
+            Reason::Unauthorized => status == 401,
+            Reason::Forbidden(_) => status == 403,
+            Reason::NotFound => status == 404,
+            Reason::Rejected => (400..500).contains(&status),
+            Reason::ServiceFailure(_) => status >= 500,
+            Reason::RateLimited(limit) => match limit.by {
+                contract::Limiter::Service => status == 429,
+                contract::Limiter::Host => self.is_held_back,
+            },
+            Reason::InvalidArgument(_)
+            | Reason::Denied
+            | Reason::Unavailable
+            | Reason::Transport
+            | Reason::UnexpectedResponse => true,
+        };
+        if !is_founded {
+            return Some("nobody gave that answer");
+        }
+        match &error.service {
+            Some(service) if Some(service.status) != self.status => {
+                Some("the service answered with another status")
+            }
+            _ => None,
+        }
+    }
+
+    /// For the record.
+    pub(super) fn outcome<T>(
+        &self,
+        ended: Ending,
+        grant: &Grant,
+        said: Option<Said>,
+        claimed: Option<Claimed>,
+        judged: &Result<T, CallError>,
+    ) -> Outcome {
+        let failure = match (&self.audit, &self.identity, &self.transport) {
+            (Some(error), ..) => Some(error.to_string()),
+            (_, Some(error), _) => Some(error.to_string()),
+            (_, _, Some(error)) => Some(error.to_string()),
+            _ => None,
+        };
+        let milliseconds = self
+            .sent_at
+            .zip(self.answered_at)
+            .map(|(from, to)| u64::try_from(to.since(from).as_millis()).unwrap_or(u64::MAX));
+        Outcome {
+            ended,
+            allowed_by: self
+                .is_allowed
+                .then(|| grant.operation().route().to_string()),
+            denied: self.denied.iter().map(ToString::to_string).collect(),
+            denials: self.denials,
+            observed: Observed {
+                sent: match (self.status, self.may_have_arrived) {
+                    (Some(_), _) => "answered",
+                    (None, true) => "unanswered",
+                    (None, false) => "no",
+                },
+                status: self.status,
+                milliseconds,
+                request_bytes: self.request_bytes,
+                response_bytes: self.status.map(|_| self.answer.len() as u64),
+                correlation_id: self.correlation_id.clone(),
+                action: said.as_ref().and_then(Said::action).cloned(),
+                list: said.as_ref().and_then(Said::count),
+                failure,
+            },
+            claimed,
+            fault: match judged {
+                Err(CallError::Fault { fault, .. }) => Some(fault.to_string()),
+                _ => None,
+            },
+        }
+    }
+}
+
+pub(super) const fn ending<T>(judged: &Result<T, CallError>) -> Ending {
+    match judged {
+        Ok(_) => Ending::Succeeded,
+        Err(CallError::Fault { .. }) => Ending::Fault,
+        Err(CallError::TimedOut { .. }) => Ending::TimedOut,
+        Err(_) => Ending::Failed,
+    }
+}
+
+pub(super) fn claim<T>(said: &Result<T, contract::Error>) -> Claimed
+where
+    for<'a> Said: From<&'a T>,
+{
+    match said {
+        Ok(success) => Claimed::ok(&success.into()),
+        Err(error) => Claimed::Err {
+            reason: error.reason.name(),
+            effect: error.effect.name(),
+            status: error.service.as_ref().map(|service| service.status),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::{
+        ActionStatus, ActionType, Failure, MachineAction, MissingRoles, RateLimit, ServiceError,
+    };
+
+    const MACHINE: &str = "1e5bc9d7e413ddd7902c2932e418702b84d0cc07";
+    const ACTION: &str = "8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a";
+
+    fn answered(status: u16, body: &str) -> Seen {
+        Seen {
+            may_have_arrived: true,
+            status: Some(status),
+            answer: body.as_bytes().to_vec(),
+            ..Seen::default()
+        }
+    }
+
+    fn contradicts(seen: &Seen, claimed: &MachineAction, target: &Target) -> Option<&'static str> {
+        let said = Said::in_answer(Some(target), &seen.answer);
+        seen.contradicts(&claimed.into(), said.as_ref(), Some(target))
+    }
+
+    fn body(id: &str, type_: &str, status: &str, machine: &str) -> String {
+        serde_json::json!({ "id": id, "type": type_, "status": status, "machineId": machine })
+            .to_string()
+    }
+
+    fn claimed() -> MachineAction {
+        MachineAction {
+            id: ACTION.to_owned(),
+            type_: ActionType::UnrestrictCodeExecution,
+            title: None,
+            requestor: None,
+            requestor_comment: None,
+            status: ActionStatus::Pending,
+            machine_id: Some(MACHINE.to_owned()),
+            computer_dns_name: None,
+            creation_date_time_utc: None,
+            last_update_date_time_utc: None,
+            cancellation_requestor: None,
+            cancellation_comment: None,
+            cancellation_date_time_utc: None,
+            error_h_result: None,
+            scope: None,
+            external_id: None,
+            request_source: None,
+            related_file_info: None,
+            commands: None,
+            troubleshoot_info: None,
+            additional_properties: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_success_is_one_only_if_it_is_word_for_word_what_the_service_answered() {
+        let release = Target::Machine(MACHINE.parse().unwrap());
+        let read = Target::Action(ACTION.parse().unwrap());
+        let other = &MACHINE.replace('1', "2");
+        let (kind, pending) = ("UnrestrictCodeExecution", "Pending");
+        let good = body(ACTION, kind, pending, MACHINE);
+        for (seen, is_founded) in [
+            (answered(201, &good), true),
+            (answered(200, &good), true),
+            (Seen::default(), false),
+            (answered(199, &good), false),
+            (answered(302, &good), false),
+            (answered(400, &good), false),
+            (answered(500, &good), false),
+            (answered(200, ""), false),
+            (answered(200, &good[..good.len() - 1]), false),
+            (
+                answered(
+                    200,
+                    &body(&ACTION.replace('8', "9"), kind, pending, MACHINE),
+                ),
+                false,
+            ),
+            (
+                answered(200, &body(ACTION, "Offboard", pending, MACHINE)),
+                false,
+            ),
+            (answered(200, &body(ACTION, kind, "Failed", MACHINE)), false),
+            (answered(200, &body(ACTION, kind, pending, other)), false),
+        ] {
+            for target in [&release, &read] {
+                let contradiction = contradicts(&seen, &claimed(), target);
+                assert_eq!(
+                    contradiction.is_none(),
+                    is_founded,
+                    "{seen:?}: {contradiction:?}"
+                );
+            }
+        }
+        // Of another device, or another action, however well it is borne out.
+        let seen = answered(200, &body(ACTION, kind, pending, other));
+        let of_another = MachineAction {
+            machine_id: Some(other.clone()),
+            ..claimed()
+        };
+        assert_eq!(
+            contradicts(&seen, &of_another, &release),
+            Some("of another device")
+        );
+        let another = Target::Action("9a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a".parse().unwrap());
+        let found = contradicts(&answered(200, &good), &claimed(), &another);
+        assert_eq!(found, Some("of another action"));
+    }
+
+    #[test]
+    fn an_error_is_one_only_if_somebody_gave_it() {
+        let limit = |by| {
+            Reason::RateLimited(RateLimit {
+                by,
+                retry_after_seconds: Some(1),
+                window_seconds: None,
+            })
+        };
+        let failure = || {
+            Reason::ServiceFailure(Failure {
+                retry_after_seconds: None,
+            })
+        };
+        let forbidden = || {
+            Reason::Forbidden(MissingRoles {
+                required_roles: Vec::new(),
+                held_roles: Vec::new(),
+            })
+        };
+        let held_back = Seen {
+            is_held_back: true,
+            ..Seen::default()
+        };
+        let error = |reason, status: Option<u16>| contract::Error {
+            effect: Effect::None,
+            reason,
+            message: String::new(),
+            service: status.map(|status| ServiceError {
+                status,
+                code: None,
+                message: None,
+                correlation_id: None,
+            }),
+        };
+        for (seen, reason, is_founded) in [
+            (answered(400, ""), Reason::AlreadyInProgress, true),
+            (answered(200, ""), Reason::AlreadyInProgress, false),
+            (answered(401, ""), Reason::Unauthorized, true),
+            (answered(500, ""), Reason::Unauthorized, false),
+            (answered(403, ""), forbidden(), true),
+            (Seen::default(), forbidden(), false),
+            (answered(404, ""), Reason::NotFound, true),
+            (answered(200, ""), Reason::NotFound, false),
+            (answered(409, ""), Reason::Rejected, true),
+            (answered(503, ""), Reason::Rejected, false),
+            (answered(503, ""), failure(), true),
+            (answered(200, ""), failure(), false),
+            (answered(429, ""), limit(contract::Limiter::Service), true),
+            (answered(200, ""), limit(contract::Limiter::Service), false),
+            (Seen::default(), limit(contract::Limiter::Service), false),
+            (held_back, limit(contract::Limiter::Host), true),
+            (answered(429, ""), limit(contract::Limiter::Host), false),
+            (Seen::default(), Reason::Transport, true),
+            (answered(200, ""), Reason::UnexpectedResponse, true),
+        ] {
+            let status = seen.status;
+            let contradiction = seen.contradicts_error(&error(reason.clone(), status));
+            assert_eq!(contradiction.is_none(), is_founded, "{reason:?} {status:?}");
+        }
+        let other_status = error(Reason::Rejected, Some(402));
+        assert!(answered(409, "").contradicts_error(&other_status).is_some());
+    }
+}

@@ -839,7 +839,7 @@ impl Store {
     ) -> Result<Vec<T>, JournalError> {
         let sql = |e: rusqlite::Error| failed(&self.path, &e);
         let mut query = self.connection.prepare(what).map_err(sql)?;
-        let rows = query.query_map([], |row| read(row)).map_err(sql)?;
+        let rows = query.query_map([], read).map_err(sql)?;
         let mut all = Vec::new();
         for row in rows {
             let row = row.map_err(sql)?;

@@ -93,7 +93,7 @@ pub(super) fn heading(report: &Report<'_>) -> Vec<String> {
         format!(
             "run {}: {} of {} devices",
             run.id,
-            run.kind.name(),
+            run.kind.noun(),
             report.record.entries.len()
         ),
         format!("  comment  {}", run.comment),

@@ -72,7 +72,7 @@ fn line(overview: &Overview) -> String {
         comment.push('…');
     }
     clean(&format!(
-        "{:<20}  {}  {:<8}  {}: {}  ({comment})",
+        "{:<21}  {}  {:<8}  {}: {}  ({comment})",
         run.id,
         report::time(run.created),
         run.kind.name(),

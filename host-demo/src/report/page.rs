@@ -15,7 +15,6 @@ use crate::batch::{Outcome, Verdict};
 use crate::grant::Operation;
 use crate::harmless::is_harmful;
 use crate::journal::Standing;
-use crate::kind::Kind;
 use crate::limits::Quota;
 
 const STYLE: &str = include_str!("page.css");
@@ -461,14 +460,10 @@ const HEADS: [(&str, &str); 9] = [
 ];
 
 fn heading(report: &Report<'_>) -> String {
-    let what = match report.record.run.kind {
-        Kind::Release => "Release",
-        Kind::Restrict => "Restriction",
-    };
-    format!(
-        "{what} of {}",
-        counted(report.record.entries.len(), "device")
-    )
+    let devices = counted(report.record.entries.len(), "device");
+    let mut heading = format!("{} of {devices}", report.record.run.kind.noun());
+    heading[..1].make_ascii_uppercase();
+    heading
 }
 
 /// All of them in a line.

@@ -187,12 +187,13 @@ async fn many(host: &Host, mock: &Mock, ids: &[String]) -> anyhow::Result<()> {
     mock.set_device(offline, DeviceBehaviour::Offline);
     mock.set_device(failing, DeviceBehaviour::Ends(Ending::Failed));
     mock.set_device(restricted, DeviceBehaviour::Offline);
-    mock.begin(
-        ActionType::RestrictCodeExecution,
-        restricted,
-        "INC-43",
-        "somebody else",
-    );
+    let (kind, by) = (ActionType::RestrictCodeExecution, "somebody else");
+    mock.begin(kind, restricted, "INC-43", by);
+    // Until it is visible.
+    let clock = host.clock();
+    clock
+        .sleep_until(clock.now() + Duration::from_secs(10))
+        .await;
     let lost = Fault::reset().after_acting().times(LOST);
     mock.inject(lost.on(Api::UnrestrictCodeExecution));
 
@@ -211,7 +212,7 @@ async fn many(host: &Host, mock: &Mock, ids: &[String]) -> anyhow::Result<()> {
     ensure!(
         expected.iter().all(|(outcome, n)| count(*outcome) == *n)
             && count(Outcome::Done) == ids.len() - expected.len(),
-        "it should have ended otherwise: {finished:?}"
+        "it should have ended otherwise"
     );
     let free = ids
         .iter()

@@ -7,6 +7,7 @@
 //!
 //! It holds no secret: names and ids of devices, the comment, times, and what the service said.
 
+use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -180,8 +181,31 @@ pub struct Overview {
     pub outcomes: Vec<(Outcome, usize)>,
     /// How large its file is, in bytes.
     pub size: u64,
-    /// Who drives it now.
-    pub driven_by: Option<String>,
+    /// How it stands.
+    pub standing: Standing,
+    /// When something last happened in it.
+    pub touched: Timestamp,
+}
+
+/// How a run stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// This process, as it calls itself, drives it.
+    Driven(String),
+    /// It was brought to an end.
+    Ended,
+    /// Neither: the process that drove it died.
+    Interrupted,
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Driven(by) => write!(f, "driven by {by}"),
+            Self::Ended => f.write_str("ended"),
+            Self::Interrupted => f.write_str("interrupted"),
+        }
+    }
 }
 
 /// A folder of runs.
@@ -302,16 +326,28 @@ impl Runs {
         let run = store.run()?;
         let outcomes = store.outcomes(run.follows)?;
         let size = std::fs::metadata(&path).map_or(0, |about| about.len());
-        let driven_by = match run.ended.is_none().then(|| lock(&self.folder, id)) {
-            Some(Err(JournalError::Held { by, .. })) => Some(by),
-            _ => None,
-        };
         Ok(Overview {
+            standing: self.standing(id, &run),
+            touched: store.touched(&run)?,
             run,
             outcomes,
             size,
-            driven_by,
         })
+    }
+
+    /// How this run stands now.
+    pub fn standing(&self, id: &str, run: &Run) -> Standing {
+        if run.ended.is_some() {
+            return Standing::Ended;
+        }
+        let Ok(file) = File::open(self.folder.join(format!("{id}{LOCK}"))) else {
+            return Standing::Interrupted;
+        };
+        // Shared: two that look at the same time do not take each other for a driver.
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => Standing::Driven(named_in(file)),
+            Ok(()) | Err(TryLockError::Error(_)) => Standing::Interrupted,
+        }
     }
 
     /// Removes a run that nobody drives.
@@ -322,7 +358,14 @@ impl Runs {
         }
         let _lock = lock(&self.folder, id)?;
         self.remove(id);
-        Ok(())
+        let path = self.path(id);
+        match path.exists() {
+            true => Err(unusable(
+                &path,
+                "it can't be removed; its folder must be writable",
+            )),
+            false => Ok(()),
+        }
     }
 
     /// Where the run is kept.
@@ -353,20 +396,27 @@ fn lock(folder: &Path, id: &str) -> Result<File, JournalError> {
         .mode(0o600)
         .open(&path)
         .map_err(io)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            let mut by = String::new();
-            let _ = file.take(100).read_to_string(&mut by);
-            Err(JournalError::Held {
-                run: id.to_owned(),
-                by: match by.is_empty() {
-                    true => "another process".to_owned(),
-                    false => by,
-                },
-            })
+    // Somebody may just be looking whether it is driven.
+    for pause in [1, 5, 20] {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(pause)),
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(io(error)),
         }
-        Err(TryLockError::Error(error)) => Err(io(error)),
+    }
+    Err(JournalError::Held {
+        run: id.to_owned(),
+        by: named_in(file),
+    })
+}
+
+/// Who stands in the lock.
+fn named_in(file: File) -> String {
+    let mut by = String::new();
+    let _ = file.take(100).read_to_string(&mut by);
+    match by.is_empty() {
+        true => "another process".to_owned(),
+        false => by,
     }
 }
 
@@ -618,8 +668,21 @@ impl Store {
         Ok(store)
     }
 
+    /// One that was begun, by a program that is no newer than this.
     fn open_to_read(path: &Path) -> Result<Self, JournalError> {
-        Self::connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        let store = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let found = store
+            .connection
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
+            .map_err(|e| failed(path, &e))?;
+        match found {
+            0 => Err(store.damaged("its run was cut off before it began, and sent nothing")),
+            1..=FORMAT => Ok(store),
+            _ => Err(JournalError::Newer {
+                run: run_of(path),
+                found,
+            }),
+        }
     }
 
     fn connect(path: &Path, flags: OpenFlags) -> Result<Self, JournalError> {
@@ -630,15 +693,6 @@ impl Store {
         let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags).map_err(sql)?;
         connection.busy_timeout(BUSY).map_err(sql)?;
-        let found: u32 = connection
-            .query_row("PRAGMA user_version", [], |row| row.get(0))
-            .map_err(sql)?;
-        if found > FORMAT {
-            return Err(JournalError::Newer {
-                run: run_of(path),
-                found,
-            });
-        }
         Ok(Self {
             path: path.to_owned(),
             connection,
@@ -717,6 +771,11 @@ impl Store {
     }
 
     fn record(&self) -> Result<Record, JournalError> {
+        // As it is at one moment, while another may be writing.
+        let _moment = self
+            .connection
+            .unchecked_transaction()
+            .map_err(|e| failed(&self.path, &e))?;
         Ok(Record {
             run: self.run()?,
             entries: self.entries()?,
@@ -763,6 +822,16 @@ impl Store {
         Ok(counts)
     }
 
+    /// When something last happened.
+    fn touched(&self, run: &Run) -> Result<Timestamp, JournalError> {
+        let what = "SELECT max(at) FROM (
+            SELECT max(updated) AS at FROM device UNION SELECT max(began) FROM call
+            UNION SELECT max(ended) FROM call UNION SELECT ended FROM run)";
+        let row = self.connection.query_row(what, [], |row| row.get(0));
+        let at: Option<i64> = row.map_err(|e| failed(&self.path, &e))?;
+        Ok(at.and_then(time).unwrap_or(run.created))
+    }
+
     fn all<T>(
         &self,
         what: &str,
@@ -770,7 +839,7 @@ impl Store {
     ) -> Result<Vec<T>, JournalError> {
         let sql = |e: rusqlite::Error| failed(&self.path, &e);
         let mut query = self.connection.prepare(what).map_err(sql)?;
-        let rows = query.query_map([], |row| read(row)).map_err(sql)?;
+        let rows = query.query_map([], read).map_err(sql)?;
         let mut all = Vec::new();
         for row in rows {
             let row = row.map_err(sql)?;
@@ -898,11 +967,17 @@ fn failed(path: &Path, error: &rusqlite::Error) -> JournalError {
     use rusqlite::ErrorCode;
     let problem = error.to_string();
     match error.sqlite_error_code() {
-        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => JournalError::Damaged {
-            file: path.display().to_string(),
-            problem,
-        },
         Some(ErrorCode::DiskFull) => unusable(path, "the disk is full; make room, and resume"),
-        _ => unusable(path, &problem),
+        // There is a file, and what is in it is not what the format says.
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt | ErrorCode::Unknown) | None => {
+            JournalError::Damaged {
+                file: path.display().to_string(),
+                problem,
+            }
+        }
+        Some(_) => unusable(path, &problem),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,8 @@
 //! - [`input`]: lists of devices, as people have them. [`names`]: which device a name is.
 //! - [`batch`]: many devices, released and followed to the end; [`journal`]: what such a run
 //!   intends, does and knows, on disk.
+//! - [`report`]: what there is to say of a run, and a page that shows it. [`harmless`]: text from
+//!   outside, fit to be shown.
 //! - [`survey`]: many actions, read page by page. [`history`]: what they say of devices.
 //!   [`kind`]: the two things that are done with them.
 //! - [`cancel`]: actions, taken back.
@@ -48,6 +50,7 @@ mod egress;
 pub mod files;
 pub mod grant;
 pub mod guard;
+pub mod harmless;
 pub mod history;
 pub mod host;
 pub mod id;
@@ -63,6 +66,7 @@ pub mod plugin;
 pub mod policy;
 mod pulse;
 pub mod query;
+pub mod report;
 mod resolve;
 mod said;
 pub mod survey;

@@ -23,6 +23,7 @@ Examples:
   host-demo unrestrict --by-name pc-1.contoso.com --comment 'INC-42: cleaned'
   host-demo status 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a
   host-demo cancel 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a --comment 'INC-42: wrong device'
+  host-demo report last --html report.html
   host-demo mock --ca-out /tmp/ca.pem --machines 10
 
 Exit codes:
@@ -32,11 +33,11 @@ Exit codes:
   3  none failed, but some are still pending or can't be verified
   130  interrupted
 
-With --output json, standard output has one JSON object a line. Its \"type\" says what it is: device,
-name (that leads to no device), summary, action, check, config, plugin, audit or error. What went
-wrong stands in its \"error\", as a \"message\" and, where there is something to do about it, an
-\"advice\"; that holds for wrong arguments too. The other commands print text: completion, config
-example, demo, mock.";
+With --output json, standard output has one JSON object a line. Its \"type\" says what it is: run,
+device, name (that leads to no device), summary, report, action, check, config, plugin, quota, audit or
+error. What went wrong stands in its \"error\", as a \"message\" and, where there is something to do
+about it, an \"advice\"; that holds for wrong arguments too. The other commands print text: completion,
+config example, demo, mock.";
 
 /// Where credentials come from: at the end of the help of every subcommand that wants some.
 macro_rules! credentials {
@@ -299,6 +300,14 @@ pub(crate) enum Command {
     /// Show what is used of the quotas, and what is left.
     #[command(after_help = QUOTA_HELP)]
     Quota(Quota),
+
+    /// List the runs there are, show one of them, or remove old ones.
+    #[command(after_help = RUNS_HELP)]
+    Runs(Listed),
+
+    /// Say what became of a run: as text, as a page, or as a table.
+    #[command(after_help = REPORT_HELP)]
+    Report(Report),
 
     /// Look after the record of what was done.
     Audit {
@@ -574,6 +583,111 @@ pub(crate) struct Verify {
     /// A hash that was noted earlier, which must be in it.
     #[arg(long, value_name = "HASH", value_parser = hash)]
     pub(crate) head: Option<String>,
+}
+
+const RUNS_HELP: &str = "\
+A run that was `interrupted` goes on with: host-demo resume RUN.
+
+Examples:
+  host-demo runs
+  host-demo runs show last
+  host-demo runs purge --older-than 90d
+
+Exit codes:
+  0  they were shown
+  1  one of them can't be read, or the output can't be written
+  2  the folder can't be read";
+
+const PURGE_HELP: &str = "\
+With a run goes the way to resume it, and to find its open actions again. What was done stands in the
+audit record as well, which stays.
+
+Examples:
+  host-demo runs purge 20260130-211122-abcd
+  host-demo runs purge --older-than 90d --yes
+
+Exit codes:
+  0  all of them are removed
+  1  some are not: they are driven, or have open devices, or can't be removed
+  2  none is: there is no such run, or nobody who says yes";
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Listed {
+    #[command(subcommand)]
+    pub(crate) command: Option<RunsCommand>,
+
+    #[command(flatten)]
+    pub(crate) runs: Runs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RunsCommand {
+    /// Show a run and every device of it.
+    #[command(after_help = PLAIN_EXIT_CODES)]
+    Show(ShowRun),
+
+    /// Remove runs: their journals, and nothing else. One that is driven is left alone.
+    #[command(after_help = PURGE_HELP)]
+    Purge(Purge),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowRun {
+    /// The run: its name, the beginning of it, or `last`.
+    pub(crate) run: String,
+
+    #[command(flatten)]
+    pub(crate) runs: Runs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Purge {
+    /// These: each by its name, the beginning of it, or as `last`.
+    #[arg(value_name = "RUN", required_unless_present = "older_than")]
+    pub(crate) named: Vec<String>,
+
+    /// All in which nothing has happened for so long, such as 12h, 90d or 4w.
+    #[arg(long, value_name = "TIME", value_parser = ago, conflicts_with = "named")]
+    pub(crate) older_than: Option<Duration>,
+
+    /// Don't ask, and remove those with open devices too.
+    #[arg(long, short = 'y')]
+    pub(crate) yes: bool,
+
+    #[command(flatten)]
+    pub(crate) runs: Runs,
+}
+
+const REPORT_HELP: &str = "\
+The page needs nothing else and loads nothing: it can be mailed, archived or printed. Its address says
+how the devices are shown, so that a link leads to what somebody saw: report.html#outcome=failed.
+
+Examples:
+  host-demo report last
+  host-demo report last --html report.html
+  host-demo report 20260130-211122-abcd --csv devices.csv
+
+Exit codes:
+  0  it was written
+  1  some of the output could not be written
+  2  there is no such run, or it can't be read, or the file can't be written";
+
+#[derive(Debug, Args)]
+pub(crate) struct Report {
+    /// The run: its name, the beginning of it, or `last`.
+    pub(crate) run: String,
+
+    /// Write a page to this file, which appears whole or not at all.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+
+    /// Write a table with a row for each device to this file, or to standard output (-).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) csv: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) runs: Runs,
 }
 
 const QUOTA_HELP: &str = "\

@@ -13,7 +13,6 @@ mod cancel;
 mod check;
 mod config;
 mod connect;
-mod csv;
 mod demo;
 mod devices;
 mod inspect;
@@ -24,7 +23,9 @@ mod picture;
 mod preview;
 mod progress;
 mod quota;
+mod report;
 mod restricted;
+mod runs;
 mod status;
 mod steps;
 
@@ -121,6 +122,8 @@ async fn dispatch(command: Command, format: args::Output) -> anyhow::Result<Exit
         Command::Config(args) => config::run(&args, format),
         Command::Inspect(args) => inspect::run(&args, format),
         Command::Quota(args) => quota::run(args, format).await,
+        Command::Runs(args) => runs::run(args, format),
+        Command::Report(args) => report::run(&args, format),
         Command::Audit {
             command: args::Audit::Verify(args),
         } => audit::verify(&config::verify(args)?, format),

@@ -6,35 +6,14 @@ use std::sync::{Mutex, PoisonError};
 
 use clap::error::ErrorKind;
 use host_demo::contract::{MachineAction, Reason};
+pub(crate) use host_demo::harmless::clean;
+use host_demo::harmless::is_harmful;
 use host_demo::host::CallError;
 use host_demo::identity::IdentityError;
 use host_demo::transport::TransportErrorKind;
 use serde_json::{Value, json};
 
 use super::args::Output;
-
-/// Text from outside, made harmless for a terminal: control and formatting characters (escape
-/// sequences, line breaks, changes of direction) are shown as what they are.
-pub(crate) fn clean(text: &str) -> String {
-    let mut clean = String::with_capacity(text.len());
-    for c in text.chars() {
-        if is_harmful(c) {
-            clean.extend(c.escape_default());
-        } else {
-            clean.push(c);
-        }
-    }
-    clean
-}
-
-/// Whether a character does something to a terminal, or hides.
-fn is_harmful(c: char) -> bool {
-    c.is_control()
-        || matches!(c,
-            '\u{00ad}' | '\u{061c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
-            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
-            | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-}
 
 /// Whether something that was to be printed is lost, other than by a reader who went away.
 static LOST: Mutex<Option<String>> = Mutex::new(None);
@@ -229,16 +208,5 @@ mod tests {
         assert_eq!(refused, Some("check the network and the authority's URL"));
         let proxy = advice(TransportErrorKind::Proxy);
         assert!(proxy.is_some_and(|advice| advice.contains("--proxy")));
-    }
-
-    #[test]
-    fn what_a_service_says_cannot_drive_the_terminal() {
-        let hostile = "a\u{1b}[2J\u{1b}]0;title\u{7}\r\nb\u{9b}31m\u{202e}c\u{200b}";
-        let clean = clean(hostile);
-        assert_eq!(
-            clean,
-            r"a\u{1b}[2J\u{1b}]0;title\u{7}\r\nb\u{9b}31m\u{202e}c\u{200b}"
-        );
-        assert!(super::clean("Grüße, 東京 🚀").contains("東京 🚀"));
     }
 }

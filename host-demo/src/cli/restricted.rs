@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 
 use console::{Term, measure_text_width, pad_str, truncate_str};
 use host_demo::contract::MachineActionFilter;
+use host_demo::harmless::row;
 use host_demo::history::{Device, History, Standing, Step};
 use host_demo::id::MachineId;
 use host_demo::kind::Kind;
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::args::{Output, Restricted};
 use super::picture::{self, counted, done, pending, step_json};
-use super::{Exit, audit, connect, csv, output};
+use super::{Exit, audit, connect, output};
 
 const HEADER: [&str; 6] = [
     "machineId",
@@ -66,7 +67,7 @@ pub(crate) async fn run(args: Restricted, format: Output) -> anyhow::Result<Exit
                 .for_each(|line| output::line(line));
         }
         Output::Text => {
-            output::line(&csv::row(HEADER));
+            output::line(&row(HEADER));
             found.rows.iter().for_each(|row| output::line(&row.csv()));
         }
     }
@@ -172,7 +173,7 @@ impl Row<'_> {
 
     fn csv(&self) -> String {
         let since = done(self.restriction).map(ToString::to_string);
-        csv::row([
+        row([
             self.id.as_str(),
             self.name(),
             since.as_deref().unwrap_or_default(),

@@ -10,6 +10,7 @@ mod arguments;
 mod audit;
 mod auth;
 mod batch;
+mod browser;
 mod call;
 mod cancel;
 mod chaos;

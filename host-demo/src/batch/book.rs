@@ -718,17 +718,14 @@ impl Book {
                 .action
                 .as_ref()
                 .map(|action| action.id.as_str());
-            match id.and_then(|id| found.get(id)) {
-                Some(action) => {
-                    let is_own = !self.entries[n].is_adopted;
-                    let before = self.entries[n].clone();
-                    self.entries[n].has(action, is_own);
-                    if self.entries[n] != before {
-                        self.news.push(News::Changed(n));
-                    }
+            // Where it is not found, it is not visible yet.
+            if let Some(action) = id.and_then(|id| found.get(id)) {
+                let is_own = !self.entries[n].is_adopted;
+                let before = self.entries[n].clone();
+                self.entries[n].has(action, is_own);
+                if self.entries[n] != before {
+                    self.news.push(News::Changed(n));
                 }
-                // It is not visible yet.
-                None => {}
             }
             self.settle_quietly(n, now);
         }

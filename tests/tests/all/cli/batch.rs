@@ -170,7 +170,7 @@ fn a_run_is_driven_by_one_process_at_a_time() {
     while stage.mock.arrivals(RELEASE) < 3 {
         std::thread::sleep(Duration::from_millis(1));
     }
-    let said = stage.resume(&["last"]).exits(2);
+    let said = stage.resume(&["last", "--deadline", "1m"]).exits(2);
     said.mentions(&format!("process {}", child.id()));
     interrupt(&child);
     let _ = ends(child, 130);
@@ -246,10 +246,11 @@ fn without_a_journal_nothing_is_sent() {
 /// The journal can grow by so much, and not further, until there is room.
 #[test]
 fn a_journal_that_can_not_grow_stops_the_run_before_the_next_request_and_it_goes_on_later() {
-    let stage = Stage::of(60, Switches::default(), SystemClock::scaled(SCALE));
+    let stage = Stage::of(150, Switches::default(), SystemClock::scaled(SCALE));
     let program = stage.release_all(&["--ledger", "memory", "--output", "json"]);
-    // In blocks of 512 bytes, for each file. A signal would end the process, were it heeded.
-    let script = "trap '' XFSZ; ulimit -f 500; exec \"$@\"";
+    // In blocks of 512 bytes, for each file: the record asks for half of them beforehand. The signal
+    // would end the process.
+    let script = "trap '' XFSZ; ulimit -f 2000; exec \"$@\"";
     let mut limited = Command::new("sh");
     limited
         .args(["-c", script, "sh"])

@@ -72,8 +72,8 @@ impl Wanted {
 
     /// The columns that hold it, the surest first. Written in any way.
     ///
-    /// Ids: of this program's own output and the API's actions, of the portal's export, of the API's
-    /// machines. Names: of the API, of the portal's export, of other tools.
+    /// Ids: of this program's own output and the API's actions, of the portal's export, of the
+    /// API's machines. Names: of the API, of the portal's export, of other tools.
     const fn columns(self) -> &'static [&'static str] {
         match self {
             Self::Ids => &["machineid", "deviceid", "id"],
@@ -218,9 +218,9 @@ pub enum InputError {
     Json(String),
 }
 
-/// Reads a list. What form it has is seen from its beginning: `{` or `[` is JSON, several columns or
-/// the name of one are a table (with commas, semicolons or tabs), everything else is plain lines. In
-/// these, `#` begins a comment.
+/// Reads a list. What form it has is seen from its beginning: `{` or `[` is JSON, several columns
+/// or the name of one are a table (with commas, semicolons or tabs), everything else is plain
+/// lines. In these, `#` begins a comment.
 ///
 /// `column` names the column, or the member of each JSON object, that has the ids or the names.
 pub fn parse(bytes: &[u8], column: Option<&str>, wanted: Wanted) -> Result<List, InputError> {

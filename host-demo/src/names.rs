@@ -1,9 +1,10 @@
 //! From a device's name to its id: the one device that has it, or why none is taken for it.
 //!
 //! Nothing is guessed. Of several records the active one, the newest or the one that is not merged
-//! may be the device that is meant, and may be the one beside it that was set up under the old name.
-//! Besides, of a device only its id and its name are held against the service's answer; all that
-//! tells one record from another is the plugin's word. So that can rule a device out, and never in.
+//! may be the device that is meant, and may be the one beside it that was set up under the old
+//! name. Besides, of a device only its id and its name are held against the service's answer; all
+//! that tells one record from another is the plugin's word. So that can rule a device out, and
+//! never in.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,8 +18,8 @@ use crate::id::{DnsName, MachineId};
 /// flight.
 const AT_ONCE: usize = 8;
 
-/// How often a name is asked for again that the service put off. Whoever uses up the quota then does
-/// not stop.
+/// How often a name is asked for again that the service put off. Whoever uses up the quota then
+/// does not stop.
 const RESENDS: u32 = 10;
 
 /// How often, where it failed or did not answer. Reading changes nothing, so that is safe.

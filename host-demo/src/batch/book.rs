@@ -3,6 +3,9 @@
 //! Pure: times, answers and readings go in; steps come out. Nothing that might have happened is
 //! repeated before a look at the machine's actions has shown that it has not.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
@@ -218,7 +221,7 @@ impl Book {
         };
         for n in 0..book.entries.len() {
             let entry = &mut book.entries[n];
-            let before = entry.state;
+            let before = entry.clone();
             match entry.state {
                 // Whoever was about to send it did not hear what came of it.
                 State::Sending => entry.state = State::Unsure,
@@ -226,7 +229,7 @@ impl Book {
                 State::Accepted => entry.problem = None,
                 _ => {}
             }
-            if entry.state != before {
+            if *entry != before {
                 book.news.push(News::Changed(n));
             }
             book.settle_quietly(n, now);
@@ -273,17 +276,14 @@ impl Book {
             self.later.pop_first();
             self.queue.push_front(n);
         }
-        if self.closed.is_some()
-            || self.hopeless.is_some()
+        if self.sends_no_more()
             || self.in_flight >= self.breaker.at_once(now, self.rules.at_once)
             || self.wants_picture(now)
         {
             return None;
         }
         while let Some(n) = self.queue.pop_front() {
-            if let Some(opposite) = self.picture.opposite.get(&n)
-                && !self.rules.override_pending
-            {
+            if let Some(opposite) = self.opposite(n) {
                 let since = opposite.creation_date_time_utc.as_deref();
                 let problem = Problem::said(&format!(
                     "{} is under way for it (action {}, {}, of {}), and is not overtaken",
@@ -304,6 +304,18 @@ impl Book {
             }
         }
         None
+    }
+
+    /// Whether a device that waited for the quota may still be sent for. That can have taken an
+    /// hour, in which somebody began the opposite.
+    pub(super) fn may_leave(&self, n: usize, now: Moment) -> bool {
+        !self.sends_no_more() && !self.wants_picture(now) && self.opposite(n).is_none()
+    }
+
+    /// What is under way for a device and must not be overtaken.
+    fn opposite(&self, n: usize) -> Option<&MachineAction> {
+        let opposite = self.picture.opposite.get(&n);
+        opposite.filter(|_| !self.rules.override_pending)
     }
 
     /// Whether the picture of what is under way has to be read before something is sent.
@@ -343,7 +355,7 @@ impl Book {
                     self.take(n, action, now);
                 }
             }
-            Err(CallError::Stopped) => self.settle(n, now),
+            Err(CallError::Stopped) => self.put_back(n, now),
             Err(error) => {
                 self.entries[n].problem = Some(self.problem(error));
                 self.went_wrong(n, error, now);
@@ -382,22 +394,18 @@ impl Book {
                 put_off.0 += 1;
                 let is_enough = put_off.0 > RESENDS;
                 // The host has closed the key; the next call waits until it opens.
-                self.entries[n].state = State::Waiting;
-                self.news.push(News::Changed(n));
-                self.queue.push_front(n);
+                self.put_back(n, now);
                 if is_enough {
                     self.give_up(error, now);
                 }
             }
-            Fate::NotYet if self.in_flight > 0 => {
+            Fate::NotYet if self.in_flight > 0 && !self.sends_no_more() => {
                 self.entries[n].state = State::Waiting;
                 self.news.push(News::Changed(n));
                 self.later.insert((now + BACKOFF[0], n));
             }
             Fate::All | Fate::NotYet => {
-                self.entries[n].state = State::Waiting;
-                self.news.push(News::Changed(n));
-                self.queue.push_front(n);
+                self.put_back(n, now);
                 self.give_up(error, now);
             }
             Fate::Refused => {
@@ -412,6 +420,20 @@ impl Book {
                 }
             }
         }
+    }
+
+    /// Nothing came of it, and it is the next one to be sent, unless nothing is sent any more.
+    fn put_back(&mut self, n: usize, now: Moment) {
+        self.entries[n].state = State::Waiting;
+        self.news.push(News::Changed(n));
+        match self.sends_no_more() {
+            true => self.settle_quietly(n, now),
+            false => self.queue.push_front(n),
+        }
+    }
+
+    const fn sends_no_more(&self) -> bool {
+        self.closed.is_some() || self.hopeless.is_some()
     }
 
     /// The service answered, and did not put it off.
@@ -551,8 +573,11 @@ impl Book {
                 self.has_contact = true;
                 self.misreads = 0;
                 self.read_after = None;
+                // Whatever it was made for.
+                let opposite = self.under_way(self.rules.kind.opposite(), actions);
+                self.picture.opposite.extend(opposite);
                 match read {
-                    Read::Running => self.saw_running(actions, began, now),
+                    Read::Running => self.saw_running(actions, *is_cut, began, now),
                     Read::Since(_) => self.saw_since(actions, *is_cut, began, now),
                     Read::Of(n) => self.saw_one(*n, actions, now),
                     Read::Known(devices) => self.saw_known(devices, actions, now),
@@ -563,20 +588,10 @@ impl Book {
         }
     }
 
-    fn saw_running(&mut self, actions: &[MachineAction], began: Moment, now: Moment) {
-        let (mut same, mut opposite) = (HashMap::new(), HashMap::new());
-        for action in actions {
-            let Some(n) = self.device_of(action) else {
-                continue;
-            };
-            let of_kind = |kind: Kind| Kind::of(&action.type_) == Some(kind);
-            if ending(&action.status).is_some() {
-            } else if of_kind(self.rules.kind) {
-                same.insert(n, action.clone());
-            } else if of_kind(self.rules.kind.opposite()) {
-                opposite.insert(n, action.clone());
-            }
-        }
+    fn saw_running(&mut self, actions: &[MachineAction], is_cut: bool, began: Moment, now: Moment) {
+        let kind = self.rules.kind;
+        let mut same = self.under_way(kind, actions);
+        let mut opposite = self.under_way(kind.opposite(), actions);
         let barred = self.due.iter().map(|(_, n)| *n);
         let barred = barred.filter(|n| self.entries[*n].state == State::Barred);
         for n in barred.collect::<Vec<_>>() {
@@ -585,11 +600,25 @@ impl Book {
                 None => self.looked_in_vain(n, began, now),
             }
         }
+        if is_cut {
+            // It says nothing of what it does not show.
+            opposite = std::mem::take(&mut self.picture.opposite);
+        }
         self.picture = Picture {
             read: Some(began),
             same,
             opposite,
         };
+    }
+
+    /// Those of a kind that have not ended, by device.
+    fn under_way(&self, kind: Kind, actions: &[MachineAction]) -> HashMap<usize, MachineAction> {
+        let of_kind = actions.iter().filter(|action| {
+            Kind::of(&action.type_) == Some(kind) && ending(&action.status).is_none()
+        });
+        let by_device =
+            of_kind.filter_map(|action| Some((self.device_of(action)?, action.clone())));
+        by_device.collect()
     }
 
     fn saw_since(&mut self, actions: &[MachineAction], is_cut: bool, began: Moment, now: Moment) {
@@ -614,11 +643,10 @@ impl Book {
     /// The action that a doubtful request made, or that bars it: of the right kind and time, with
     /// the reference in its comment; else one that is under way.
     fn made_by<'a>(&self, n: usize, found: &[&'a MachineAction]) -> Option<&'a MachineAction> {
-        let known = self.entries[n].action.as_ref().map(|action| &action.id);
         let mut candidates: Vec<_> = found
             .iter()
             .filter(|action| Kind::of(&action.type_) == Some(self.rules.kind))
-            .filter(|action| Some(&action.id) != known)
+            .filter(|action| self.is_news(n, action))
             .collect();
         candidates.sort_by_key(|action| &action.creation_date_time_utc);
         let own = candidates.iter().rev().find(|action| {
@@ -632,13 +660,32 @@ impl Book {
         own.or(running).map(|action| **action)
     }
 
+    /// Whether it is another action than the one that is known, and not one from before it: those
+    /// of earlier tries have the same reference.
+    fn is_news(&self, n: usize, action: &MachineAction) -> bool {
+        let Some(known) = &self.entries[n].action else {
+            return true;
+        };
+        let time = |text: &Option<String>| text.as_ref()?.parse::<Timestamp>().ok();
+        let created = [
+            &action.creation_date_time_utc,
+            &known.creation_date_time_utc,
+        ]
+        .map(time);
+        match created {
+            [Some(this), Some(before)] => this > before,
+            _ => action.id != known.id,
+        }
+    }
+
     fn saw_one(&mut self, n: usize, actions: &[MachineAction], now: Moment) {
         if self.entries[n].state != State::Barred {
             return;
         }
         let of_kind = actions
             .iter()
-            .filter(|action| Kind::of(&action.type_) == Some(self.rules.kind));
+            .filter(|action| Kind::of(&action.type_) == Some(self.rules.kind))
+            .filter(|action| self.is_news(n, action));
         let newest = of_kind.max_by_key(|action| action.creation_date_time_utc.clone());
         let ended_lately = newest.filter(|action| {
             ending(&action.status).is_none()
@@ -817,7 +864,7 @@ impl Book {
         }
         match self.entries[n].state {
             State::Sending => {}
-            State::Waiting if self.closed.is_some() || self.hopeless.is_some() => {
+            State::Waiting if self.sends_no_more() => {
                 if self.entries[n].problem.is_none() {
                     let why = self.hopeless.as_ref().map(|error| self.problem(error));
                     self.entries[n].problem = why.or(self.closed.map(Problem::said));

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 pub use self::entry::{Action, Entry, Outcome, Problem, State, Verdict};
@@ -209,15 +209,17 @@ pub async fn drive(
         advice: plan.advice,
     };
     journal.end(None, None).await?;
+    let (ask, asked) = mpsc::unbounded_channel();
     let drive = Drive {
         host: host.clone(),
         journal: journal.clone(),
         deadline: plan.deadline,
         reporter,
         stop,
+        ask,
     };
     let mut book = Book::new(rules, entries, host.clock().now());
-    drive.to_the_end(&mut book).await;
+    drive.to_the_end(&mut book, asked).await;
     let at = Some(host.clock().wall());
     let why = book.hopeless().map(ToString::to_string);
     let unwritten = journal.end(at, why).await.err();
@@ -248,10 +250,14 @@ struct Drive {
     deadline: Option<Moment>,
     reporter: Arc<dyn Reporter>,
     stop: watch::Receiver<bool>,
+    ask: mpsc::UnboundedSender<Asked>,
 }
 
+/// A device whose request has its permit: whether it may leave.
+type Asked = (usize, oneshot::Sender<bool>);
+
 impl Drive {
-    async fn to_the_end(&self, book: &mut Book) {
+    async fn to_the_end(&self, book: &mut Book, mut asked: mpsc::UnboundedReceiver<Asked>) {
         let clock = Arc::clone(self.host.clock());
         let mut sends: JoinSet<Sent> = JoinSet::new();
         let mut reading: Option<(Read, Moment, Reading)> = None;
@@ -301,6 +307,10 @@ impl Drive {
                     };
                     book.answered(n, sends, sent, &result, clock.now());
                 }
+                Some((n, answer)) = asked.recv() => {
+                    // Who does not wait for it any more does not send.
+                    let _ = answer.send(book.may_leave(n, clock.now()));
+                }
                 result = next(&mut reading) => {
                     if let Some((read, began, _)) = reading.take() {
                         book.was_read(&read, began, &result, clock.now());
@@ -348,6 +358,7 @@ impl Drive {
             sends: 0,
             sent: None,
             call: None,
+            is_put_off: false,
         }));
         let patience = Patience {
             until: self.deadline,
@@ -371,6 +382,10 @@ impl Drive {
         };
         let sending = sending.lock().unwrap_or_else(PoisonError::into_inner);
         self.answered(sending.call, result.as_ref().map(|_| ()));
+        let result = match sending.is_put_off {
+            true => Err(CallError::Stopped),
+            false => result,
+        };
         Sent {
             n,
             sends: sending.sends,
@@ -402,12 +417,17 @@ impl Drive {
         })
     }
 
-    /// Writes down that a request is about to leave.
+    /// Asks whether a request may still leave, and writes down that it is about to.
     fn sending(&self, n: usize, sending: &Arc<Mutex<Sending>>) -> Consent {
         let (drive, sending) = (self.clone(), Arc::clone(sending));
         Arc::new(move || {
             let (drive, sending) = (drive.clone(), Arc::clone(&sending));
             Box::pin(async move {
+                if !drive.may_leave(n).await {
+                    let mut sending = sending.lock().unwrap_or_else(PoisonError::into_inner);
+                    sending.is_put_off = true;
+                    return Err("what is under way has to be looked at first".to_owned());
+                }
                 let kind = drive.journal.run().kind;
                 let call = drive.call(kind.operation(), Some(n));
                 let began = call.began;
@@ -433,6 +453,11 @@ impl Drive {
                 Ok(())
             })
         })
+    }
+
+    async fn may_leave(&self, n: usize) -> bool {
+        let (answer, answered) = oneshot::channel();
+        self.ask.send((n, answer)).is_ok() && answered.await.unwrap_or(false)
     }
 
     /// Writes down that something is read.
@@ -478,6 +503,8 @@ struct Sending {
     sends: u32,
     sent: Option<Timestamp>,
     call: Option<Begun>,
+    /// It was not to leave yet.
+    is_put_off: bool,
 }
 
 /// Completes with the reading that is under way; without one, never.

@@ -96,8 +96,8 @@ fn called(path: &Path) -> String {
     }
 }
 
-/// What is in the list, and how many lines repeat another one, if every line of it names a device or
-/// those that don't may be passed over.
+/// What is in the list, and how many lines repeat another one, if every line of it names a device
+/// or those that don't may be passed over.
 fn listed(
     path: &Path,
     name: &str,
@@ -169,8 +169,8 @@ impl Asked {
         self.devices.len()
     }
 
-    /// The devices. Names are looked for first, all of them; what leads to no device, or may lead to
-    /// several, is told of, and then nothing is begun, unless it may be passed over.
+    /// The devices. Names are looked for first, all of them; what leads to no device, or may lead
+    /// to several, is told of, and then nothing is begun, unless it may be passed over.
     ///
     /// Where it is stopped meanwhile, the error is [`CallError::Stopped`].
     pub(super) async fn devices(
@@ -223,8 +223,8 @@ impl Asked {
 /// A name without a device, its line, and why.
 type Missed = (DnsName, Option<usize>, Unclear);
 
-/// What was asked for, with what was found of the names among it, in their order. Those that turn out
-/// to be one device are told of.
+/// What was asked for, with what was found of the names among it, in their order. Those that turn
+/// out to be one device are told of.
 fn together(
     asked: Vec<(Named, Option<usize>)>,
     found: Vec<Result<MachineId, Unclear>>,

@@ -4,6 +4,7 @@ pub mod bare;
 pub mod batch;
 pub mod binary;
 pub mod browser;
+pub mod lot;
 pub mod redis;
 pub mod simulation;
 pub mod usage;

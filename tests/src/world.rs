@@ -69,6 +69,8 @@ pub struct Scene {
     pub token: Option<Grant>,
     /// What the host keeps.
     pub quotas: Vec<Quota>,
+    /// How long a call may take. Who waits for exactly as long is taken for a call.
+    pub call_timeout: Duration,
 }
 
 /// A host and a stand-in service.
@@ -80,6 +82,7 @@ pub struct World {
     /// The host.
     pub host: Host,
     watched: Watched,
+    call_timeout: Duration,
     plugin: Plugin,
     tokens: Arc<dyn TokenSource>,
     service: Service,
@@ -112,6 +115,7 @@ impl World {
             plain_http: false,
             token: None,
             quotas: Quota::DOCUMENTED.to_vec(),
+            call_timeout: CALL_TIMEOUT,
         };
         bend(&mut scene);
 
@@ -140,8 +144,10 @@ impl World {
         };
         let mut setup = setup(&scene.plugin, &service, &tokens, &watched);
         setup.quotas = scene.quotas;
+        setup.call_timeout = scene.call_timeout;
         Self {
             host: setup.build().expect("the host is set up"),
+            call_timeout: scene.call_timeout,
             mock,
             clock,
             watched,
@@ -169,6 +175,7 @@ impl World {
     /// A host beside this one, on the same clock, with quotas and connections of its own.
     pub fn another_host(&self, bend: impl FnOnce(&mut Setup)) -> Host {
         let mut setup = setup(&self.plugin, &self.service, &self.tokens, &self.watched);
+        setup.call_timeout = self.call_timeout;
         bend(&mut setup);
         setup.build().expect("the host is set up")
     }
@@ -336,7 +343,7 @@ impl World {
         self.watched
             .asleep()
             .iter()
-            .any(|s| s.until.since(s.since) == CALL_TIMEOUT)
+            .any(|s| s.until.since(s.since) == self.call_timeout)
     }
 }
 

@@ -159,6 +159,8 @@ pub(super) struct Book {
     by_machine: HashMap<MachineId, usize>,
     /// Those to be sent for, in their order.
     queue: VecDeque<usize>,
+    /// So many of the first of them waited for the quota, and may not leave before a reading.
+    came_back: usize,
     /// Those to be sent for again, not before then.
     later: BTreeSet<(Moment, usize)>,
     /// Those to be looked at, and when.
@@ -202,6 +204,7 @@ impl Book {
             rules,
             entries,
             queue: VecDeque::new(),
+            came_back: 0,
             later: BTreeSet::new(),
             due: BTreeSet::new(),
             in_flight: 0,
@@ -282,6 +285,7 @@ impl Book {
         {
             return None;
         }
+        self.came_back = 0;
         while let Some(n) = self.queue.pop_front() {
             if let Some(opposite) = self.opposite(n) {
                 let since = opposite.creation_date_time_utc.as_deref();
@@ -355,7 +359,10 @@ impl Book {
                     self.take(n, action, now);
                 }
             }
-            Err(CallError::Stopped) => self.put_back(n, now),
+            Err(CallError::Stopped) => {
+                self.put_back(self.came_back, n, now);
+                self.came_back += 1;
+            }
             Err(error) => {
                 self.entries[n].problem = Some(self.problem(error));
                 self.went_wrong(n, error, now);
@@ -394,7 +401,7 @@ impl Book {
                 put_off.0 += 1;
                 let is_enough = put_off.0 > RESENDS;
                 // The host has closed the key; the next call waits until it opens.
-                self.put_back(n, now);
+                self.put_back(0, n, now);
                 if is_enough {
                     self.give_up(error, now);
                 }
@@ -405,7 +412,7 @@ impl Book {
                 self.later.insert((now + BACKOFF[0], n));
             }
             Fate::All | Fate::NotYet => {
-                self.put_back(n, now);
+                self.put_back(0, n, now);
                 self.give_up(error, now);
             }
             Fate::Refused => {
@@ -422,13 +429,13 @@ impl Book {
         }
     }
 
-    /// Nothing came of it, and it is the next one to be sent, unless nothing is sent any more.
-    fn put_back(&mut self, n: usize, now: Moment) {
+    /// Nothing came of it, and it is one of the next to be sent, unless nothing is sent any more.
+    fn put_back(&mut self, place: usize, n: usize, now: Moment) {
         self.entries[n].state = State::Waiting;
         self.news.push(News::Changed(n));
         match self.sends_no_more() {
             true => self.settle_quietly(n, now),
-            false => self.queue.push_front(n),
+            false => self.queue.insert(place.min(self.queue.len()), n),
         }
     }
 
@@ -711,17 +718,14 @@ impl Book {
                 .action
                 .as_ref()
                 .map(|action| action.id.as_str());
-            match id.and_then(|id| found.get(id)) {
-                Some(action) => {
-                    let is_own = !self.entries[n].is_adopted;
-                    let before = self.entries[n].clone();
-                    self.entries[n].has(action, is_own);
-                    if self.entries[n] != before {
-                        self.news.push(News::Changed(n));
-                    }
+            // Where it is not found, it is not visible yet.
+            if let Some(action) = id.and_then(|id| found.get(id)) {
+                let is_own = !self.entries[n].is_adopted;
+                let before = self.entries[n].clone();
+                self.entries[n].has(action, is_own);
+                if self.entries[n] != before {
+                    self.news.push(News::Changed(n));
                 }
-                // It is not visible yet.
-                None => {}
             }
             self.settle_quietly(n, now);
         }

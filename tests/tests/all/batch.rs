@@ -642,3 +642,87 @@ async fn what_was_interrupted_goes_on_where_it_was() {
     let reads = record.calls.len() - sent.len();
     assert_eq!(reads, world.mock.arrivals(Api::ListMachineActions));
 }
+
+/// What is under way is read before a minute's worth is sent, and not for each device. One that
+/// waited for the next minute, or the next hour, is looked at once more.
+#[tokio::test]
+async fn an_opposite_that_began_while_a_device_waited_for_the_quota_is_not_overtaken() {
+    let seldom = Quota {
+        calls: 1,
+        per: 10 * MINUTE,
+    };
+    let world = World::with(|scene| {
+        scene.quotas = vec![seldom];
+        scene.switches.visible_after = 2 * MINUTE;
+    })
+    .await;
+    let ids = &world.mock.machine_ids()[..2];
+    world.mock.set_device(&ids[1], DeviceBehaviour::Offline);
+    let host = world.host_that_may_do_all();
+    let patience = host_demo::host::Patience::default();
+    let pending = host.restrict_code_execution(&ids[1], "contain", patience);
+    pending.await.unwrap();
+    let (finished, _) = run(&world, ids, Follow::Not).await;
+    assert_eq!(names(&finished), ["accepted", "held"]);
+    assert_eq!(world.releases(), 1);
+}
+
+/// As long as a token and longer than the quotas' windows.
+const NAP: Duration = Duration::from_secs(2 * 3600);
+
+/// A run of 150, of which a hundred are sent when the machine falls asleep for two hours.
+async fn after_a_nap(deadline: Option<Duration>) -> (World, Finished) {
+    let world = World::with(|scene| scene.machines = 150).await;
+    let ids = world.mock.machine_ids();
+    for id in &ids[..10] {
+        world.mock.set_device(id, DeviceBehaviour::Offline);
+    }
+    let mut plan = Plan::new(Follow::For(HOUR));
+    plan.deadline = deadline.map(|time| world.now() + time);
+    let entries = entries(&ids);
+    let journal = Journal::in_memory(&begun(Kind::Release, &world.host), &entries).unwrap();
+    let reporter = Arc::new(Told::default()) as Arc<dyn Reporter>;
+    let (_go_on, stop) = watch::channel(false);
+    world.watch(&journal);
+    let driven = host_demo::batch::drive(&world.host, &journal, entries, &plan, reporter, stop);
+    let mut driven = Box::pin(driven);
+    let a_minutes_worth = || world.releases() == 100 && !world.waits().is_empty();
+    meanwhile(
+        &mut driven,
+        world.until("the quota is used", a_minutes_worth),
+    )
+    .await;
+    meanwhile(&mut driven, world.until_rest()).await;
+    world.clock.advance(NAP);
+    let finished = world.play(driven).await.unwrap();
+    world.unwatch();
+    (world, finished)
+}
+
+#[tokio::test]
+async fn a_machine_that_slept_for_hours_goes_on_with_a_new_token_and_free_windows() {
+    let (world, finished) = after_a_nap(None).await;
+    let names = names(&finished);
+    assert_eq!(names[10..], ["released"; 140]);
+    assert_eq!(names[..10], ["pending"; 10]);
+    assert_eq!(world.releases(), 150, "each once");
+    assert_eq!(world.mock.arrivals(Api::Token), 2);
+    let rejected = world.mock.requests().iter().any(|r| r.status == Some(401));
+    assert!(!rejected, "the old token was not tried");
+    let releases = world.requests(Api::UnrestrictCodeExecution);
+    let (before, after) = (releases[99].at, releases[149].at);
+    assert!(
+        after.since(before) < NAP + MINUTE,
+        "{:?}",
+        after.since(before)
+    );
+}
+
+#[tokio::test]
+async fn a_deadline_that_passed_while_the_machine_slept_has_passed() {
+    let (world, finished) = after_a_nap(Some(HOUR)).await;
+    let names = names(&finished);
+    assert_eq!(names[..100], ["pending"; 100]);
+    assert_eq!(names[100..], ["not-run"; 50]);
+    assert_eq!(world.releases(), 100);
+}

@@ -1,5 +1,6 @@
 //! The command itself, as a process, against the stand-in.
 
+mod batch;
 mod cancel;
 mod hostile_plugin;
 mod input;

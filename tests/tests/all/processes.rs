@@ -12,6 +12,7 @@ use host_demo::clock::{Clock, SystemClock};
 use host_demo::limits::{Ledger, Quota, Redis, RedisOptions, Sqlite, boot_id};
 use host_demo::mock::{Api, Duplicate, Fault, Grant, Mock, Switches};
 use tests::binary::host_demo_binary;
+use tests::lot::Lot;
 use tests::redis::RedisServer;
 
 const RELEASE: Api = Api::UnrestrictCodeExecution;
@@ -87,7 +88,7 @@ fn hammer(folder: &Path, name: &str, clock: &Arc<dyn Clock>, ledger: &dyn Ledger
     std::fs::set_permissions(folder.join("token"), Permissions::from_mode(0o600)).unwrap();
 
     let mut lot = Lot::drawn();
-    let seed = lot.0;
+    let seed = lot.clone();
     let mut processes: Vec<Process> = (0..PROCESSES)
         .map(|n| Process::start(&mock, folder, name, n))
         .collect();
@@ -109,7 +110,7 @@ fn hammer(folder: &Path, name: &str, clock: &Arc<dyn Clock>, ledger: &dyn Ledger
     drop(processes);
 
     let story = format!(
-        "seed {seed}; {} processes killed with calls under way: {lost:?}; {} calls arrived; {}",
+        "{seed:?}; {} processes killed with calls under way: {lost:?}; {} calls arrived; {}",
         lost.len(),
         mock.arrivals(RELEASE),
         std::fs::read_to_string(folder.join("home-0/stderr")).unwrap()
@@ -179,22 +180,5 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
-    }
-}
-
-/// Numbers by lot, the same for the same seed (`xorshift64`).
-struct Lot(u64);
-
-impl Lot {
-    fn drawn() -> Self {
-        let seed = SystemClock::new().now().as_nanos() | 1;
-        Self(seed)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % limit as u64).unwrap()
     }
 }

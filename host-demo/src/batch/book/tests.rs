@@ -228,7 +228,7 @@ proptest! {
 
     #[test]
     fn whatever_happens_nothing_is_done_twice_and_what_is_said_in_the_end_is_so(scene in scenes()) {
-        Play::new(scene).to_the_end();
+        Play::new(scene).play();
     }
 }
 
@@ -291,7 +291,7 @@ const fn run(ends: Ends) -> Run {
 #[track_caller]
 fn states(scene: Scene) -> Vec<State> {
     let mut play = Play::new(scene);
-    play.to_the_end();
+    play.play();
     play.journal.iter().map(|entry| entry.state).collect()
 }
 
@@ -369,7 +369,7 @@ fn many_devices_are_followed_by_few_readings() {
     let device = |n: u64| Device {
         ends: vec![End {
             after: Some(20 + 7 * n % 900),
-            well: n % 9 != 0,
+            well: !n.is_multiple_of(9),
         }],
         shows_after: n % 50,
         ..device(&[])
@@ -399,18 +399,16 @@ impl Act {
     }
 }
 
+type Answer = Box<Result<MachineAction, CallError>>;
+type Found = Result<(Vec<MachineAction>, bool), CallError>;
+
 /// What is to come. What the service does comes to pass whoever lives to see it.
 enum Event {
     Permit(usize),
     /// With the number of the process that sent it.
     Acts(usize, Request, usize),
-    Answer(
-        usize,
-        u32,
-        Option<Timestamp>,
-        Result<MachineAction, CallError>,
-    ),
-    Read(Read, Moment, Result<(Vec<MachineAction>, bool), CallError>),
+    Answer(usize, u32, Option<Timestamp>, Answer),
+    Read(Read, Moment, Found),
 }
 
 /// What the process knows and a crash takes along.
@@ -479,7 +477,7 @@ impl Play {
         }
     }
 
-    fn to_the_end(&mut self) {
+    fn play(&mut self) {
         for n in 0..self.scene.devices.len() {
             if let Some(other) = self.scene.devices[n].other {
                 let kind = match other.is_opposite {
@@ -669,7 +667,10 @@ impl Play {
         for (key, event) in std::mem::take(&mut self.events) {
             match event {
                 Event::Permit(n) if is_stop => {
-                    self.later(0, Event::Answer(n, 0, None, Err(CallError::Stopped)));
+                    self.later(
+                        0,
+                        Event::Answer(n, 0, None, Box::new(Err(CallError::Stopped))),
+                    );
                 }
                 Event::Read(read, began, _) => {
                     process.reading = false;
@@ -701,14 +702,17 @@ impl Play {
                     };
                     let until = wall(opens);
                     let quota = CallError::Quota { wait, until };
-                    return self.later(0, Event::Answer(n, 0, None, Err(quota)));
+                    return self.later(0, Event::Answer(n, 0, None, Box::new(Err(quota))));
                 }
                 if opens > self.at {
                     return self.later(opens - self.at, Event::Permit(n));
                 }
                 if !process.book.may_leave(n, now(self.at)) {
                     self.was_first[n] = true;
-                    return self.later(0, Event::Answer(n, 0, None, Err(CallError::Stopped)));
+                    return self.later(
+                        0,
+                        Event::Answer(n, 0, None, Box::new(Err(CallError::Stopped))),
+                    );
                 }
                 self.send(n, process);
             }
@@ -856,7 +860,7 @@ impl Play {
         };
         if process == self.processes {
             let (after, sent) = (request.answers - request.acts, wall(self.at - request.acts));
-            self.later(after, Event::Answer(n, 1, Some(sent), result));
+            self.later(after, Event::Answer(n, 1, Some(sent), Box::new(result)));
         }
     }
 

@@ -4,7 +4,7 @@
 //! file is read only if it is one, and not without bound.
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -91,6 +91,38 @@ pub(crate) fn open(path: &Path) -> Result<(File, Metadata), FileError> {
     }
 }
 
+/// Writes a file that its owner alone can read: all of it, in place of what was there, or nothing.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    if let Ok(found) = std::fs::symlink_metadata(path)
+        && !found.is_file()
+    {
+        // It would be replaced, and not written to.
+        return Err(FileError::NotAFile(match found.is_dir() {
+            true => "a folder",
+            false => "a link, a pipe or a device",
+        }));
+    }
+    let name = path.file_name().ok_or(FileError::NotAFile("a folder"))?;
+    let mut beside = std::ffi::OsString::from(".");
+    beside.push(name);
+    beside.push(format!(".{}", uuid::Uuid::new_v4().simple()));
+    let beside = path.with_file_name(beside);
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&beside)
+        .and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()
+        })
+        .and_then(|()| std::fs::rename(&beside, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&beside);
+    }
+    Ok(written?)
+}
+
 /// Why a folder is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
@@ -172,6 +204,39 @@ mod tests {
         assert!(matches!(read(&path, 4), Err(FileError::TooLarge(4))));
         let gone = read(&folder.path().join("none"), 5).err();
         assert!(matches!(gone, Some(FileError::Io(e)) if e.kind() == std::io::ErrorKind::NotFound));
+    }
+
+    #[test]
+    fn a_file_is_written_whole_for_its_owner_or_what_was_there_stays() {
+        let folder = folder();
+        let path = folder.path().join("report.html");
+        super::write(&path, b"first").unwrap();
+        change(&path, 0o644);
+        super::write(&path, b"second").unwrap();
+        assert_eq!(read(&path, 10).unwrap().bytes, b"second");
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+
+        let link = folder.path().join("link");
+        symlink(&path, &link).unwrap();
+        for (path, kind) in [
+            (link.as_path(), "a link, a pipe or a device"),
+            (Path::new("/dev/null"), "a link, a pipe or a device"),
+            (folder.path(), "a folder"),
+            (Path::new("/"), "a folder"),
+        ] {
+            let error = super::write(path, b"third").err();
+            assert!(
+                matches!(error, Some(FileError::NotAFile(found)) if found == kind),
+                "{path:?}: {error:?}"
+            );
+        }
+        let nowhere = folder.path().join("none/report.html");
+        assert!(matches!(
+            super::write(&nowhere, b"x"),
+            Err(FileError::Io(_))
+        ));
+        let left = std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, 2, "nothing is left beside it");
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod error;
 mod judge;
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
@@ -20,7 +21,7 @@ use crate::contract::{
 };
 use crate::egress::{Call, Egress, HEEDED_MAX, Seen};
 use crate::grant::{Grant, Operation, Target};
-use crate::identity::{IdentityError, TokenSource};
+use crate::identity::{IdentityError, Principal, TokenSource};
 use crate::limits::{Key, Ledger, Limiter, Memory, NoPermit, NotUntil, Permit, Quota};
 use crate::plugin::{Fault, Plugin};
 use crate::policy::Policy;
@@ -129,7 +130,16 @@ pub struct Patience {
     pub stop: Option<watch::Receiver<bool>>,
     /// Is told when it has to wait, and when what it waits for changes.
     pub on_wait: Option<Arc<dyn Fn(NotUntil) + Send + Sync>>,
+    /// Is asked each time the quota has room, right before the call is begun: a caller who keeps a
+    /// journal writes down here that a request may leave. Where it says no, none does.
+    pub consent: Option<Consent>,
 }
+
+/// Whether a call may be begun now, or why not.
+pub type Consent = Arc<dyn Fn() -> Consenting + Send + Sync>;
+
+/// The answer of a [`Consent`], which may take its time.
+pub type Consenting = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 impl fmt::Debug for Patience {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -317,8 +327,13 @@ impl Host {
         &self.limiter
     }
 
+    /// Who calls are made and counted for. Where that is not configured, a token is fetched to know.
+    pub async fn principal(&self) -> Result<Principal, IdentityError> {
+        self.egress.tokens.principal().await
+    }
+
     async fn key(&self, operation: Operation) -> Result<Key, IdentityError> {
-        let principal = self.egress.tokens.principal().await?;
+        let principal = self.principal().await?;
         Ok(Key {
             tenant: principal.tenant,
             application: principal.application,
@@ -436,6 +451,9 @@ impl Host {
                 permitted = self.permit(grant.operation(), &patience) => permitted?,
                 () = stopped(patience.stop.clone()) => return Err(CallError::Stopped),
             };
+            if let Some(consent) = &patience.consent {
+                consent().await.map_err(CallError::Withheld)?;
+            }
             (Some(key), Some(permit))
         } else {
             (None, None)

@@ -5,7 +5,7 @@
 //! exceed the API's quotas nor hang its caller. The contract between the two is in `wit/`.
 //!
 //! ```text
-//! release → host → plugin ──(guest)──► egress: policy and grant → permit → audit → identity → transport ──► service
+//! batch → host → plugin ──(guest)──► egress: policy and grant → permit → audit → identity → transport ──► service
 //! ```
 //!
 //! - [`host`]: everything together. Start here.
@@ -18,8 +18,14 @@
 //!   work.
 //! - [`audit`]: what is kept of every call.
 //! - [`files`]: which files are read, and which folders are one's own.
-//! - [`input`]: lists of devices, as people have them.
-//! - [`release`]: devices, released and followed to the end.
+//! - [`input`]: lists of devices, as people have them. [`names`]: which device a name is.
+//! - [`batch`]: many devices, released and followed to the end; [`journal`]: what such a run
+//!   intends, does and knows, on disk.
+//! - [`report`]: what there is to say of a run, and a page that shows it. [`harmless`]: text from
+//!   outside, fit to be shown.
+//! - [`survey`]: many actions, read page by page. [`history`]: what they say of devices.
+//!   [`kind`]: the two things that are done with them.
+//! - [`cancel`]: actions, taken back.
 //! - [`mock`]: a stand-in for the service, for tests and for trying things out.
 //!
 //! The library never prints, exits, or reads the environment.
@@ -32,27 +38,36 @@
 
 mod answer;
 pub mod audit;
+pub mod batch;
+pub mod cancel;
 pub mod check;
 pub mod clock;
 pub mod cloud;
 pub mod config;
 pub mod contract;
+mod each;
 mod egress;
 pub mod files;
 pub mod grant;
 pub mod guard;
+pub mod harmless;
+pub mod history;
 pub mod host;
 pub mod id;
 pub mod identity;
 pub mod input;
+pub mod journal;
+pub mod kind;
 pub mod limits;
 pub mod mock;
+pub mod names;
 pub mod network;
 pub mod plugin;
 pub mod policy;
 mod pulse;
 pub mod query;
-pub mod release;
+pub mod report;
 mod resolve;
 mod said;
+pub mod survey;
 pub mod transport;

@@ -1,7 +1,9 @@
 //! What the integration tests and the benchmark share.
 
 pub mod bare;
+pub mod batch;
 pub mod binary;
+pub mod browser;
 pub mod redis;
 pub mod simulation;
 pub mod usage;

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use host_demo::clock::{Clock as _, ManualClock, Moment};
@@ -12,6 +12,7 @@ use host_demo::contract::MachineAction;
 use host_demo::grant::Operation;
 use host_demo::host::{CALL_TIMEOUT, CallError, Host, Patience, Setup};
 use host_demo::identity::{FixedToken, Identity, Method, Settings, TokenSource};
+use host_demo::journal::Journal;
 use host_demo::limits::Quota;
 use host_demo::mock::{Api, Arrival, Duplicate, Fault, Grant, Machine, Mock, Switches};
 use host_demo::plugin::{self, Plugin};
@@ -82,6 +83,8 @@ pub struct World {
     plugin: Plugin,
     tokens: Arc<dyn TokenSource>,
     service: Service,
+    /// Journals that somebody may wait for.
+    journals: Mutex<Vec<Journal>>,
 }
 
 impl World {
@@ -145,7 +148,22 @@ impl World {
             plugin: scene.plugin,
             tokens,
             service,
+            journals: Mutex::default(),
         }
+    }
+
+    /// From now on the clock stands still while somebody waits for this journal's disk.
+    pub fn watch(&self, journal: &Journal) {
+        self.journals().push(journal.clone());
+    }
+
+    /// Lets go of all journals.
+    pub fn unwatch(&self) {
+        self.journals().clear();
+    }
+
+    fn journals(&self) -> MutexGuard<'_, Vec<Journal>> {
+        self.journals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A host beside this one, on the same clock, with quotas and connections of its own.
@@ -291,7 +309,8 @@ impl World {
         while quiet < REST {
             assert!(began.elapsed() < PATIENCE, "the host does not come to rest");
             yield_now().await;
-            quiet = if self.is_calling() { 0 } else { quiet + 1 };
+            let is_busy = self.is_calling() || self.journals().iter().any(Journal::is_busy);
+            quiet = if is_busy { 0 } else { quiet + 1 };
         }
     }
 

@@ -44,6 +44,9 @@ pub struct Who {
     /// What it is done for, as the user says: a ticket's number, say.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "cut")]
     pub ticket: Option<String>,
+    /// The run that it belongs to, where it is one of many calls: the name of its journal.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "cut")]
+    pub run: Option<String>,
 }
 
 /// How a call ended, for whoever made it.

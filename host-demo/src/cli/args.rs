@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use host_demo::cloud::{Cloud, Region};
 use host_demo::config::duration;
@@ -16,9 +16,14 @@ const EXAMPLES: &str = "\
 Examples:
   host-demo demo
   host-demo check
+  host-demo restricted --comment-contains INC-42
+  host-demo unrestrict --from devices.csv --comment 'INC-42: cleaned' --dry-run
   host-demo unrestrict --from devices.csv --comment 'INC-42: cleaned'
   host-demo unrestrict 1e5bc9d7e413ddd7902c2932e418702b84d0cc07 --comment 'INC-42: cleaned and validated'
+  host-demo unrestrict --by-name pc-1.contoso.com --comment 'INC-42: cleaned'
   host-demo status 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a
+  host-demo cancel 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a --comment 'INC-42: wrong device'
+  host-demo report last --html report.html
   host-demo mock --ca-out /tmp/ca.pem --machines 10
 
 Exit codes:
@@ -28,10 +33,11 @@ Exit codes:
   3  none failed, but some are still pending or can't be verified
   130  interrupted
 
-With --output json, standard output has one JSON object a line. Its \"type\" says what it is: device,
-summary, action, check, config, plugin, audit or error. What went wrong stands in its \"error\", as a
-\"message\" and, where there is something to do about it, an \"advice\"; that holds for wrong arguments
-too. The other commands print text: completion, config example, demo, mock.";
+With --output json, standard output has one JSON object a line. Its \"type\" says what it is: run,
+device, name (that leads to no device), summary, report, action, check, config, plugin, quota, audit or
+error. What went wrong stands in its \"error\", as a \"message\" and, where there is something to do
+about it, an \"advice\"; that holds for wrong arguments too. The other commands print text: completion,
+config example, demo, mock.";
 
 /// Where credentials come from: at the end of the help of every subcommand that wants some.
 macro_rules! credentials {
@@ -55,31 +61,134 @@ A file can be what another command prints: --token-file <(COMMAND), or /dev/stdi
     };
 }
 
-const UNRESTRICT_HELP: &str = concat!(
-    credentials!(),
-    "\
-Ctrl-C brings what is in flight to its answer, and says what is known of every device; a second one ends at once.
+/// What holds for every run.
+macro_rules! run_help {
+    ($done:literal) => {
+        concat!(
+            "\
+Before anything is sent it is read what is under way: a device for which the same was asked already
+is followed by that action, and one with the opposite under way is reported and left alone. What may
+have arrived is looked up before it is repeated. Reading needs the permission Machine.Read.All;
+without it, what was accepted is `not-verifiable`.
+
+Each step is kept in a journal, so that a run that was interrupted, by Ctrl-C, a crash or a power
+cut, goes on with: host-demo resume RUN. Ctrl-C brings what is in flight to its answer, and says
+what is known of every device; a second one ends at once.
 
 Exit codes:
-  0  every device is free (with --no-wait: every release was accepted)
+  0  every device is ",
+            $done,
+            " (with --no-wait: every request was accepted)
   1  some failed, can't be known to have succeeded, or are not on record
   2  it could not run: wrong arguments, no credentials, no connection
-  3  none failed, but some are still pending or can't be verified
+  3  none failed, but some are still pending, held back, or can't be verified
+  130  interrupted
+"
+        )
+    };
+}
+
+const UNRESTRICT_HELP: &str = concat!(
+    credentials!(),
+    run_help!("free"),
+    "
+Examples:
+  host-demo unrestrict 1e5bc9d7e413ddd7902c2932e418702b84d0cc07 --comment 'INC-42: cleaned'
+  host-demo unrestrict --from devices.csv --comment 'INC-42: cleaned' --dry-run
+  host-demo unrestrict --from devices.csv --comment 'INC-42: cleaned' --deadline 8h
+  host-demo unrestrict --by-name pc-1.contoso.com pc-2.contoso.com --comment 'INC-42: cleaned'
+  host-demo unrestrict --by-name --from export.csv --comment 'INC-42: cleaned' --skip-invalid
+  host-demo unrestrict ID1 ID2 ID3 --comment 'INC-42: cleaned' --no-wait --output json"
+);
+
+const RESTRICTED_HELP: &str = concat!(
+    credentials!(),
+    "\
+It is read off the machine actions, at most 20 pages of 1,000, with the permission
+Machine.Read.All: a device is restricted if what succeeded last is a restriction. One that was
+created before --since is not seen. On a terminal it prints a table; into a file or another
+command, a table with commas (CSV), which `unrestrict --from` reads.
+
+Exit codes:
+  0  these are all
+  1  what was done is not on record
+  2  it could not run: wrong arguments, no credentials, no connection, reading forbidden
+  3  there may be more, or others: not all actions were read, or they don't say which was last
+
+Examples:
+  host-demo restricted
+  host-demo restricted --since 7d --comment-contains INC-42
+  host-demo restricted --comment-contains INC-42 | host-demo unrestrict --from - --comment cleaned"
+);
+
+const RESTRICT_HELP: &str = concat!(
+    credentials!(),
+    run_help!("restricted"),
+    "
+The configuration must allow it (`allow`, see host-demo config example).
+
+Examples:
+  host-demo restrict 1e5bc9d7e413ddd7902c2932e418702b84d0cc07 --comment 'INC-42: contain'
+  host-demo restrict --from devices.csv --comment 'INC-42: contain' --yes"
+);
+
+const RESUME_HELP: &str = concat!(
+    credentials!(),
+    run_help!("free, or restricted"),
+    "
+Examples:
+  host-demo resume last
+  host-demo resume 20260130-2111 --deadline 2h
+  host-demo resume last --retry"
+);
+
+const CANCEL_HELP: &str = concat!(
+    credentials!(),
+    "\
+The configuration must allow it, by this rule in the list `allow` of its [policy] (see host-demo
+config example): \"POST /api/machineactions/{action-id}/cancel\". The permission is that of one of the
+actions that there are; Machine.RestrictExecution is one, whatever the action. What the service
+leaves open is looked up, which needs Machine.Read.All.
+
+Each action comes to one of these:
+  cancelled     it is. Its device may have done it all the same, if it had begun with it
+  ended-before  it has ended in another way
+  pending       the service took it, and the action does not show it yet
+  refused       the service did not do it
+  unknown       it is not known whether the service did it. Cancelling again does no harm
+  not-run       nothing was sent
+
+Ctrl-C brings what is in flight to its answer, and says what is known of every action; a second one
+ends at once.
+
+Exit codes:
+  0  every action is cancelled
+  1  some are not, can't be known to be, or are not on record
+  2  it could not run: wrong arguments, not allowed, no credentials, no connection
+  3  none failed, but some do not show it yet
   130  interrupted
 
 Examples:
-  host-demo unrestrict 1e5bc9d7e413ddd7902c2932e418702b84d0cc07 --comment 'INC-42: cleaned'
-  host-demo unrestrict ID1 ID2 ID3 --comment 'INC-42: cleaned' --no-wait --output json"
+  host-demo cancel 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a --comment 'INC-42: wrong device'
+  host-demo cancel ID1 ID2 ID3 --comment 'INC-42: wrong devices' --output json"
 );
 
 const STATUS_HELP: &str = concat!(
     credentials!(),
     "\
+A device is restricted if what succeeded last of its restrictions and releases is a restriction.
+The newest 50 of them are shown.
+
 Exit codes:
-  0  the action has succeeded
-  1  it has ended otherwise, the service did not show it, or that is not on record
+  0  the action has succeeded; or the device is restricted or released (the text and \"standing\"
+     say which), and nothing is under way
+  1  the action has ended otherwise, the service did not show it, or that is not on record
   2  it could not run: wrong arguments, no credentials, no connection
-  3  it is still under way"
+  3  something is still under way, or it can't be told whether the device is restricted
+
+Examples:
+  host-demo status 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a
+  host-demo status 1e5bc9d7e413ddd7902c2932e418702b84d0cc07 --output json"
 );
 
 const CHECK_HELP: &str = concat!(
@@ -153,9 +262,26 @@ pub(crate) enum Output {
 pub(crate) enum Command {
     /// Release devices, and follow each release to its end.
     #[command(after_help = UNRESTRICT_HELP)]
-    Unrestrict(Unrestrict),
+    Unrestrict(Box<Batch>),
 
-    /// Show a machine action as it stands now.
+    /// Restrict devices: let them run Microsoft-signed programs only. The configuration must allow
+    /// it.
+    #[command(after_help = RESTRICT_HELP)]
+    Restrict(Box<Batch>),
+
+    /// Go on with a run that was interrupted, or look again how its actions end.
+    #[command(after_help = RESUME_HELP)]
+    Resume(Box<Resume>),
+
+    /// Take actions back before their devices have done them. The configuration must allow it.
+    #[command(after_help = CANCEL_HELP)]
+    Cancel(Box<Cancel>),
+
+    /// List the devices that are restricted, since when, by whom and why.
+    #[command(after_help = RESTRICTED_HELP)]
+    Restricted(Restricted),
+
+    /// Show a machine action as it stands now, or whether a device is restricted.
     #[command(after_help = STATUS_HELP)]
     Status(Status),
 
@@ -174,6 +300,14 @@ pub(crate) enum Command {
     /// Show what is used of the quotas, and what is left.
     #[command(after_help = QUOTA_HELP)]
     Quota(Quota),
+
+    /// List the runs there are, show one of them, or remove old ones.
+    #[command(after_help = RUNS_HELP)]
+    Runs(Listed),
+
+    /// Say what became of a run: as text, as a page, or as a table.
+    #[command(after_help = REPORT_HELP)]
+    Report(Report),
 
     /// Look after the record of what was done.
     Audit {
@@ -197,44 +331,168 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Unrestrict {
-    /// Defender's ids of the devices: 40 hexadecimal digits each.
+pub(crate) struct Batch {
+    #[command(flatten)]
+    pub(crate) devices: Devices,
+
+    /// Why, for the record of each action. A reference of 12 letters and digits is added to it, by
+    /// which a run finds its own actions again.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) comment: String,
+
+    /// Send it even where the opposite action is under way for a device. The service does not say
+    /// which of the two is done last.
+    #[arg(long)]
+    pub(crate) override_pending: bool,
+
+    /// Say what would happen to each device, and why, and send nothing but reads. Exits with 3
+    /// where not all of it could be read.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    #[command(flatten)]
+    pub(crate) pace: Pace,
+
+    #[command(flatten)]
+    pub(crate) runs: Runs,
+
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Resume {
+    /// The run: its name, the beginning of it, or `last`.
+    pub(crate) run: String,
+
+    /// Try those once more that were refused, or whose action failed.
+    #[arg(long)]
+    pub(crate) retry: bool,
+
+    #[command(flatten)]
+    pub(crate) pace: Pace,
+
+    #[command(flatten)]
+    pub(crate) runs: Runs,
+
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+}
+
+/// How far a run goes, and how fast.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Pace {
+    /// Be done when the service has accepted it; don't follow it to its end.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+
+    /// How long all of it may take, such as 90s or 2h: what the quota puts off until after that is
+    /// not sent, and nothing is followed any longer. Without it, one device is followed for 10m,
+    /// and several to their end, which for devices that are offline can take days.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) deadline: Option<Duration>,
+
+    /// Send nothing for a while where more of the last 20 answers than this went wrong. 100: never.
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value_t = host_demo::batch::PAUSE_ABOVE,
+        value_parser = clap::value_parser!(u8).range(1..=100),
+    )]
+    pub(crate) pause_above: u8,
+
+    /// How many requests may be under way at one time.
+    #[arg(
+        long,
+        value_name = "N",
+        hide = true,
+        default_value_t = host_demo::batch::AT_ONCE,
+    )]
+    pub(crate) at_once: usize,
+}
+
+/// Where runs are kept.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Runs {
+    /// Keep runs in this folder, instead of host-demo/runs in the user's state directory.
+    #[arg(
+        id = "runs",
+        long = "runs",
+        value_name = "DIR",
+        help_heading = "Journal"
+    )]
+    pub(crate) folder: Option<PathBuf>,
+}
+
+/// Which devices, and how sure that is.
+#[derive(Clone, Debug, Args)]
+#[command(group = ArgGroup::new("looked_up").args(["from", "by_name"]).multiple(true))]
+pub(crate) struct Devices {
+    /// Defender's ids of the devices: 40 hexadecimal digits each. With --by-name: their names.
     #[arg(required_unless_present = "from", value_name = "MACHINE_ID")]
     pub(crate) machine_ids: Vec<String>,
 
-    /// Release the devices in this file as well, or in standard input (-): one id a line, a table
-    /// with a header (CSV), or JSON.
+    /// Take the devices in this file as well, or in standard input (-): one id (with --by-name: one
+    /// name) a line, a table with a header (CSV), or JSON.
     #[arg(long, value_name = "FILE", help_heading = "Devices")]
     pub(crate) from: Option<PathBuf>,
 
-    /// The table's column that has the ids [default: machineId, Device ID or id].
+    /// The table's column that has the ids [default: machineId, Device ID or id] or the names
+    /// [default: computerDnsName, Device name, dnsName, hostname or name].
     #[arg(long, value_name = "NAME", requires = "from", help_heading = "Devices")]
     pub(crate) column: Option<String>,
 
-    /// Pass over lines of the file that name no device, instead of sending nothing.
-    #[arg(long, requires = "from", help_heading = "Devices")]
+    /// Pass over lines of the file that name no device, and names that do not lead to one, instead
+    /// of sending nothing.
+    #[arg(long, requires = "looked_up", help_heading = "Devices")]
     pub(crate) skip_invalid: bool,
 
-    /// Ask before more devices than this are released.
+    /// Devices are named by their names, as Defender has them: pc-1.contoso.com. Each is looked for
+    /// first, with one call; what several devices are called, or none, is told of, and nothing is
+    /// sent. An id is still an id.
+    #[arg(long, help_heading = "Devices")]
+    pub(crate) by_name: bool,
+
+    /// Ask before it goes on with more devices than this.
     #[arg(long, value_name = "N", default_value_t = 25, help_heading = "Devices")]
     pub(crate) confirm_above: usize,
 
     /// Don't ask.
     #[arg(long, short = 'y', help_heading = "Devices")]
     pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restricted {
+    /// Look at restrictions and releases that were created since then, such as 12h, 7d or 2w.
+    #[arg(long, value_name = "TIME", value_parser = ago, default_value = "30d")]
+    pub(crate) since: Duration,
+
+    /// Only those whose restriction has this text in its comment, in either case of letters.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) comment_contains: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cancel {
+    /// The actions' ids, GUIDs.
+    #[arg(required = true, value_name = "ACTION_ID")]
+    pub(crate) action_ids: Vec<String>,
 
     /// Why, for the record of each action.
     #[arg(long, value_name = "TEXT")]
     pub(crate) comment: String,
 
-    /// Be done when the service has accepted the release; don't follow it.
-    #[arg(long)]
-    pub(crate) no_wait: bool,
+    /// Ask before more actions than this are cancelled.
+    #[arg(long, value_name = "N", default_value_t = 25)]
+    pub(crate) confirm_above: usize,
 
-    /// How long all of it may take, such as 90s or 2h: what the quota puts off until after that is
-    /// not sent. Without it, each device is followed for 10m after its release was accepted.
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub(crate) deadline: Option<Duration>,
+    /// Don't ask.
+    #[arg(long, short = 'y')]
+    pub(crate) yes: bool,
 
     #[command(flatten)]
     pub(crate) connection: Connection,
@@ -242,8 +500,9 @@ pub(crate) struct Unrestrict {
 
 #[derive(Debug, Args)]
 pub(crate) struct Status {
-    /// The action's id, a GUID.
-    pub(crate) action_id: String,
+    /// An action's id, which is a GUID, or a device's, which has 40 hexadecimal digits.
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
 
     #[command(flatten)]
     pub(crate) connection: Connection,
@@ -324,6 +583,111 @@ pub(crate) struct Verify {
     /// A hash that was noted earlier, which must be in it.
     #[arg(long, value_name = "HASH", value_parser = hash)]
     pub(crate) head: Option<String>,
+}
+
+const RUNS_HELP: &str = "\
+A run that was `interrupted` goes on with: host-demo resume RUN.
+
+Examples:
+  host-demo runs
+  host-demo runs show last
+  host-demo runs purge --older-than 90d
+
+Exit codes:
+  0  they were shown
+  1  one of them can't be read, or the output can't be written
+  2  the folder can't be read";
+
+const PURGE_HELP: &str = "\
+With a run goes the way to resume it, and to find its open actions again. What was done stands in the
+audit record as well, which stays.
+
+Examples:
+  host-demo runs purge 20260130-211122-abcd
+  host-demo runs purge --older-than 90d --yes
+
+Exit codes:
+  0  all of them are removed
+  1  some are not: they are driven, or have open devices, or can't be removed
+  2  none is: there is no such run, or nobody who says yes";
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Listed {
+    #[command(subcommand)]
+    pub(crate) command: Option<RunsCommand>,
+
+    #[command(flatten)]
+    pub(crate) runs: Runs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RunsCommand {
+    /// Show a run and every device of it.
+    #[command(after_help = PLAIN_EXIT_CODES)]
+    Show(ShowRun),
+
+    /// Remove runs: their journals, and nothing else. One that is driven is left alone.
+    #[command(after_help = PURGE_HELP)]
+    Purge(Purge),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowRun {
+    /// The run: its name, the beginning of it, or `last`.
+    pub(crate) run: String,
+
+    #[command(flatten)]
+    pub(crate) runs: Runs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Purge {
+    /// These: each by its name, the beginning of it, or as `last`.
+    #[arg(value_name = "RUN", required_unless_present = "older_than")]
+    pub(crate) named: Vec<String>,
+
+    /// All in which nothing has happened for so long, such as 12h, 90d or 4w.
+    #[arg(long, value_name = "TIME", value_parser = ago, conflicts_with = "named")]
+    pub(crate) older_than: Option<Duration>,
+
+    /// Don't ask, and remove those with open devices too.
+    #[arg(long, short = 'y')]
+    pub(crate) yes: bool,
+
+    #[command(flatten)]
+    pub(crate) runs: Runs,
+}
+
+const REPORT_HELP: &str = "\
+The page needs nothing else and loads nothing: it can be mailed, archived or printed. Its address says
+how the devices are shown, so that a link leads to what somebody saw: report.html#outcome=failed.
+
+Examples:
+  host-demo report last
+  host-demo report last --html report.html
+  host-demo report 20260130-211122-abcd --csv devices.csv
+
+Exit codes:
+  0  it was written
+  1  some of the output could not be written
+  2  there is no such run, or it can't be read, or the file can't be written";
+
+#[derive(Debug, Args)]
+pub(crate) struct Report {
+    /// The run: its name, the beginning of it, or `last`.
+    pub(crate) run: String,
+
+    /// Write a page to this file, which appears whole or not at all.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+
+    /// Write a table with a row for each device to this file, or to standard output (-).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) csv: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) runs: Runs,
 }
 
 const QUOTA_HELP: &str = "\
@@ -546,6 +910,10 @@ pub(crate) struct Connection {
     /// scale.
     #[arg(long, value_name = "N", hide = true, default_value_t = 1)]
     pub(crate) time_scale: u32,
+
+    /// The run that calls belong to, for the record.
+    #[arg(skip)]
+    pub(crate) run: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -604,6 +972,26 @@ pub(crate) fn ask_for_json(args: impl IntoIterator<Item = OsString>) -> bool {
         || options
             .windows(2)
             .any(|pair| pair[0] == "--output" && pair[1] == "json")
+}
+
+/// How long ago, as people write it: in days and weeks as well.
+fn ago(text: &str) -> Result<Duration, String> {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    const LONGEST: Duration = DAY.saturating_mul(3650);
+
+    let days = [('d', 1), ('w', 7)].into_iter().find_map(|(unit, days)| {
+        let n: u32 = text.strip_suffix(unit)?.parse().ok()?;
+        n.checked_mul(days)
+    });
+    let ago = match days {
+        Some(days) => DAY.saturating_mul(days),
+        None => duration(text).map_err(|_| "expected a time such as 12h, 7d or 2w".to_owned())?,
+    };
+    match ago {
+        Duration::ZERO => Err("must be longer than nothing".to_owned()),
+        ago if ago > LONGEST => Err("ten years (3650d) are the most".to_owned()),
+        ago => Ok(ago),
+    }
 }
 
 /// A record's hash.

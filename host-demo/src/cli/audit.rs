@@ -15,10 +15,7 @@ use super::{Exit, connect, output};
 
 /// Where the calls of this run are recorded. Without it there is no run.
 pub(super) fn open(args: &Connection) -> anyhow::Result<Arc<Audit>> {
-    let path = match &args.audit {
-        Some(path) => path.clone(),
-        None => private(folder()?)?.join(RECORD),
-    };
+    let path = file(args)?;
     let key = match &args.audit_key {
         Some(path) => path.clone(),
         None => private(key_folder()?)?.join(KEY),
@@ -30,6 +27,14 @@ pub(super) fn open(args: &Connection) -> anyhow::Result<Arc<Audit>> {
         note!("host-demo: the group of {shown} can change it; close it: chmod 600 {shown}");
     }
     Ok(Arc::new(audit))
+}
+
+/// The file of the record.
+pub(super) fn file(args: &Connection) -> anyhow::Result<PathBuf> {
+    match &args.audit {
+        Some(path) => Ok(path.clone()),
+        None => Ok(private(folder()?)?.join(RECORD)),
+    }
 }
 
 pub(super) fn private(folder: PathBuf) -> anyhow::Result<PathBuf> {
@@ -188,5 +193,6 @@ fn who(args: &Connection) -> Who {
         host: whoami::hostname().unwrap_or_default(),
         process: std::process::id(),
         ticket: args.ticket.clone(),
+        run: args.run.clone(),
     }
 }

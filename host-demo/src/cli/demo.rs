@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use host_demo::batch::{
+    self, Entry, Finished, Follow, Outcome, Pause, Plan, Reporter, State, Wait,
+};
 use host_demo::clock::{Clock, SystemClock};
 use host_demo::cloud::Service;
-use host_demo::contract::MachineAction;
 use host_demo::host::{CallError, Host, Patience, Setup};
 use host_demo::identity::{Identity, Method, Settings, TokenSource as _};
+use host_demo::journal::{Journal, Run, Runs};
+use host_demo::kind::Kind;
 use host_demo::limits::Quota;
-use host_demo::mock::{Api, Duplicate, Mock, Switches};
-use host_demo::release::{self, Outcome, Plan, Reporter, Verdict, Wait};
+use host_demo::mock::{ActionType, Api, DeviceBehaviour, Duplicate, Ending, Fault, Mock, Switches};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 
@@ -121,17 +124,13 @@ async fn one_device(host: &Host, id: &str) -> anyhow::Result<()> {
         "Release {id}, and follow it until the device has done it:"
     ));
     let began = host.clock().now();
-    let plan = Plan {
-        comment: COMMENT.to_owned(),
-        follow: Some(Duration::from_secs(600)),
-        deadline: None,
-    };
-    let outcomes = release(host, &[id.to_owned()], &plan, Arc::new(Lines)).await;
+    let plan = Plan::new(Follow::For(Duration::from_secs(600)));
+    let finished = release(host, &[id.to_owned()], &plan, Arc::new(Lines)).await?;
     let took = host.clock().now().since(began).as_secs();
     ensure!(
-        matches!(outcomes[0], Outcome::Released(_)),
+        finished.entries[0].state == State::Done,
         "not released: {:?}",
-        outcomes[0]
+        finished.entries[0]
     );
     line(&format!("    free after {took} s"));
     Ok(())
@@ -167,63 +166,151 @@ async fn refused(host: &Host, id: &str) -> anyhow::Result<()> {
     }
 }
 
+/// A run as it happens: an answer gets lost, a device is offline, another one fails, somebody has just
+/// restricted a third, and in the middle of it the power goes.
 async fn many(host: &Host, mock: &Mock, ids: &[String]) -> anyhow::Result<()> {
+    const LOST: u32 = 3;
+
     let [minute, hour] = Quota::DOCUMENTED;
     step(&format!(
-        "{} devices at once. The service takes {} calls a minute and {} an hour, and no more:",
+        "{} devices, of a list. The service takes {} calls a minute and {} an hour, and no more;",
         ids.len(),
         minute.calls,
         hour.calls
     ));
-    let began = host.clock().now();
-    let plan = Plan {
-        comment: COMMENT.to_owned(),
-        follow: None,
-        deadline: None,
-    };
-    let bar = Arc::new(Bar::new(ids.len()));
-    let outcomes = release(host, ids, &plan, Arc::clone(&bar) as _).await;
-    bar.0.finish_and_clear();
-    let took = host.clock().now().since(began).as_secs();
-    let accepted = outcomes
-        .iter()
-        .filter(|o| o.verdict() == Verdict::Done)
-        .count();
-    ensure!(
-        accepted == ids.len(),
-        "{accepted} of {} were accepted: {outcomes:?}",
-        ids.len()
-    );
     line(&format!(
-        "    {accepted} accepted in {} min {:02} s",
-        took / 60,
-        took % 60
+        "  {LOST} answers get lost, a device is offline, one fails, one is being restricted again:"
     ));
+    let [offline, failing, restricted, ..] = ids else {
+        anyhow::bail!("there are too few devices");
+    };
+    mock.set_device(offline, DeviceBehaviour::Offline);
+    mock.set_device(failing, DeviceBehaviour::Ends(Ending::Failed));
+    mock.set_device(restricted, DeviceBehaviour::Offline);
+    mock.begin(
+        ActionType::RestrictCodeExecution,
+        restricted,
+        "INC-43",
+        "somebody else",
+    );
+    let lost = Fault::reset().after_acting().times(LOST);
+    mock.inject(lost.on(Api::UnrestrictCodeExecution));
 
+    let folder = std::env::temp_dir().join(format!("host-demo-{}", uuid::Uuid::new_v4()));
+    let runs = Runs::new(folder.clone());
+    let told = in_two_goes(host, mock, ids, &runs).await;
+    let _ = std::fs::remove_dir_all(&folder);
+    let finished = told?;
+
+    let outcomes: Vec<Outcome> = finished.outcomes().collect();
+    for (outcome, count) in super::batch::by_outcome(&outcomes) {
+        line(&format!("    {count:>4}  {}", outcome.name(Kind::Release)));
+    }
+    let count = |outcome| outcomes.iter().filter(|o| **o == outcome).count();
+    let expected = [Outcome::Pending, Outcome::Failed, Outcome::Held].map(|o| (o, 1));
+    ensure!(
+        expected.iter().all(|(outcome, n)| count(*outcome) == *n)
+            && count(Outcome::Done) == ids.len() - expected.len(),
+        "it should have ended otherwise: {finished:?}"
+    );
+    let free = ids
+        .iter()
+        .filter(|id| mock.is_restricted(id) == Some(false));
+    line(&format!(
+        "    by the service's own book {} devices are free, and none was released twice",
+        free.count()
+    ));
+    let releases = |id: &&String| {
+        let actions = mock.actions_of(id);
+        let of_it = actions
+            .iter()
+            .filter(|a| a.r#type == ActionType::UnrestrictCodeExecution);
+        of_it.count() > 1
+    };
+    ensure!(
+        !ids.iter().any(|id| releases(&id)),
+        "one was released twice"
+    );
     let most = mock.most_in_any_window(Api::UnrestrictCodeExecution, minute.per);
     line(&format!(
-        "    by the service's own count, the fullest minute had {most} calls"
+        "    by its own count, the fullest minute had {most} calls"
     ));
     ensure!(
         most <= minute.calls as usize,
         "the quota was exceeded: {most} calls in a minute"
     );
+    Ok(())
+}
 
-    let free = async {
-        while ids.iter().any(|id| mock.is_restricted(id) != Some(false)) {
-            host.clock()
-                .sleep_until(host.clock().now() + Duration::from_secs(5))
+/// Until the first minute is full, and then, from the journal, to the end.
+async fn in_two_goes(
+    host: &Host,
+    mock: &Mock,
+    ids: &[String],
+    runs: &Runs,
+) -> anyhow::Result<Finished> {
+    let (run, entries) = run_of(host, ids)?;
+    let journal = runs.create(&run, &entries)?;
+    let plan = Plan::new(Follow::For(Duration::from_secs(240)));
+    let (power, stop) = watch::channel(false);
+    let bar = Arc::new(Bar::new(ids.len()));
+    let before = mock.arrivals(Api::UnrestrictCodeExecution);
+    let cut = async {
+        let clock = host.clock();
+        let enough = before + Quota::DOCUMENTED[0].calls as usize;
+        while mock.arrivals(Api::UnrestrictCodeExecution) < enough {
+            clock
+                .sleep_until(clock.now() + Duration::from_secs(1))
                 .await;
         }
+        power.send(true)
     };
-    tokio::time::timeout(Duration::from_secs(20), free)
-        .await
-        .context("the devices did not get free")?;
+    let driven = batch::drive(host, &journal, entries, &plan, Arc::clone(&bar) as _, stop);
+    let (finished, _) = tokio::join!(driven, cut);
+    bar.0.finish_and_clear();
+    let left = |outcome: &Outcome| matches!(outcome, Outcome::NotRun);
     line(&format!(
-        "    and by its own book, all {} devices are free now",
-        ids.len()
+        "    interrupted, with {} of them not sent for yet",
+        finished?.outcomes().filter(left).count()
     ));
-    Ok(())
+    drop(journal);
+
+    step(&format!("host-demo resume {}", run.id));
+    let (journal, record) = runs.resume(&run.id)?;
+    let (_never, stop) = watch::channel(false);
+    let bar = Arc::new(Bar::new(ids.len()));
+    let driven = batch::drive(
+        host,
+        &journal,
+        record.entries,
+        &plan,
+        Arc::clone(&bar) as _,
+        stop,
+    );
+    let finished = driven.await?;
+    bar.0.finish_and_clear();
+    Ok(finished)
+}
+
+fn run_of(host: &Host, ids: &[String]) -> anyhow::Result<(Run, Vec<Entry>)> {
+    let run = Run {
+        id: Runs::name(host.clock().wall()),
+        kind: Kind::Release,
+        comment: COMMENT.to_owned(),
+        nonce: uuid::Uuid::new_v4().into_bytes(),
+        service: host.policy().origin().to_string(),
+        tenant: None,
+        application: None,
+        who: "the demo".to_owned(),
+        audit: None,
+        override_pending: false,
+        follows: true,
+        created: host.clock().wall(),
+        ended: None,
+        ending: None,
+    };
+    let entries = ids.iter().map(|id| Ok(Entry::new(id.parse()?, None)));
+    Ok((run, entries.collect::<anyhow::Result<_>>()?))
 }
 
 async fn release(
@@ -231,26 +318,34 @@ async fn release(
     ids: &[String],
     plan: &Plan,
     reporter: Arc<dyn Reporter>,
-) -> Vec<Outcome> {
+) -> anyhow::Result<Finished> {
+    let (run, entries) = run_of(host, ids)?;
+    let journal = Journal::in_memory(&run, &entries)?;
     let (_never, stop) = watch::channel(false);
-    release::release(host, ids, plan, reporter, stop).await
+    Ok(batch::drive(host, &journal, entries, plan, reporter, stop).await?)
 }
 
 /// One line for each new status.
 struct Lines;
 
 impl Reporter for Lines {
-    fn waiting(&self, _: &str, _: Wait) {}
+    fn waiting(&self, _: Option<&Entry>, _: Wait) {}
 
-    fn progress(&self, _: &str, action: &MachineAction) {
-        line(&format!(
-            "    {:<10}  action {}",
-            clean(action.status.as_str()),
-            clean(&action.id)
-        ));
+    fn changed(&self, entry: &Entry) {
+        if let Some(action) = &entry.action {
+            line(&format!(
+                "    {:<10}  action {}",
+                clean(&action.status),
+                clean(&action.id)
+            ));
+        }
     }
 
-    fn finished(&self, _: &str, _: &Outcome) {}
+    fn finished(&self, _: &Entry, _: Outcome) {}
+
+    fn paused(&self, _: Pause) {}
+
+    fn blind(&self, _: &CallError) {}
 }
 
 struct Bar(ProgressBar);
@@ -271,15 +366,19 @@ impl Bar {
 }
 
 impl Reporter for Bar {
-    fn waiting(&self, _: &str, _: Wait) {
+    fn waiting(&self, _: Option<&Entry>, _: Wait) {
         self.0
             .set_message("the minute is full: waiting for its first call to leave it");
     }
 
-    fn progress(&self, _: &str, _: &MachineAction) {}
+    fn changed(&self, _: &Entry) {}
 
-    fn finished(&self, _: &str, _: &Outcome) {
+    fn finished(&self, _: &Entry, _: Outcome) {
         self.0.inc(1);
         self.0.set_message("");
     }
+
+    fn paused(&self, _: Pause) {}
+
+    fn blind(&self, _: &CallError) {}
 }

@@ -8,22 +8,35 @@ macro_rules! note {
 
 mod args;
 mod audit;
+mod batch;
+mod cancel;
 mod check;
 mod config;
 mod connect;
 mod demo;
+mod devices;
 mod inspect;
+mod interrupt;
 mod mock;
 mod output;
+mod picture;
+mod preview;
+mod progress;
 mod quota;
+mod report;
+mod restricted;
+mod runs;
 mod status;
-mod unrestrict;
+mod steps;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
+use host_demo::host::CallError;
+
 use args::{Cli, Command};
+use host_demo::kind::Kind;
 
 /// What a run comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +96,10 @@ pub(crate) fn run() -> Exit {
     };
     let exit = result.unwrap_or_else(|error| {
         output::could_not_run(format, &error);
-        Exit::CouldNotRun
+        match error.downcast_ref() {
+            Some(CallError::Stopped) => Exit::Interrupted,
+            _ => Exit::CouldNotRun,
+        }
     });
     match output::lost() {
         Some(why) => {
@@ -96,12 +112,18 @@ pub(crate) fn run() -> Exit {
 
 async fn dispatch(command: Command, format: args::Output) -> anyhow::Result<Exit> {
     match command {
-        Command::Unrestrict(args) => unrestrict::run(args, format).await,
+        Command::Unrestrict(args) => batch::begin(Kind::Release, *args, format).await,
+        Command::Restrict(args) => batch::begin(Kind::Restrict, *args, format).await,
+        Command::Resume(args) => batch::resume(*args, format).await,
+        Command::Restricted(args) => restricted::run(args, format).await,
+        Command::Cancel(args) => cancel::run(*args, format).await,
         Command::Status(args) => status::run(args, format).await,
         Command::Check(args) => check::run(args, format).await,
         Command::Config(args) => config::run(&args, format),
         Command::Inspect(args) => inspect::run(&args, format),
         Command::Quota(args) => quota::run(args, format).await,
+        Command::Runs(args) => runs::run(args, format),
+        Command::Report(args) => report::run(&args, format),
         Command::Audit {
             command: args::Audit::Verify(args),
         } => audit::verify(&config::verify(args)?, format),

@@ -6,35 +6,14 @@ use std::sync::{Mutex, PoisonError};
 
 use clap::error::ErrorKind;
 use host_demo::contract::{MachineAction, Reason};
+pub(crate) use host_demo::harmless::clean;
+use host_demo::harmless::is_harmful;
 use host_demo::host::CallError;
 use host_demo::identity::IdentityError;
 use host_demo::transport::TransportErrorKind;
 use serde_json::{Value, json};
 
 use super::args::Output;
-
-/// Text from outside, made harmless for a terminal: control and formatting characters (escape
-/// sequences, line breaks, changes of direction) are shown as what they are.
-pub(crate) fn clean(text: &str) -> String {
-    let mut clean = String::with_capacity(text.len());
-    for c in text.chars() {
-        if is_harmful(c) {
-            clean.extend(c.escape_default());
-        } else {
-            clean.push(c);
-        }
-    }
-    clean
-}
-
-/// Whether a character does something to a terminal, or hides.
-fn is_harmful(c: char) -> bool {
-    c.is_control()
-        || matches!(c,
-            '\u{00ad}' | '\u{061c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
-            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
-            | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-}
 
 /// Whether something that was to be printed is lost, other than by a reader who went away.
 static LOST: Mutex<Option<String>> = Mutex::new(None);
@@ -96,7 +75,17 @@ pub(crate) fn json_line(value: &Value) {
 /// Says why nothing was done.
 pub(crate) fn could_not_run(format: Output, error: &anyhow::Error) {
     let (text, value) = match error.downcast_ref::<CallError>() {
-        Some(error) => (explain(error), error_json(error)),
+        Some(call) => {
+            let (what, why) = (error.to_string(), call.to_string());
+            // With what was being done, where that is said.
+            let text = match what == why {
+                true => why,
+                false => format!("{what}: {why}"),
+            };
+            let mut value = error_json(call);
+            value["message"] = json!(text);
+            (advised(&text, call), value)
+        }
         None => {
             let text = format!("{error:#}");
             let value = json!({ "message": text, "advice": null });
@@ -136,38 +125,8 @@ fn what_is_wrong(rendered: &str) -> String {
 
 /// An error for programs.
 pub(crate) fn error_json(error: &CallError) -> Value {
-    let mut value = json!({
-        "message": error.to_string(),
-        "effect": error.effect().name(),
-        "reason": error.reason().map(Reason::name),
-        "advice": advice(error),
-    });
-    let CallError::Answered { error, .. } = error else {
-        return value;
-    };
-    match &error.reason {
-        Reason::InvalidArgument(argument) => value["parameter"] = json!(argument.parameter),
-        Reason::Forbidden(roles) => {
-            value["required_roles"] = json!(roles.required_roles);
-            value["held_roles"] = json!(roles.held_roles);
-        }
-        Reason::RateLimited(limit) => {
-            value["retry_after_seconds"] = json!(limit.retry_after_seconds);
-            value["window_seconds"] = json!(limit.window_seconds);
-        }
-        Reason::ServiceFailure(failure) => {
-            value["retry_after_seconds"] = json!(failure.retry_after_seconds);
-        }
-        _ => {}
-    }
-    if let Some(service) = &error.service {
-        value["service"] = json!({
-            "status": service.status,
-            "code": service.code,
-            "message": service.message,
-            "correlation_id": service.correlation_id,
-        });
-    }
+    let mut value = error.to_json();
+    value["advice"] = json!(advice(error));
     value
 }
 
@@ -203,13 +162,16 @@ pub(crate) fn advice(error: &CallError) -> Option<&'static str> {
     }
 }
 
-/// An error and what to do about it, in one line.
-pub(crate) fn explain(error: &CallError) -> String {
-    let text = error.to_string();
+fn advised(text: &str, error: &CallError) -> String {
     match advice(error) {
         Some(advice) => format!("{}; {advice}", text.trim_end_matches('.')),
-        None => text,
+        None => text.to_owned(),
     }
+}
+
+/// An error and what to do about it, in one line.
+pub(crate) fn explain(error: &CallError) -> String {
+    advised(&error.to_string(), error)
 }
 
 /// A machine action in one line, for people.
@@ -246,16 +208,5 @@ mod tests {
         assert_eq!(refused, Some("check the network and the authority's URL"));
         let proxy = advice(TransportErrorKind::Proxy);
         assert!(proxy.is_some_and(|advice| advice.contains("--proxy")));
-    }
-
-    #[test]
-    fn what_a_service_says_cannot_drive_the_terminal() {
-        let hostile = "a\u{1b}[2J\u{1b}]0;title\u{7}\r\nb\u{9b}31m\u{202e}c\u{200b}";
-        let clean = clean(hostile);
-        assert_eq!(
-            clean,
-            r"a\u{1b}[2J\u{1b}]0;title\u{7}\r\nb\u{9b}31m\u{202e}c\u{200b}"
-        );
-        assert!(super::clean("Grüße, 東京 🚀").contains("東京 🚀"));
     }
 }

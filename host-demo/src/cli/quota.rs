@@ -10,6 +10,7 @@ use host_demo::limits::{
     Budget, Key, Ledger, LedgerName, Memory, NotUntil, Quota, Redis, RedisOptions, Sqlite, Why,
     boot_id,
 };
+pub(super) use host_demo::report::roughly;
 use serde_json::{Value, json};
 
 use super::args::{self, Output, QuotaCommand};
@@ -321,17 +322,8 @@ impl View<'_> {
     }
 }
 
-/// A time, for people.
-pub(super) fn roughly(time: Duration) -> String {
-    let seconds = time.as_secs_f64().ceil() as u64;
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, seconds) => format!("{seconds} s"),
-        (0, minutes, seconds) => format!("{minutes} min {seconds:02} s"),
-        (hours, minutes, _) => format!("{hours} h {minutes:02} min"),
-    }
-}
-
-fn window(per: Duration) -> String {
+/// A quota's window, for people.
+pub(super) fn window(per: Duration) -> String {
     match per.as_secs() {
         60 => "minute".to_owned(),
         3600 => "hour".to_owned(),
@@ -371,20 +363,5 @@ mod tests {
             );
             assert_eq!(bar.chars().count(), 24);
         }
-    }
-
-    #[test]
-    fn a_time_is_said_as_exactly_as_people_need_it() {
-        let said = [59, 60, 3599, 3600, 4325].map(|seconds| roughly(Duration::from_secs(seconds)));
-        assert_eq!(
-            said,
-            [
-                "59 s",
-                "1 min 00 s",
-                "59 min 59 s",
-                "1 h 00 min",
-                "1 h 12 min"
-            ]
-        );
     }
 }

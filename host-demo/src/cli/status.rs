@@ -1,27 +1,53 @@
 //! `host-demo status`
 
-use host_demo::contract::ActionStatus;
-use host_demo::host::{CallError, Patience};
-use serde_json::json;
+use host_demo::contract::{ActionStatus, MachineAction, MachineActionFilter, Reason};
+use host_demo::history::{Device, History, Standing, Step};
+use host_demo::host::{CallError, Host, Patience};
+use host_demo::id::{ActionId, IdError, MachineId};
+use serde_json::{Value, json};
 
 use super::args::{Output, Status};
+use super::picture::{self, asked, done, step_json, when};
 use super::{Exit, audit, connect, output};
 
+/// What is read of a device: one page, the longest there is.
+const READ: u32 = 1000;
+
+/// How many of its actions are shown.
+const SHOWN: usize = 50;
+
 pub(crate) async fn run(args: Status, format: Output) -> anyhow::Result<Exit> {
+    let machine: Result<MachineId, _> = args.id.parse();
+    if machine.is_err() && args.id.parse::<ActionId>().is_err() {
+        anyhow::bail!(
+            "{:?} is neither an action-id nor a machine-id: {}; {}",
+            args.id,
+            IdError::Action,
+            IdError::Machine
+        );
+    }
     let host = connect::host(&args.connection)?;
-    let read = host
-        .get_machine_action(&args.action_id, Patience::default())
-        .await;
-    let missing = audit::missing(&host).await;
+    match machine {
+        Ok(id) => of_machine(&host, &id, format).await,
+        Err(_) => of_action(&host, &args.id, format).await,
+    }
+}
+
+async fn of_action(host: &Host, id: &str, format: Output) -> anyhow::Result<Exit> {
+    let read = host.get_machine_action(id, Patience::default()).await;
+    let missing = audit::missing(host).await;
+    let line = |action: Option<&MachineAction>, error: Option<Value>| {
+        output::json_line(&json!({
+            "type": "action",
+            "action": action.map(MachineAction::to_json),
+            "recorded": missing.is_none(),
+            "error": error,
+        }));
+    };
     match read {
         Ok(action) => {
             match format {
-                Output::Json => output::json_line(&json!({
-                    "type": "action",
-                    "action": action.to_json(),
-                    "recorded": missing.is_none(),
-                    "error": missing.as_ref().map(audit::missing_json),
-                })),
+                Output::Json => line(Some(&action), missing.as_ref().map(audit::missing_json)),
                 Output::Text => print(&action),
             }
             let exit = match action.status {
@@ -35,32 +61,95 @@ pub(crate) async fn run(args: Status, format: Output) -> anyhow::Result<Exit> {
             };
             Ok(exit.failed_if(missing.is_some()))
         }
-        Err(error @ CallError::Answered { .. }) if error.reason().is_some_and(is_an_answer) => {
-            match format {
-                Output::Json => output::json_line(&json!({
-                    "type": "action",
-                    "action": null,
-                    "recorded": missing.is_none(),
-                    "error": output::error_json(&error),
-                })),
-                Output::Text => note!("host-demo: {}", output::clean(&output::explain(&error))),
-            }
-            Ok(Exit::Failed)
-        }
-        Err(error) => Err(error.into()),
+        Err(error) => refused(error, format, |error| line(None, Some(error))),
     }
 }
 
+async fn of_machine(host: &Host, id: &MachineId, format: Output) -> anyhow::Result<Exit> {
+    let filter = MachineActionFilter {
+        machine_id: Some(id.to_string()),
+        ..picture::filter()
+    };
+    let read = host
+        .list_machine_actions(&filter, READ, 0, picture::patience(host))
+        .await;
+    let missing = audit::missing(host).await;
+    let page = match read {
+        Ok(page) => page,
+        Err(error) => {
+            picture::told_if_forbidden(&error);
+            return refused(error, format, |error| {
+                output::json_line(&json!({
+                    "type": "device",
+                    "machine_id": id.as_str(),
+                    "standing": null,
+                    "recorded": missing.is_none(),
+                    "error": error,
+                }));
+            });
+        }
+    };
+    let history = History::of(&page.items);
+    let unknown = Device::default();
+    let device = history.of_machine(id).unwrap_or(&unknown);
+    let mut steps: Vec<Step> = page.items.iter().filter_map(Step::of).collect();
+    host_demo::history::newest_first(&mut steps);
+    let all = steps.len();
+    steps.truncate(SHOWN);
+
+    match format {
+        Output::Json => output::json_line(&json!({
+            "type": "device",
+            "machine_id": id.as_str(),
+            "computer_dns_name": device.computer_dns_name,
+            "standing": device.standing().name(),
+            "since": device.decisive().and_then(done).map(ToString::to_string),
+            "pending": device.pending.iter().map(step_json).collect::<Vec<_>>(),
+            "history": steps.iter().map(step_json).collect::<Vec<_>>(),
+            "cut": page.truncated,
+            "recorded": missing.is_none(),
+            "error": missing.as_ref().map(audit::missing_json),
+        })),
+        Output::Text => print_device(id, device, &steps),
+    }
+    if all == 0 {
+        note!("host-demo: no restriction and no release of it found: is the id right?");
+    }
+    if all > SHOWN && format == Output::Text {
+        note!("host-demo: and {} older ones", all - SHOWN);
+    }
+    if page.truncated {
+        note!("host-demo: it has more actions than are read, so this may be out of date");
+    }
+    let is_known = device.standing() != Standing::Unknown && !page.truncated;
+    let exit = match is_known && device.pending.is_empty() {
+        true => Exit::Done,
+        false => Exit::Open,
+    };
+    Ok(exit.failed_if(missing.is_some()))
+}
+
+/// Says that the service refused to show it; what kept it from being asked is another matter.
+fn refused(error: CallError, format: Output, line: impl Fn(Value)) -> anyhow::Result<Exit> {
+    if !error.reason().is_some_and(is_an_answer) {
+        return Err(error.into());
+    }
+    match format {
+        Output::Json => line(output::error_json(&error)),
+        Output::Text => note!("host-demo: {}", output::clean(&output::explain(&error))),
+    }
+    Ok(Exit::Failed)
+}
+
 /// Whether the service said no, rather than nothing.
-const fn is_an_answer(reason: &host_demo::contract::Reason) -> bool {
-    use host_demo::contract::Reason;
+const fn is_an_answer(reason: &Reason) -> bool {
     !matches!(
         reason,
         Reason::InvalidArgument(_) | Reason::Denied | Reason::Unavailable | Reason::Transport
     )
 }
 
-fn print(action: &host_demo::contract::MachineAction) {
+fn print(action: &MachineAction) {
     output::line(&output::action_line(action));
     let rows = [
         ("machine id", &action.machine_id),
@@ -77,5 +166,27 @@ fn print(action: &host_demo::contract::MachineAction) {
     }
     if let Some(code) = action.error_h_result.filter(|code| *code != 0) {
         output::line(&format!("  {:<13} {code:#010x}", "error"));
+    }
+}
+
+fn print_device(id: &MachineId, device: &Device, steps: &[Step]) {
+    let since = device.decisive().and_then(done);
+    let since = since.map(|at| format!(" since {}", when(Some(at))));
+    let name = device.computer_dns_name.as_deref();
+    output::line(&output::clean(&format!(
+        "{}{}  {}  {id}",
+        device.standing().name(),
+        since.unwrap_or_default(),
+        name.unwrap_or("(no name known)"),
+    )));
+    for step in steps {
+        output::line(&output::clean(&format!(
+            "  {}  {:<11}  {:<10}  action {}  {}",
+            when(step.created.as_ref()),
+            step.kind.noun(),
+            step.status.as_str(),
+            step.id,
+            asked(step),
+        )));
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use crate::audit::AuditError;
 use crate::clock::Moment;
 use crate::contract::{self, Effect, Reason};
@@ -40,6 +42,9 @@ pub enum CallError {
     /// The caller stopped it, while it waited for the quota or for a token. Nothing was sent.
     #[error("stopped before it was sent")]
     Stopped,
+    /// The caller's [`Consent`](super::Consent) was not given. Nothing was sent.
+    #[error("nothing was sent: {0}")]
+    Withheld(String),
     /// The service's answer repeats the token that the request carried. It was kept from the
     /// plugin, and nothing that the plugin says of it counts.
     #[error(
@@ -102,6 +107,7 @@ impl CallError {
             | Self::Quota { .. }
             | Self::Ledger(_)
             | Self::Stopped
+            | Self::Withheld(_)
             | Self::Audit(_) => Effect::None,
             Self::TimedOut { effect, .. }
             | Self::Fault { effect, .. }
@@ -115,5 +121,42 @@ impl CallError {
             Self::Answered { error, .. } => Some(&error.reason),
             _ => None,
         }
+    }
+
+    /// The error as a JSON object: its `message`, its `effect`, the plugin's `reason` with what it
+    /// carries, and what the `service` said.
+    pub fn to_json(&self) -> Value {
+        let mut value = json!({
+            "message": self.to_string(),
+            "effect": self.effect().name(),
+            "reason": self.reason().map(Reason::name),
+        });
+        let Self::Answered { error, .. } = self else {
+            return value;
+        };
+        match &error.reason {
+            Reason::InvalidArgument(argument) => value["parameter"] = json!(argument.parameter),
+            Reason::Forbidden(roles) => {
+                value["required_roles"] = json!(roles.required_roles);
+                value["held_roles"] = json!(roles.held_roles);
+            }
+            Reason::RateLimited(limit) => {
+                value["retry_after_seconds"] = json!(limit.retry_after_seconds);
+                value["window_seconds"] = json!(limit.window_seconds);
+            }
+            Reason::ServiceFailure(failure) => {
+                value["retry_after_seconds"] = json!(failure.retry_after_seconds);
+            }
+            _ => {}
+        }
+        if let Some(service) = &error.service {
+            value["service"] = json!({
+                "status": service.status,
+                "code": service.code,
+                "message": service.message,
+                "correlation_id": service.correlation_id,
+            });
+        }
+        value
     }
 }

@@ -116,7 +116,7 @@ use self::fault::Faults;
 use self::quota::Quotas;
 use self::record::Record;
 use self::server::{Shared, State};
-use self::service::Service;
+use self::service::{Order, Service, Submission};
 use self::token::{Claims, Tokens};
 use crate::clock::{Clock, SystemClock};
 
@@ -440,6 +440,22 @@ impl Mock {
             }
             None => false,
         }
+    }
+
+    /// Somebody else asks for an action, past the quotas. Returns whether one was created.
+    pub fn begin(&self, r#type: ActionType, machine_id: &str, comment: &str, by: &str) -> bool {
+        let now = self.shared.now();
+        let service = &mut self.shared.lock().service;
+        let Some(machine) = service.find(machine_id) else {
+            return false;
+        };
+        let order = Order {
+            r#type,
+            machine,
+            comment,
+            requestor: by,
+        };
+        matches!(service.submit(&order, now), Submission::Created(_))
     }
 
     /// Has something go wrong.

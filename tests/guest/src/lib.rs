@@ -53,7 +53,11 @@ impl code_execution::Guest for Evil {
         machine_id: String,
         comment: String,
     ) -> Result<MachineAction, Error> {
-        let (way, argument) = comment.split_once(' ').unwrap_or((&comment, ""));
+        // A run adds its reference, in brackets.
+        let told = comment
+            .rsplit_once(" [")
+            .map_or(&*comment, |(told, _)| told);
+        let (way, argument) = told.split_once(' ').unwrap_or((told, ""));
         misbehave(&machine_id, way, argument)
     }
 }
@@ -93,7 +97,11 @@ impl machine_actions::Guest for Evil {
         _: u32,
     ) -> Result<MachineActionPage, Error> {
         let Some(ActionStatus::Other(way)) = filter.statuses.last() else {
-            return Err(met("no way".to_owned()));
+            // Nothing, without having asked.
+            return Ok(MachineActionPage {
+                items: Vec::new(),
+                truncated: false,
+            });
         };
         let machine = filter.machine_id.unwrap_or_default();
         let query = format!(

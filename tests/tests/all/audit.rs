@@ -1,5 +1,6 @@
 //! The record of what was done: through the command, and through the library.
 
+use std::cell::Cell;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -28,6 +29,8 @@ const SECRET_COMMENT: &str = "cleaned by Marianne Muster";
 struct Stage {
     mock: Mock,
     home: tempfile::TempDir,
+    /// How many devices had their turn.
+    turns: Cell<usize>,
     // Last: the stand-in is stopped on it.
     _runtime: tokio::runtime::Runtime,
 }
@@ -37,19 +40,27 @@ impl Stage {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let builder = Mock::builder()
             .clock(Arc::new(SystemClock::scaled(50)))
-            .machines(2);
+            .machines(12);
         let mock = runtime.block_on(builder.start()).unwrap();
         let home = tempfile::tempdir().unwrap();
         fs::write(home.path().join("ca.pem"), mock.ca_pem().unwrap()).unwrap();
         Self {
             mock,
             home,
+            turns: Cell::new(0),
             _runtime: runtime,
         }
     }
 
+    /// The device whose turn it was last.
     fn id(&self) -> String {
-        self.mock.machine_ids()[0].clone()
+        self.mock.machine_ids()[self.turns.get() - 1].clone()
+    }
+
+    /// One that had no turn yet.
+    fn next(&self) -> String {
+        self.turns.set(self.turns.get() + 1);
+        self.id()
     }
 
     fn record(&self) -> PathBuf {
@@ -95,7 +106,7 @@ impl Stage {
 
     #[track_caller]
     fn releases(&self, more: &[&str], code: i32) -> String {
-        let id = self.id();
+        let id = self.next();
         let args = ["unrestrict", &id, "--comment", SECRET_COMMENT, "--no-wait"];
         let mut command = self.command(&BINARY);
         command.args(args).args(self.service()).args(more);
@@ -107,7 +118,7 @@ impl Stage {
         let before = self.mock.arrivals(Api::UnrestrictCodeExecution);
         let late = Fault::delay(Duration::from_secs(200));
         self.mock.inject(late.on(Api::UnrestrictCodeExecution));
-        let id = self.id();
+        let id = self.next();
         let child = self
             .command(&BINARY)
             .args(["unrestrict", &id, "--comment", "x", "--no-wait"])
@@ -150,9 +161,11 @@ fn a_release_is_recorded_in_two_steps_with_all_that_an_auditor_asks_for() {
     let stage = Stage::new();
     stage.releases(&["--ticket", "INC-42"], 0);
     let lines = stage.lines();
-    let [intent, outcome] = &lines[..] else {
-        panic!("an intent and an outcome: {lines:#?}")
+    // What is under way is read first.
+    let [_, _, intent, outcome] = &lines[..] else {
+        panic!("two intents and two outcomes: {lines:#?}")
     };
+    assert_eq!(lines[1]["operation"], "list-machine-actions");
     assert_eq!(
         (&intent["kind"], &outcome["kind"]),
         (&"intent".into(), &"outcome".into())
@@ -163,6 +176,9 @@ fn a_release_is_recorded_in_two_steps_with_all_that_an_auditor_asks_for() {
         assert_eq!(record["operation"], "unrestrict-code-execution");
         assert_eq!(record["machine"], stage.id());
         assert_eq!(record["who"]["ticket"], "INC-42");
+        let run = record["who"]["run"].as_str().unwrap();
+        let runs = stage.record().with_file_name("runs");
+        assert!(runs.join(format!("{run}.sqlite")).exists(), "{run}");
         assert_ne!(record["who"]["user"], "");
         assert_ne!(record["who"]["host"], "");
         assert!(record["who"]["process"].is_u64());
@@ -189,10 +205,10 @@ fn no_token_no_secret_and_no_comment_is_in_the_record() {
     stage.releases(&[], 0);
     stage
         .mock
-        .inject(Fault::answer(500, SECRET_COMMENT).on(Api::UnrestrictCodeExecution));
+        .inject(Fault::answer(400, SECRET_COMMENT).on(Api::UnrestrictCodeExecution));
     stage.releases(&[], 1);
     let text = fs::read_to_string(stage.record()).unwrap();
-    assert_eq!(text.lines().count(), 4);
+    assert_eq!(text.lines().count(), 8);
     let token = stage.mock.token(Default::default());
     let header = token.split('.').next().unwrap();
     for hidden in [
@@ -218,12 +234,12 @@ fn the_record_is_verified_and_a_change_is_found_at_its_line() {
 
     let said = stage.verifies(&[], 0);
     assert!(
-        said.contains("intact") && said.contains("records  4"),
+        said.contains("intact") && said.contains("records  6"),
         "{said}"
     );
-    let head = stage.lines()[3]["hash"].as_str().unwrap().to_owned();
+    let head = stage.lines()[5]["hash"].as_str().unwrap().to_owned();
     assert!(said.contains(&head), "{said}");
-    let earlier = stage.lines()[1]["hash"].as_str().unwrap().to_owned();
+    let earlier = stage.lines()[3]["hash"].as_str().unwrap().to_owned();
     let said = stage.verifies(&["--head", &earlier], 0);
     assert!(said.contains("2 records after"), "{said}");
 
@@ -268,11 +284,10 @@ fn a_record_that_everybody_can_write_to_stops_a_release_and_one_of_a_group_is_wa
     stage.releases(&[], 0);
     let remedy = format!("chmod 600 {}", stage.record().display());
     let open_to = |mode| fs::set_permissions(stage.record(), Permissions::from_mode(mode)).unwrap();
-    // The first one is under way still.
-    let said = stage.releases(&[], 3);
+    let said = stage.releases(&[], 0);
     assert!(!said.contains("chmod"), "{said}");
     open_to(0o660);
-    let said = stage.releases(&[], 3);
+    let said = stage.releases(&[], 0);
     assert!(said.contains(&remedy), "{said}");
     open_to(0o666);
     let before = stage.mock.requests().len();
@@ -351,7 +366,7 @@ fn a_call_that_was_cut_short_is_listed_when_the_record_is_verified() {
     child.kill().unwrap();
     child.wait().unwrap();
     let said = stage.verifies(&[], 0);
-    let intent = &stage.lines()[2];
+    let intent = &stage.lines()[6];
     let [call, time] = ["call", "time"].map(|name| intent[name].as_str().unwrap());
     let line = format!(
         "{time}  unrestrict-code-execution  {}  call {call}",
@@ -381,9 +396,9 @@ fn what_came_of_a_call_and_is_not_on_record_is_no_success() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    assert_eq!(lines[0]["outcome"], "accepted");
-    assert_eq!(lines[0]["recorded"], false);
-    let summary = &lines[1];
+    assert_eq!(lines[1]["outcome"], "accepted");
+    assert_eq!(lines[1]["recorded"], false);
+    let summary = &lines[2];
     assert_eq!(
         (&summary["done"], &summary["recorded"]),
         (&1.into(), &false.into())
@@ -397,7 +412,11 @@ fn what_came_of_a_call_and_is_not_on_record_is_no_success() {
 fn the_key_can_lie_elsewhere_and_its_loss_is_said_with_what_to_do() {
     let stage = Stage::new();
     let (record, key) = ("a.jsonl", stage.home.path().join("apart.key"));
-    let args = ["--audit", record, "--audit-key", "apart.key"];
+    let [audit, journals] = [
+        ["--audit", record, "--audit-key", "apart.key"],
+        ["--runs", "a", "--ledger", "b"],
+    ];
+    let args = [&audit[..], &journals].concat();
     stage.releases(&args, 0);
     stage.verifies(&[record, "--key", "apart.key"], 0);
     assert!(!stage.home.path().join(".local").exists(), "nor elsewhere");
@@ -409,7 +428,7 @@ fn the_key_can_lie_elsewhere_and_its_loss_is_said_with_what_to_do() {
         stage.home.path().join("away"),
     )
     .unwrap();
-    stage.releases(&args, 3);
+    stage.releases(&args, 0);
     stage.verifies(&[record, "--key", "apart.key"], 0);
 }
 

@@ -1,8 +1,12 @@
 //! The command itself, as a process, against the stand-in.
 
+mod cancel;
 mod hostile_plugin;
 mod input;
+mod names;
 mod quota;
+mod restricted;
+mod runs;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -26,7 +30,7 @@ struct Stage {
     mock: Mock,
     folder: tempfile::TempDir,
     // Last: the stand-in is stopped on it.
-    _runtime: tokio::runtime::Runtime,
+    runtime: tokio::runtime::Runtime,
 }
 
 impl Stage {
@@ -35,13 +39,19 @@ impl Stage {
     }
 
     fn with(switches: Switches, machine_ids: &[&str]) -> Self {
+        let named = |id: &&str| Machine::new(*id, "named.contoso.com");
+        Self::with_machines(switches, machine_ids.iter().map(named))
+    }
+
+    /// Three made-up machines, and these.
+    fn with_machines(switches: Switches, machines: impl IntoIterator<Item = Machine>) -> Self {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let mut builder = Mock::builder()
             .clock(Arc::new(SystemClock::scaled(SCALE)))
             .machines(3)
             .switches(switches);
-        for id in machine_ids {
-            builder = builder.machine(Machine::new(*id, "named.contoso.com"));
+        for machine in machines {
+            builder = builder.machine(machine);
         }
         let mock = runtime.block_on(builder.start()).unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -49,7 +59,7 @@ impl Stage {
         Self {
             mock,
             folder,
-            _runtime: runtime,
+            runtime,
         }
     }
 
@@ -202,10 +212,10 @@ fn a_device_is_released_and_followed_until_it_is_free() {
         .mentions("Succeeded");
     assert_eq!(stage.mock.arrivals(RELEASE), 1);
     assert_eq!(stage.mock.is_restricted(&id), Some(false));
-    assert_eq!(
-        stage.mock.actions_of(&id)[0].requestor_comment,
-        "INC-42: cleaned"
-    );
+    let comment = &stage.mock.actions_of(&id)[0].requestor_comment;
+    let (why, reference) = comment.split_once(" [").unwrap();
+    assert_eq!(why, "INC-42: cleaned");
+    assert_eq!(reference.len(), 13, "{comment}");
 }
 
 #[test]
@@ -221,6 +231,8 @@ fn without_waiting_each_device_is_a_line_of_json_and_the_summary_comes_last() {
         "json",
     ];
     let lines = stage.run(args).with_args(&ids).exits(0).json();
+    let (run, lines) = lines.split_first().unwrap();
+    assert_eq!((&run["type"], &run["devices"]), (&"run".into(), &3.into()));
     let (summary, devices) = lines.split_last().unwrap();
     assert_eq!(
         (summary["type"].as_str(), summary["done"].as_u64()),
@@ -239,7 +251,8 @@ fn without_waiting_each_device_is_a_line_of_json_and_the_summary_comes_last() {
         assert_eq!(device["action"]["type"], "UnrestrictCodeExecution");
         assert_eq!(device["action"]["machineId"], device["machine_id"]);
     }
-    assert_eq!(stage.mock.arrivals(Api::GetMachineAction), 0);
+    let reads = stage.mock.arrivals(Api::ListMachineActions);
+    assert_eq!(reads, 1, "of what was under way before");
 }
 
 #[test]
@@ -304,7 +317,8 @@ fn a_comment_that_does_not_fit_is_refused_before_anything_is_sent() {
     let _ = stage
         .run(["unrestrict", &id, "--comment", fits, "--no-wait"])
         .exits(0);
-    assert_eq!(stage.mock.actions_of(&id)[0].requestor_comment, fits);
+    let comment = &stage.mock.actions_of(&id)[0].requestor_comment;
+    assert_eq!(comment.split_once(" [").unwrap().0, fits);
 }
 
 #[test]
@@ -313,47 +327,65 @@ fn a_device_that_nobody_knows_is_refused_with_code_1() {
     let unknown = "f".repeat(40);
     let run = stage.run(["unrestrict", &unknown, "--comment", "x", "--output", "json"]);
     let lines = run.exits(1).json();
-    assert_eq!(lines[0]["outcome"], "refused");
-    assert_eq!(lines[0]["error"]["reason"], "not-found");
-    assert_eq!(lines[0]["error"]["effect"], "none");
-    assert_eq!(lines[0]["error"]["service"]["status"], 404);
+    let device = &lines[1];
+    assert_eq!(device["outcome"], "refused");
+    assert_eq!(device["error"]["reason"], "not-found");
+    assert_eq!(device["error"]["effect"], "none");
+    assert_eq!(device["error"]["service"]["status"], 404);
 }
 
 #[test]
-fn what_may_have_happened_is_not_a_success_and_says_so() {
+fn what_may_have_happened_is_looked_up_and_not_repeated() {
     let stage = Stage::new();
     stage
         .mock
         .inject(Fault::server_error(503).after_acting().on(RELEASE));
     let id = stage.id();
-    let said = stage.run(["unrestrict", &id, "--comment", "x"]).exits(1);
-    said.mentions("unknown ")
-        .mentions("look at the machine's actions before you repeat");
-    assert_eq!(
-        stage.mock.arrivals(RELEASE),
-        1,
-        "nothing is repeated blindly"
-    );
-
-    let lost = Fault::server_error(503).after_acting().on(RELEASE);
-    stage.mock.inject(lost.times(2));
-    let ids = stage.mock.machine_ids();
-    let run = stage.run(["unrestrict", &ids[1], &ids[2], "--comment", "x"]);
-    run.exits(1).mentions("0 failed, 2 unknown");
-    stage
-        .mock
-        .inject(Fault::server_error(503).after_acting().on(RELEASE));
-    let run = stage.run(["unrestrict", &id, "--comment", "x", "--output", "json"]);
-    let lines = run.exits(1).json();
-    assert_eq!(lines[0]["outcome"], "unknown");
-    assert_eq!(
-        (&lines[1]["unknown"], &lines[1]["failed"]),
-        (&1.into(), &0.into())
-    );
+    let said = stage.run(["unrestrict", &id, "--comment", "x"]).exits(0);
+    said.mentions("released ");
+    assert_eq!(stage.mock.arrivals(RELEASE), 1);
 }
 
 #[test]
-fn a_release_that_is_under_way_already_leaves_it_open() {
+fn what_may_have_happened_and_can_not_be_looked_up_is_not_a_success_and_says_so() {
+    let stage = Stage::new();
+    let token = stage
+        .mock
+        .token(Grant::new().roles(["Machine.RestrictExecution"]));
+    std::fs::write(stage.folder.path().join("token"), &token).unwrap();
+    let lost = Fault::server_error(503).after_acting().on(RELEASE);
+    stage.mock.inject(lost.times(3));
+    let [id, others @ ..] = &stage.mock.machine_ids()[..] else {
+        panic!("there are devices");
+    };
+    let run = stage.run(["unrestrict", id, "--comment", "x", "--token-file", "token"]);
+    let said = run.exits(1);
+    said.mentions("unknown ")
+        .mentions("look at the machine's actions before you repeat")
+        .mentions("host-demo resume ");
+    let run = stage
+        .run(["unrestrict", "--comment", "x", "--token-file", "token"])
+        .with_args(["--output", "json"])
+        .with_args(others);
+    let lines = run.exits(1).json();
+    assert_eq!(lines[1]["outcome"], "unknown");
+    assert_eq!(lines[1]["error"]["effect"], "unknown");
+    let summary = &lines[3];
+    assert_eq!(
+        (&summary["unknown"], &summary["failed"]),
+        (&2.into(), &0.into())
+    );
+    assert_eq!(stage.mock.arrivals(RELEASE), 3);
+
+    // With the permission it is known.
+    let said = stage.run(["resume", "last"]).exits(0);
+    said.mentions("2 to be looked up")
+        .mentions("      2  released");
+    assert_eq!(stage.mock.arrivals(RELEASE), 3);
+}
+
+#[test]
+fn a_release_that_is_under_way_already_is_followed() {
     let stage = Stage::with(
         Switches {
             duplicate: Duplicate::Reject,
@@ -365,16 +397,18 @@ fn a_release_that_is_under_way_already_leaves_it_open() {
     let _ = stage
         .run(["unrestrict", &id, "--comment", "x", "--no-wait"])
         .exits(0);
-    let said = stage.run(["unrestrict", &id, "--comment", "x"]).exits(3);
-    said.mentions("already-in-progress");
+    let said = stage.run(["unrestrict", &id, "--comment", "x"]).exits(0);
+    said.mentions("released ")
+        .mentions("which was there before");
+    assert_eq!(stage.mock.actions_of(&id).len(), 1);
 }
 
 #[test]
 fn a_release_that_ends_badly_is_a_failure_and_one_that_does_not_end_is_open() {
     for (behaviour, code, outcome) in [
         (DeviceBehaviour::Ends(Ending::Failed), 1, "failed"),
-        (DeviceBehaviour::Ends(Ending::TimeOut), 1, "failed"),
-        (DeviceBehaviour::Ends(Ending::Cancelled), 1, "failed"),
+        (DeviceBehaviour::Ends(Ending::TimeOut), 1, "timed-out"),
+        (DeviceBehaviour::Ends(Ending::Cancelled), 1, "cancelled"),
         (DeviceBehaviour::Offline, 3, "pending"),
     ] {
         let stage = Stage::new();
@@ -382,7 +416,7 @@ fn a_release_that_ends_badly_is_a_failure_and_one_that_does_not_end_is_open() {
         stage.mock.set_device(&id, behaviour);
         let run = stage.run(["unrestrict", &id, "--comment", "x", "--deadline", "90s"]);
         let lines = run.with_args(["--output", "json"]).exits(code).json();
-        assert_eq!(lines[0]["outcome"], outcome, "{behaviour:?}");
+        assert_eq!(lines[1]["outcome"], outcome, "{behaviour:?}");
     }
 }
 
@@ -653,7 +687,7 @@ fn who_waits_for_the_quota_is_told_and_after_an_interrupt_why_nothing_was_sent()
     for line in not_run {
         assert_eq!(line["error"]["message"], "stopped before it was sent");
     }
-    assert_eq!(lines[3]["not_run"], 2);
+    assert_eq!(lines[4]["not_run"], 2);
 }
 
 #[test]
@@ -696,7 +730,9 @@ fn what_is_wrong_with_the_connection_is_said_with_what_to_do() {
     let other = service(mock.base_url())
         .with_args(["--ca-file", "other.pem", "--output", "json"])
         .exits(2);
-    let advice = &other.json()[0]["error"]["advice"];
+    let lines = other.json();
+    let device = lines.iter().find(|line| line["type"] == "device");
+    let advice = &device.unwrap()["error"]["advice"];
     assert!(advice.as_str().unwrap().contains("--ca-file"), "{advice}");
     // Bound, so that nobody else gets the port, and not listening.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
@@ -794,7 +830,7 @@ fn interrupt(signal: &str) {
         .spawn()
         .unwrap();
     // Once all are accepted and looked at, it is following them.
-    while stage.mock.arrivals(Api::GetMachineAction) < ids.len() {
+    while stage.mock.arrivals(Api::ListMachineActions) < 2 {
         std::thread::yield_now();
     }
     let pid = child.id().to_string();
@@ -809,14 +845,14 @@ fn interrupt(signal: &str) {
     let said = Said::new(&output);
     assert_eq!(output.status.code(), Some(130), "{said}");
     let lines = said.json();
-    assert_eq!(lines.len(), ids.len() + 1, "{said}");
+    assert_eq!(lines.len(), ids.len() + 2, "{said}");
     assert!(
-        lines[..ids.len()]
+        lines[1..=ids.len()]
             .iter()
             .all(|line| line["outcome"] == "pending"),
         "{said}"
     );
-    assert_eq!(lines[ids.len()]["open"], 3);
+    assert_eq!(lines[ids.len() + 1]["open"], 3);
 }
 
 #[test]
@@ -994,15 +1030,16 @@ fn an_error_says_nothing_twice() {
 }
 
 #[test]
-fn the_demo_tells_its_story_and_the_fullest_minute_has_a_hundred_calls() {
+fn the_demo_tells_its_story() {
     let stage = Stage::new();
     let said = stage.bare(["demo"]).exits(0);
     said.mentions("Succeeded")
         .mentions("invalid-argument")
         .mentions("not-found");
     said.mentions("already-in-progress")
-        .mentions("the fullest minute had 100 calls");
-    said.mentions("all 150 devices are free now");
+        .mentions("by its own count, the fullest minute had ");
+    said.mentions("  147  released")
+        .mentions("147 devices are free, and none was released twice");
 }
 
 #[test]
@@ -1019,6 +1056,10 @@ fn help_has_examples_and_every_shell_gets_its_completion() {
         .mentions("Examples:");
     for command in [
         &["unrestrict"][..],
+        &["restrict"],
+        &["resume"],
+        &["restricted"],
+        &["cancel"],
         &["status"],
         &["check"],
         &["config", "show"],
@@ -1066,7 +1107,7 @@ fn the_readmes_commands_run_as_written() {
     let state = tempfile::tempdir().unwrap();
     let state = state.path().to_str().unwrap();
     for command in commands {
-        let stage = Stage::with(Switches::default(), &ids);
+        let stage = Stage::quick(&ids);
         if command.starts_with("host-demo mock") {
             // It would go on for ever. What it prints has a test of its own; here its arguments are
             // read.
@@ -1074,21 +1115,28 @@ fn the_readmes_commands_run_as_written() {
             shell(&stage, &with_help, "").exits(0);
             continue;
         }
+        for id in ids.iter().filter(|_| !command.contains("--no-wait")) {
+            stage.restrict(id, "INC-42: suspicious");
+        }
         // The status of an action that this stand-in does not have: asked for, and not found.
-        let expected = if command.starts_with("host-demo status") {
-            1
-        } else {
-            0
+        // Nothing is cancelled: no configuration allows it.
+        let expected = match command.split(' ').nth(1) {
+            Some("status") if command.contains("8a5c34dc") => 1,
+            Some("cancel") => 2,
+            _ => 0,
         };
-        let connects = ["unrestrict", "status", "check"]
+        let connects = ["restrict", "cancel", "status", "check"]
             .iter()
             .any(|c| command.contains(c));
-        let more = r#" --base-url "$BASE" --authority "$BASE" --scope "$SCOPE" --ca-file ca.pem --time-scale "$SCALE""#;
-        shell(&stage, command, if connects { more } else { "" })
+        let more = if connects { CONNECTION } else { "" };
+        shell(&stage, &command.replace(" |", &format!("{more} |")), more)
             .env("XDG_STATE_HOME", state)
             .exits(expected);
     }
 }
+
+/// What connects a command of the shell's to the stand-in.
+const CONNECTION: &str = r#" --base-url "$BASE" --authority "$BASE" --scope "$SCOPE" --ca-file ca.pem --time-scale "$SCALE""#;
 
 fn shell<'a>(stage: &'a Stage, command: &str, more: &str) -> Run<'a> {
     let mut run = stage.bare([] as [&str; 0]);

@@ -1,0 +1,1069 @@
+//! What is next: which device is sent for, which reading is made, who is done with.
+//!
+//! Pure: times, answers and readings go in; steps come out. Nothing that might have happened is
+//! repeated before a look at the machine's actions has shown that it has not.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest as _, Sha256};
+
+use super::breaker::{Breaker, Went};
+use super::entry::ending;
+use super::{Entry, Follow, Problem, State};
+use crate::clock::Moment;
+use crate::contract::{ActionStatus, Effect, MachineAction, MachineActionFilter, Reason};
+use crate::host::CallError;
+use crate::id::MachineId;
+use crate::identity::IdentityError;
+use crate::kind::Kind;
+
+/// How often in a row one is sent again that the service puts off, while it takes no other one
+/// either. Whoever uses up the quota then does not stop.
+const RESENDS: u32 = 10;
+
+/// How often one is sent at most of which each time a look shows that it was not done.
+const SENDS: u32 = 5;
+
+/// How often one is tried whose time is up each time before it left.
+const TIMES_OUT: u32 = 2;
+
+/// From so many on, where all that were answered were forbidden, the others would be too.
+const FORBIDDEN: u64 = 5;
+
+/// When one is sent again that did not leave: first, and at the latest.
+const BACKOFF: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(60)];
+
+/// How old the picture of what is under way may be when something is sent.
+const FRESH: Duration = Duration::from_secs(300);
+
+/// From one reading of many devices to the next, at least.
+const APART: Duration = Duration::from_secs(10);
+
+/// When one is looked at of which it is not known whether it was done, from then on. A new action
+/// is not visible at once (some seconds are on record); what is not there at the last look was not
+/// done.
+const LOOKS: [Duration; 4] = [
+    Duration::from_secs(5),
+    Duration::from_secs(15),
+    Duration::from_secs(35),
+    Duration::from_secs(60),
+];
+
+/// The service's clock and this one may differ by so much.
+const SKEW: SignedDuration = SignedDuration::from_mins(5);
+
+/// When an accepted action is looked at for the first time. It may not be visible before.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
+
+/// From one look to the next the wait grows by a half, up to this in the first ten minutes, and up
+/// to a tenth of the time that it has taken later on.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// And never beyond this.
+const LONGEST_PAUSE_EVER: Duration = Duration::from_secs(600);
+
+/// Looks at accepted actions are made together: with the due ones those that are due soon.
+const SOON: Duration = Duration::from_secs(2);
+
+/// Rounds of them are so far apart, for a few actions and for many.
+const ROUNDS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(15)];
+
+/// These are a few.
+const FEW: usize = 10;
+
+/// How many ids one reading names. The contract allows 100.
+const IDS: usize = 100;
+
+/// So many readings that went wrong in a row, and were answered, are enough.
+const MISREADS: u32 = 10;
+
+/// So many before the first that went well, if nothing else did either.
+const FIRST_MISREADS: u32 = 3;
+
+/// By what rules.
+#[derive(Clone)]
+pub(super) struct Rules {
+    pub(super) kind: Kind,
+    pub(super) nonce: [u8; 16],
+    pub(super) override_pending: bool,
+    pub(super) follow: Follow,
+    pub(super) deadline: Option<Moment>,
+    pub(super) at_once: usize,
+    pub(super) pause_above: u8,
+    pub(super) advice: fn(&CallError) -> Option<&'static str>,
+}
+
+/// A reading of machine actions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Read {
+    /// Those of either kind that are under way, of all devices.
+    Running,
+    /// Those of either kind that were created since then.
+    Since(Timestamp),
+    /// Those of one device.
+    Of(usize),
+    /// These devices' known ones.
+    Known(Vec<usize>),
+}
+
+/// What happened that others want to know of.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum News {
+    /// A device stands otherwise now.
+    Changed(usize),
+    /// A device is done with, for now.
+    Left(usize),
+    /// Nothing is sent until then: of so many answers so many went wrong.
+    Paused(Moment, usize, usize),
+    /// Machine actions can't be read, and won't be any more.
+    Blind(CallError),
+    /// Nothing more is sent.
+    Hopeless(CallError),
+}
+
+/// Which time a device waits for.
+#[derive(Clone, Debug, Default)]
+struct Turn {
+    /// When it is looked at next: its place in `due`.
+    next: Option<Moment>,
+    /// The pause after which.
+    pause: Duration,
+    /// How many looks there were in vain.
+    looks: usize,
+    /// Since when it is doubtful, or followed.
+    since: Moment,
+    /// How often it did not leave.
+    tries: u32,
+    /// How often it was put off while no other one was answered, and how many had been then.
+    put_off: (u32, u64),
+    is_left: bool,
+}
+
+/// What is known of the actions that are under way.
+#[derive(Default)]
+struct Picture {
+    read: Option<Moment>,
+    same: HashMap<usize, MachineAction>,
+    opposite: HashMap<usize, MachineAction>,
+}
+
+pub(super) struct Book {
+    rules: Rules,
+    entries: Vec<Entry>,
+    turns: Vec<Turn>,
+    by_machine: HashMap<MachineId, usize>,
+    /// Those to be sent for, in their order.
+    queue: VecDeque<usize>,
+    /// Those to be sent for again, not before then.
+    later: BTreeSet<(Moment, usize)>,
+    /// Those to be looked at, and when.
+    due: BTreeSet<(Moment, usize)>,
+    in_flight: usize,
+    is_reading: bool,
+    /// What is left of a round of looks.
+    round: VecDeque<Vec<usize>>,
+    picture: Picture,
+    breaker: Breaker,
+    /// When the last reading of each sort was begun: of what is under way, since some time, a round.
+    last: [Option<Moment>; 3],
+    /// Nothing is read before.
+    read_after: Option<Moment>,
+    misreads: u32,
+    /// Why nothing can be read.
+    blind: Option<CallError>,
+    /// Why nothing is sent any more.
+    hopeless: Option<CallError>,
+    /// Why it is over, but for what is under way.
+    closed: Option<&'static str>,
+    /// The service has answered something.
+    has_contact: bool,
+    /// Requests that the service answered, and did not put off.
+    answered: u64,
+    forbidden: u64,
+    open: usize,
+    news: Vec<News>,
+}
+
+impl Book {
+    /// Takes the devices as they were left.
+    pub(super) fn new(rules: Rules, entries: Vec<Entry>, now: Moment) -> Self {
+        let by_machine = entries.iter().enumerate();
+        let by_machine = by_machine.map(|(n, entry)| (entry.machine.clone(), n));
+        let mut book = Self {
+            by_machine: by_machine.collect(),
+            turns: vec![Turn::default(); entries.len()],
+            open: entries.len(),
+            breaker: Breaker::new(rules.pause_above),
+            rules,
+            entries,
+            queue: VecDeque::new(),
+            later: BTreeSet::new(),
+            due: BTreeSet::new(),
+            in_flight: 0,
+            is_reading: false,
+            round: VecDeque::new(),
+            picture: Picture::default(),
+            last: [None; 3],
+            read_after: None,
+            misreads: 0,
+            blind: None,
+            hopeless: None,
+            closed: None,
+            has_contact: false,
+            answered: 0,
+            forbidden: 0,
+            news: Vec::new(),
+        };
+        for n in 0..book.entries.len() {
+            let entry = &mut book.entries[n];
+            let before = entry.clone();
+            match entry.state {
+                // Whoever was about to send it did not hear what came of it.
+                State::Sending => entry.state = State::Unsure,
+                State::Held => entry.state = State::Waiting,
+                State::Accepted => entry.problem = None,
+                _ => {}
+            }
+            if *entry != before {
+                book.news.push(News::Changed(n));
+            }
+            book.settle_quietly(n, now);
+        }
+        book
+    }
+
+    /// How the devices stand.
+    pub(super) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Whether there is nothing left to do.
+    pub(super) const fn is_over(&self) -> bool {
+        self.open == 0
+    }
+
+    /// Whether accepted actions are followed.
+    pub(super) fn follows(&self) -> bool {
+        self.rules.follow != Follow::Not
+    }
+
+    /// Why nothing more is sent, if so.
+    pub(super) const fn hopeless(&self) -> Option<&CallError> {
+        self.hopeless.as_ref()
+    }
+
+    /// What has happened since this was last asked.
+    pub(super) fn news(&mut self) -> Vec<News> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// By what a device's action of this run is recognised: 60 random bits, in 12 letters and
+    /// digits.
+    pub(super) fn reference(&self, n: usize) -> String {
+        reference(&self.rules.nonce, &self.entries[n].machine)
+    }
+
+    /// The next device to be sent for now, if one is. It is under way from then on.
+    pub(super) fn next_send(&mut self, now: Moment) -> Option<usize> {
+        while let Some((at, n)) = self.later.first().copied()
+            && at <= now
+        {
+            self.later.pop_first();
+            self.queue.push_front(n);
+        }
+        if self.sends_no_more()
+            || self.in_flight >= self.breaker.at_once(now, self.rules.at_once)
+            || self.wants_picture(now)
+        {
+            return None;
+        }
+        while let Some(n) = self.queue.pop_front() {
+            if let Some(opposite) = self.opposite(n) {
+                let since = opposite.creation_date_time_utc.as_deref();
+                let problem = Problem::said(&format!(
+                    "{} is under way for it (action {}, {}, of {}), and is not overtaken",
+                    opposite.type_.as_str(),
+                    opposite.id,
+                    opposite.status.as_str(),
+                    since.unwrap_or("an unknown time"),
+                ));
+                let entry = &mut self.entries[n];
+                entry.state = State::Held;
+                entry.problem = Some(problem);
+                self.settle(n, now);
+            } else if let Some(same) = self.picture.same.remove(&n) {
+                self.take(n, &same, now);
+            } else {
+                self.in_flight += 1;
+                return Some(n);
+            }
+        }
+        None
+    }
+
+    /// Whether a device that waited for the quota may still be sent for. That can have taken an
+    /// hour, in which somebody began the opposite.
+    pub(super) fn may_leave(&self, n: usize, now: Moment) -> bool {
+        !self.sends_no_more() && !self.wants_picture(now) && self.opposite(n).is_none()
+    }
+
+    /// What is under way for a device and must not be overtaken.
+    fn opposite(&self, n: usize) -> Option<&MachineAction> {
+        let opposite = self.picture.opposite.get(&n);
+        opposite.filter(|_| !self.rules.override_pending)
+    }
+
+    /// Whether the picture of what is under way has to be read before something is sent.
+    fn wants_picture(&self, now: Moment) -> bool {
+        self.blind.is_none()
+            && self
+                .picture
+                .read
+                .is_none_or(|read| now.since(read) >= FRESH)
+    }
+
+    /// What came of sending for a device: how often a request may have left, when the last one did,
+    /// and what the answer was.
+    pub(super) fn answered(
+        &mut self,
+        n: usize,
+        sends: u32,
+        sent: Option<Timestamp>,
+        result: &Result<MachineAction, CallError>,
+        now: Moment,
+    ) {
+        self.in_flight -= 1;
+        let entry = &mut self.entries[n];
+        entry.sends += sends;
+        entry.sent = sent.or(entry.sent);
+        match result {
+            Ok(action) => {
+                self.counts(Went::Well, now);
+                let is_old = !self.is_own(n, action)
+                    && ending(&action.status).is_some()
+                    && !self.is_of_this_time(n, action.last_update_date_time_utc.as_deref());
+                if is_old || Kind::of(&action.type_) != Some(self.rules.kind) {
+                    let problem = "the service answered with an action that is not this one";
+                    self.entries[n].problem = Some(Problem::said(problem));
+                    self.doubt(n, State::Unsure, now);
+                } else {
+                    self.take(n, action, now);
+                }
+            }
+            Err(CallError::Stopped) => self.put_back(n, now),
+            Err(error) => {
+                self.entries[n].problem = Some(self.problem(error));
+                self.went_wrong(n, error, now);
+            }
+        }
+    }
+
+    fn went_wrong(&mut self, n: usize, error: &CallError, now: Moment) {
+        match fate(error, self.has_contact) {
+            Fate::Doubt => {
+                self.counts(Went::Wrong, now);
+                self.doubt(n, State::Unsure, now);
+            }
+            Fate::Barred => {
+                self.counts(Went::Well, now);
+                self.doubt(n, State::Barred, now);
+            }
+            Fate::NotSent { nowhere } => {
+                let went = if nowhere { Went::Nowhere } else { Went::Wrong };
+                self.pauses(went, now);
+                self.entries[n].state = State::Waiting;
+                let tries = &mut self.turns[n].tries;
+                *tries += 1;
+                if !nowhere && *tries >= TIMES_OUT {
+                    self.entries[n].state = State::Refused;
+                }
+                self.settle(n, now);
+            }
+            Fate::PutOff => {
+                self.has_contact = true;
+                let answered = self.answered;
+                let put_off = &mut self.turns[n].put_off;
+                if put_off.1 != answered {
+                    *put_off = (0, answered);
+                }
+                put_off.0 += 1;
+                let is_enough = put_off.0 > RESENDS;
+                // The host has closed the key; the next call waits until it opens.
+                self.put_back(n, now);
+                if is_enough {
+                    self.give_up(error, now);
+                }
+            }
+            Fate::NotYet if self.in_flight > 0 && !self.sends_no_more() => {
+                self.entries[n].state = State::Waiting;
+                self.news.push(News::Changed(n));
+                self.later.insert((now + BACKOFF[0], n));
+            }
+            Fate::All | Fate::NotYet => {
+                self.put_back(n, now);
+                self.give_up(error, now);
+            }
+            Fate::Refused => {
+                self.counts(Went::Wrong, now);
+                if matches!(error.reason(), Some(Reason::Forbidden(_))) {
+                    self.forbidden += 1;
+                }
+                self.entries[n].state = State::Refused;
+                self.settle(n, now);
+                if self.forbidden >= FORBIDDEN && self.forbidden == self.answered {
+                    self.give_up(error, now);
+                }
+            }
+        }
+    }
+
+    /// Nothing came of it, and it is the next one to be sent, unless nothing is sent any more.
+    fn put_back(&mut self, n: usize, now: Moment) {
+        self.entries[n].state = State::Waiting;
+        self.news.push(News::Changed(n));
+        match self.sends_no_more() {
+            true => self.settle_quietly(n, now),
+            false => self.queue.push_front(n),
+        }
+    }
+
+    const fn sends_no_more(&self) -> bool {
+        self.closed.is_some() || self.hopeless.is_some()
+    }
+
+    /// The service answered, and did not put it off.
+    fn counts(&mut self, went: Went, now: Moment) {
+        self.has_contact = true;
+        self.answered += 1;
+        self.pauses(went, now);
+    }
+
+    fn pauses(&mut self, went: Went, now: Moment) {
+        if let Some((until, wrong, of)) = self.breaker.note(went, now) {
+            self.news.push(News::Paused(until, wrong, of));
+        }
+    }
+
+    fn problem(&self, error: &CallError) -> Problem {
+        Problem::new(error, (self.rules.advice)(error))
+    }
+
+    /// The next reading to be made now, if one is. It is under way from then on.
+    pub(super) fn next_read(&mut self, now: Moment) -> Option<Read> {
+        let read = self.pick_read(now)?;
+        self.is_reading = true;
+        Some(read)
+    }
+
+    fn pick_read(&mut self, now: Moment) -> Option<Read> {
+        if self.closed.is_some()
+            || self.is_reading
+            || self.blind.is_some()
+            || self.read_after.is_some_and(|after| now < after)
+        {
+            return None;
+        }
+        let wants_to_send = !self.queue.is_empty() && self.hopeless.is_none();
+        if wants_to_send && self.wants_picture(now) {
+            self.last[0] = Some(now);
+            return Some(Read::Running);
+        }
+        let due = self.due.iter().take_while(|(at, _)| *at <= now);
+        let due: Vec<usize> = due.map(|(_, n)| *n).collect();
+        let is_free = |last: Option<Moment>, apart| last.is_none_or(|last| now >= last + apart);
+        let unsure = due
+            .iter()
+            .filter(|n| self.entries[**n].state == State::Unsure);
+        let earliest = unsure.map(|n| self.entries[*n].sent).min();
+        if let Some(earliest) = earliest
+            && is_free(self.last[1], APART)
+        {
+            self.last[1] = Some(now);
+            let since = earliest.and_then(|sent| sent.checked_sub(SKEW).ok());
+            return Some(Read::Since(since.unwrap_or(Timestamp::UNIX_EPOCH)));
+        }
+        let mut barred = due
+            .iter()
+            .filter(|n| self.entries[**n].state == State::Barred);
+        if let Some(n) = barred
+            .clone()
+            .find(|n| self.turns[**n].looks + 1 >= LOOKS.len())
+        {
+            return Some(Read::Of(*n));
+        }
+        if barred.next().is_some() && is_free(self.last[0], APART) {
+            self.last[0] = Some(now);
+            return Some(Read::Running);
+        }
+        if self.round.is_empty() {
+            self.begin_round(&due, now);
+        }
+        self.round.pop_front().map(Read::Known)
+    }
+
+    /// Gathers the accepted ones that are due, and fills the last reading up with those that are
+    /// due next.
+    fn begin_round(&mut self, due: &[usize], now: Moment) {
+        let is_accepted = |n: &usize| self.entries[*n].state == State::Accepted;
+        if !due.iter().any(is_accepted) || self.round_may_begin() > Some(now) {
+            return;
+        }
+        self.last[2] = Some(now);
+        let accepted = self.due.iter().filter(|(_, n)| is_accepted(n));
+        let due = accepted
+            .clone()
+            .take_while(|(at, _)| *at <= now + SOON)
+            .count();
+        let count = due.div_ceil(IDS) * IDS;
+        let all: Vec<usize> = accepted.take(count).map(|(_, n)| *n).collect();
+        self.round = all.chunks(IDS).map(<[usize]>::to_vec).collect();
+    }
+
+    fn round_may_begin(&self) -> Option<Moment> {
+        let apart = ROUNDS[usize::from(self.due.len() > FEW)];
+        self.last[2].map(|last| last + apart)
+    }
+
+    /// What to ask the service for.
+    pub(super) fn filter(&self, read: &Read) -> MachineActionFilter {
+        let both = Kind::ALL.map(Kind::action_type).to_vec();
+        let everything = MachineActionFilter::everything();
+        match read {
+            Read::Running => MachineActionFilter {
+                types: both,
+                statuses: vec![ActionStatus::Pending, ActionStatus::InProgress],
+                ..everything
+            },
+            Read::Since(time) => MachineActionFilter {
+                types: both,
+                created_since: Some(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
+                ..everything
+            },
+            Read::Of(n) => MachineActionFilter {
+                types: both,
+                machine_id: Some(self.entries[*n].machine.to_string()),
+                ..everything
+            },
+            Read::Known(devices) => {
+                let action = |n: &usize| Some(self.entries[*n].action.as_ref()?.id.clone());
+                MachineActionFilter {
+                    ids: devices.iter().filter_map(action).collect(),
+                    ..everything
+                }
+            }
+        }
+    }
+
+    /// What a reading that was begun at that moment found, and whether it is cut off.
+    pub(super) fn was_read(
+        &mut self,
+        read: &Read,
+        began: Moment,
+        result: &Result<(Vec<MachineAction>, bool), CallError>,
+        now: Moment,
+    ) {
+        self.is_reading = false;
+        match result {
+            Ok((actions, is_cut)) => {
+                self.has_contact = true;
+                self.misreads = 0;
+                self.read_after = None;
+                // Whatever it was made for.
+                let opposite = self.under_way(self.rules.kind.opposite(), actions);
+                self.picture.opposite.extend(opposite);
+                match read {
+                    Read::Running => self.saw_running(actions, *is_cut, began, now),
+                    Read::Since(_) => self.saw_since(actions, *is_cut, began, now),
+                    Read::Of(n) => self.saw_one(*n, actions, now),
+                    Read::Known(devices) => self.saw_known(devices, actions, now),
+                }
+            }
+            Err(CallError::Stopped) => {}
+            Err(error) => self.misread(error, now),
+        }
+    }
+
+    fn saw_running(&mut self, actions: &[MachineAction], is_cut: bool, began: Moment, now: Moment) {
+        let kind = self.rules.kind;
+        let mut same = self.under_way(kind, actions);
+        let mut opposite = self.under_way(kind.opposite(), actions);
+        let barred = self.due.iter().map(|(_, n)| *n);
+        let barred = barred.filter(|n| self.entries[*n].state == State::Barred);
+        for n in barred.collect::<Vec<_>>() {
+            match same.remove(&n) {
+                Some(action) => self.take(n, &action, now),
+                None => self.looked_in_vain(n, began, now),
+            }
+        }
+        if is_cut {
+            // It says nothing of what it does not show.
+            opposite = std::mem::take(&mut self.picture.opposite);
+        }
+        self.picture = Picture {
+            read: Some(began),
+            same,
+            opposite,
+        };
+    }
+
+    /// Those of a kind that have not ended, by device.
+    fn under_way(&self, kind: Kind, actions: &[MachineAction]) -> HashMap<usize, MachineAction> {
+        let of_kind = actions.iter().filter(|action| {
+            Kind::of(&action.type_) == Some(kind) && ending(&action.status).is_none()
+        });
+        let by_device =
+            of_kind.filter_map(|action| Some((self.device_of(action)?, action.clone())));
+        by_device.collect()
+    }
+
+    fn saw_since(&mut self, actions: &[MachineAction], is_cut: bool, began: Moment, now: Moment) {
+        let mut by_device: HashMap<usize, Vec<&MachineAction>> = HashMap::new();
+        for action in actions {
+            if let Some(n) = self.device_of(action) {
+                by_device.entry(n).or_default().push(action);
+            }
+        }
+        let unsure = self.due.iter().map(|(_, n)| *n);
+        let unsure = unsure.filter(|n| self.entries[*n].state == State::Unsure);
+        for n in unsure.collect::<Vec<_>>() {
+            let found = by_device.get(&n).and_then(|found| self.made_by(n, found));
+            match found.cloned() {
+                Some(action) => self.take(n, &action, now),
+                None if is_cut => self.looked_in_vain(n, self.turns[n].since, now),
+                None => self.looked_in_vain(n, began, now),
+            }
+        }
+    }
+
+    /// The action that a doubtful request made, or that bars it: of the right kind and time, with
+    /// the reference in its comment; else one that is under way.
+    fn made_by<'a>(&self, n: usize, found: &[&'a MachineAction]) -> Option<&'a MachineAction> {
+        let mut candidates: Vec<_> = found
+            .iter()
+            .filter(|action| Kind::of(&action.type_) == Some(self.rules.kind))
+            .filter(|action| self.is_news(n, action))
+            .collect();
+        candidates.sort_by_key(|action| &action.creation_date_time_utc);
+        let own = candidates.iter().rev().find(|action| {
+            self.is_own(n, action)
+                && self.is_of_this_time(n, action.creation_date_time_utc.as_deref())
+        });
+        let running = candidates
+            .iter()
+            .rev()
+            .find(|action| ending(&action.status).is_none());
+        own.or(running).map(|action| **action)
+    }
+
+    /// Whether it is another action than the one that is known, and not one from before it: those
+    /// of earlier tries have the same reference.
+    fn is_news(&self, n: usize, action: &MachineAction) -> bool {
+        let Some(known) = &self.entries[n].action else {
+            return true;
+        };
+        let time = |text: &Option<String>| text.as_ref()?.parse::<Timestamp>().ok();
+        let created = [
+            &action.creation_date_time_utc,
+            &known.creation_date_time_utc,
+        ]
+        .map(time);
+        match created {
+            [Some(this), Some(before)] => this > before,
+            _ => action.id != known.id,
+        }
+    }
+
+    fn saw_one(&mut self, n: usize, actions: &[MachineAction], now: Moment) {
+        if self.entries[n].state != State::Barred {
+            return;
+        }
+        let of_kind = actions
+            .iter()
+            .filter(|action| Kind::of(&action.type_) == Some(self.rules.kind))
+            .filter(|action| self.is_news(n, action));
+        let newest = of_kind.max_by_key(|action| action.creation_date_time_utc.clone());
+        let ended_lately = newest.filter(|action| {
+            ending(&action.status).is_none()
+                || self.is_of_this_time(n, action.last_update_date_time_utc.as_deref())
+        });
+        match ended_lately.cloned() {
+            Some(action) => self.take(n, &action, now),
+            // It said that one was under way, and shows none. Whoever runs it is the one to know.
+            None => self.leave(n),
+        }
+    }
+
+    fn saw_known(&mut self, devices: &[usize], actions: &[MachineAction], now: Moment) {
+        let found: HashMap<&str, &MachineAction> = actions
+            .iter()
+            .map(|action| (action.id.as_str(), action))
+            .collect();
+        for &n in devices {
+            if self.entries[n].state != State::Accepted || self.turns[n].is_left {
+                continue;
+            }
+            let id = self.entries[n]
+                .action
+                .as_ref()
+                .map(|action| action.id.as_str());
+            match id.and_then(|id| found.get(id)) {
+                Some(action) => {
+                    let is_own = !self.entries[n].is_adopted;
+                    let before = self.entries[n].clone();
+                    self.entries[n].has(action, is_own);
+                    if self.entries[n] != before {
+                        self.news.push(News::Changed(n));
+                    }
+                }
+                // It is not visible yet.
+                None => {}
+            }
+            self.settle_quietly(n, now);
+        }
+    }
+
+    fn misread(&mut self, error: &CallError, now: Moment) {
+        self.misreads += 1;
+        let pause = BACKOFF[0].saturating_mul(1 << self.misreads.min(10));
+        self.read_after = Some(now + pause.min(BACKOFF[1]));
+        self.round.clear();
+        let is_answer = matches!(
+            error.reason(),
+            Some(
+                Reason::Forbidden(_)
+                    | Reason::NotFound
+                    | Reason::RateLimited(_)
+                    | Reason::Rejected
+                    | Reason::ServiceFailure(_)
+                    | Reason::Unauthorized
+                    | Reason::UnexpectedResponse
+            )
+        );
+        self.has_contact |= is_answer;
+        match reading_fate(error) {
+            ReadingFate::Never => self.go_blind(error, now),
+            ReadingFate::All => {
+                self.give_up(error, now);
+                self.go_blind(error, now);
+            }
+            ReadingFate::Later { is_away } => {
+                let first = match is_away {
+                    true => 1,
+                    false => FIRST_MISREADS,
+                };
+                if !self.has_contact && self.misreads >= first {
+                    self.give_up(error, now);
+                    self.go_blind(error, now);
+                } else if !is_away && self.misreads >= MISREADS {
+                    self.go_blind(error, now);
+                }
+            }
+        }
+    }
+
+    /// From now on nothing is read.
+    fn go_blind(&mut self, error: &CallError, now: Moment) {
+        if self.blind.is_some() {
+            return;
+        }
+        self.blind = Some(error.clone());
+        self.news.push(News::Blind(error.clone()));
+        self.settle_all(now);
+    }
+
+    /// From now on nothing is sent.
+    fn give_up(&mut self, error: &CallError, now: Moment) {
+        if self.hopeless.is_none() {
+            self.hopeless = Some(error.clone());
+            self.news.push(News::Hopeless(error.clone()));
+        }
+        self.settle_all(now);
+    }
+
+    /// It is over, but for what is under way.
+    pub(super) fn close(&mut self, why: &'static str, now: Moment) {
+        self.closed = Some(why);
+        self.settle_all(now);
+    }
+
+    fn settle_all(&mut self, now: Moment) {
+        let waiting: Vec<usize> = self
+            .queue
+            .drain(..)
+            .chain(std::mem::take(&mut self.later).into_iter().map(|(_, n)| n))
+            .chain(self.due.iter().map(|(_, n)| *n).collect::<Vec<_>>())
+            .collect();
+        for n in waiting {
+            self.settle_quietly(n, now);
+        }
+    }
+
+    /// This is the device's action.
+    fn take(&mut self, n: usize, action: &MachineAction, now: Moment) {
+        let is_own = self.is_own(n, action);
+        self.entries[n].has(action, is_own);
+        let turn = &mut self.turns[n];
+        (turn.since, turn.pause) = (now, Duration::ZERO);
+        self.settle(n, now);
+    }
+
+    /// It is not known whether there is an action, or which.
+    fn doubt(&mut self, n: usize, state: State, now: Moment) {
+        self.entries[n].state = state;
+        let turn = &mut self.turns[n];
+        (turn.since, turn.looks) = (now, 0);
+        self.settle(n, now);
+    }
+
+    /// A look that was begun at that moment did not show a device's action.
+    fn looked_in_vain(&mut self, n: usize, began: Moment, now: Moment) {
+        let turn = &mut self.turns[n];
+        let until = |looks: usize| turn.since + LOOKS[looks.min(LOOKS.len() - 1)];
+        if began < until(turn.looks) {
+            // It was on its way already, or shows only a part: it counts as one in vain, and not as
+            // a proof.
+            if began == turn.since && now >= until(turn.looks) {
+                turn.looks += 1;
+            }
+        } else {
+            turn.looks += 1;
+        }
+        let (looks, is_proof) = (turn.looks, began >= until(LOOKS.len() - 1));
+        if self.entries[n].state == State::Unsure && looks >= LOOKS.len() {
+            if !is_proof {
+                return self.leave(n);
+            }
+            // Nothing was created.
+            let entry = &mut self.entries[n];
+            entry.state = match entry.sends >= SENDS {
+                true => State::Refused,
+                false => State::Waiting,
+            };
+            return self.settle(n, now);
+        }
+        self.settle_quietly(n, now);
+    }
+
+    /// Gives a device that stands otherwise now its next turn.
+    fn settle(&mut self, n: usize, now: Moment) {
+        self.news.push(News::Changed(n));
+        self.settle_quietly(n, now);
+    }
+
+    fn settle_quietly(&mut self, n: usize, now: Moment) {
+        if let Some(next) = self.turns[n].next.take() {
+            self.due.remove(&(next, n));
+        }
+        if self.turns[n].is_left {
+            return;
+        }
+        match self.entries[n].state {
+            State::Sending => {}
+            State::Waiting if self.sends_no_more() => {
+                if self.entries[n].problem.is_none() {
+                    let why = self.hopeless.as_ref().map(|error| self.problem(error));
+                    self.entries[n].problem = why.or(self.closed.map(Problem::said));
+                    self.news.push(News::Changed(n));
+                }
+                self.leave(n);
+            }
+            State::Waiting => match self.turns[n].tries {
+                0 => self.queue.push_back(n),
+                tries => {
+                    let pause = BACKOFF[0].saturating_mul(1 << (tries - 1).min(10));
+                    self.later.insert((now + pause.min(BACKOFF[1]), n));
+                }
+            },
+            State::Unsure | State::Barred if self.closed.is_some() || self.blind.is_some() => {
+                self.leave(n);
+            }
+            State::Unsure | State::Barred => {
+                let turn = &self.turns[n];
+                let look = LOOKS[turn.looks.min(LOOKS.len() - 1)];
+                self.look_at((turn.since + look).max(now), n);
+            }
+            State::Accepted => self.settle_accepted(n, now),
+            State::Done | State::Failed | State::Refused | State::Held => self.leave(n),
+        }
+    }
+
+    fn settle_accepted(&mut self, n: usize, now: Moment) {
+        if let (Some(error), true) = (&self.blind, self.rules.follow != Follow::Not) {
+            self.entries[n].problem = Some(self.problem(error));
+            self.news.push(News::Changed(n));
+            return self.leave(n);
+        }
+        let turn = &mut self.turns[n];
+        if turn.pause.is_zero() {
+            (turn.since, turn.pause) = (now, FIRST_LOOK);
+        } else {
+            let longest = (now.since(turn.since) / 10).clamp(LONGEST_PAUSE, LONGEST_PAUSE_EVER);
+            turn.pause = (turn.pause + turn.pause / 2).min(longest);
+        }
+        let next = now + turn.pause;
+        let is_too_late = match self.rules.follow {
+            Follow::Not => true,
+            Follow::For(time) => next.since(turn.since) > time,
+            Follow::ToTheEnd => false,
+        };
+        let is_too_late = is_too_late || self.rules.deadline.is_some_and(|end| next > end);
+        if is_too_late || self.closed.is_some() {
+            return self.leave(n);
+        }
+        self.look_at(next, n);
+    }
+
+    fn look_at(&mut self, at: Moment, n: usize) {
+        self.turns[n].next = Some(at);
+        self.due.insert((at, n));
+    }
+
+    fn leave(&mut self, n: usize) {
+        if let Some(next) = self.turns[n].next.take() {
+            self.due.remove(&(next, n));
+        }
+        if !std::mem::replace(&mut self.turns[n].is_left, true) {
+            self.open -= 1;
+            self.news.push(News::Left(n));
+        }
+    }
+
+    /// When there is something to do that is not to be done yet.
+    pub(super) fn wake(&self, now: Moment) -> Option<Moment> {
+        let is_waiting = !self.queue.is_empty() || !self.later.is_empty();
+        let times = [
+            self.breaker.until().filter(|_| is_waiting),
+            self.later.first().map(|(at, _)| *at),
+            self.due.iter().map(|(at, _)| *at).find(|at| *at > now),
+            self.read_after,
+            self.picture
+                .read
+                .map(|read| read + FRESH)
+                .filter(|_| is_waiting),
+            self.last[0].map(|last| last + APART),
+            self.last[1].map(|last| last + APART),
+            self.round_may_begin(),
+        ];
+        times.into_iter().flatten().filter(|at| *at > now).min()
+    }
+
+    fn device_of(&self, action: &MachineAction) -> Option<usize> {
+        let machine: MachineId = action.machine_id.as_deref()?.parse().ok()?;
+        self.by_machine.get(&machine).copied()
+    }
+
+    fn is_own(&self, n: usize, action: &MachineAction) -> bool {
+        let comment = action.requestor_comment.as_deref().unwrap_or_default();
+        comment.contains(&self.reference(n))
+    }
+
+    /// Whether a time of the service's is not before the last request for this device.
+    fn is_of_this_time(&self, n: usize, time: Option<&str>) -> bool {
+        let (Some(sent), Some(time)) = (self.entries[n].sent, time) else {
+            return true;
+        };
+        let time: Option<Timestamp> = time.parse().ok();
+        let earliest = sent.checked_sub(SKEW).unwrap_or(Timestamp::MIN);
+        time.is_none_or(|time| time >= earliest)
+    }
+}
+
+/// By what an action of a run is recognised: 60 bits, in 12 letters and digits, the same for one
+/// device in one run.
+pub(super) fn reference(nonce: &[u8; 16], machine: &MachineId) -> String {
+    const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let mut hash = Sha256::new();
+    hash.update(nonce);
+    hash.update(machine.as_str());
+    let hash = hash.finalize();
+    hash.iter()
+        .take(12)
+        .map(|byte| char::from(LETTERS[usize::from(byte % 32)]))
+        .collect()
+}
+
+/// What an error makes of a device that was sent for.
+enum Fate {
+    /// It may have happened.
+    Doubt,
+    /// One is under way.
+    Barred,
+    /// Nothing left, for reasons that pass.
+    NotSent { nowhere: bool },
+    /// The service has no time for it now.
+    PutOff,
+    /// As things stand, the quota has no room before the deadline. What is under way can end sooner
+    /// than it counts.
+    NotYet,
+    /// The next one would meet the same.
+    All,
+    /// It is this device's own.
+    Refused,
+}
+
+fn fate(error: &CallError, has_contact: bool) -> Fate {
+    if error.effect() == Effect::Unknown {
+        return Fate::Doubt;
+    }
+    match error {
+        CallError::Identity(IdentityError::NoAnswer(_)) if has_contact => {
+            Fate::NotSent { nowhere: true }
+        }
+        CallError::Quota { .. } => Fate::NotYet,
+        CallError::Identity(_)
+        | CallError::Ledger(_)
+        | CallError::Stopped
+        | CallError::Withheld(_)
+        | CallError::Audit(_)
+        | CallError::TokenEchoed { .. } => Fate::All,
+        CallError::TimedOut { .. } => Fate::NotSent { nowhere: false },
+        // The plugin's. It would do it again.
+        CallError::Fault { .. } => Fate::Refused,
+        CallError::Answered { error, .. } => match &error.reason {
+            Reason::AlreadyInProgress => Fate::Barred,
+            Reason::RateLimited(_) => Fate::PutOff,
+            Reason::InvalidArgument(argument) if argument.parameter == "comment" => Fate::All,
+            Reason::Denied | Reason::Unauthorized => Fate::All,
+            Reason::Unavailable | Reason::Transport if has_contact => {
+                Fate::NotSent { nowhere: true }
+            }
+            Reason::Unavailable | Reason::Transport => Fate::All,
+            _ => Fate::Refused,
+        },
+    }
+}
+
+/// What an error makes of reading.
+enum ReadingFate {
+    /// It may go better later. `is_away`: nothing answered.
+    Later { is_away: bool },
+    /// It never will.
+    Never,
+    /// And nothing else will either.
+    All,
+}
+
+fn reading_fate(error: &CallError) -> ReadingFate {
+    match error {
+        CallError::Identity(IdentityError::NoAnswer(_)) => ReadingFate::Later { is_away: true },
+        CallError::Identity(_)
+        | CallError::Ledger(_)
+        | CallError::Withheld(_)
+        | CallError::Audit(_) => ReadingFate::All,
+        CallError::TokenEchoed { .. } | CallError::Fault { .. } => ReadingFate::Never,
+        CallError::Quota { .. } | CallError::Stopped | CallError::TimedOut { .. } => {
+            ReadingFate::Later { is_away: false }
+        }
+        CallError::Answered { error, .. } => match &error.reason {
+            Reason::Forbidden(_) | Reason::Denied | Reason::Unauthorized => ReadingFate::Never,
+            Reason::Transport | Reason::Unavailable => ReadingFate::Later { is_away: true },
+            Reason::RateLimited(_) => ReadingFate::Later { is_away: true },
+            _ => ReadingFate::Later { is_away: false },
+        },
+    }
+}

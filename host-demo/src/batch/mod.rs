@@ -1,0 +1,542 @@
+//! Many devices, released (or restricted) and followed until it is known how it ended.
+//!
+//! The POST is not idempotent, and the service answers a duplicate in two ways. So:
+//!
+//! - What certainly did not leave, or was put off, is sent again, with growing pauses.
+//! - What may have arrived is looked up among the machine's actions first, and repeated only where
+//!   it is not there when a new action must have become visible. A random reference at the end of
+//!   each comment makes the run's own actions recognisable.
+//! - Where an action like it is under way, that one is adopted; where the opposite one is, it is
+//!   reported and not overtaken, unless that was asked for.
+//! - Each step is in the [journal](crate::journal) before and after it happens, so that a run that
+//!   was killed goes on without losing or repeating one.
+//! - Accepted actions are followed by readings that answer for a hundred at a time.
+//!
+//! What is next is decided in `book`, without time or effects of its own; here it is done.
+
+mod book;
+mod breaker;
+mod entry;
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+pub use self::entry::{Action, Entry, Outcome, Problem, State, Verdict};
+
+use self::book::{Book, News, Read, Rules};
+use crate::clock::Moment;
+use crate::contract::{MachineAction, MachineActionFilter};
+use crate::grant::Operation;
+use crate::host::{CallError, Consent, Host, Patience};
+use crate::journal::{Begun, Call, Journal, JournalError};
+use crate::kind::Kind;
+use crate::limits::{NotUntil, Why};
+use crate::survey::{self, Bounds};
+
+/// How many requests are under way at one time, unless it is said. The quota sets the pace; this
+/// only bounds what is in flight.
+pub const AT_ONCE: usize = 8;
+
+/// From which share of answers that went wrong on it pauses, unless it is said: per cent.
+pub const PAUSE_ABOVE: u8 = 50;
+
+/// The most characters of a comment: what the contract allows, less the reference that is added.
+pub const COMMENT_MAX: usize = 4096 - 15;
+
+/// Why nothing was sent for a device.
+const STOPPED: &str = "stopped before it was sent";
+const TOO_LATE: &str = "the deadline came before it was sent";
+
+/// How far an accepted action is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Follow {
+    /// Not at all.
+    Not,
+    /// For so long, from the moment it was accepted.
+    For(Duration),
+    /// Until it has ended, or the run's deadline.
+    ToTheEnd,
+}
+
+/// How a run is driven.
+#[derive(Clone)]
+pub struct Plan {
+    /// How far accepted actions are followed.
+    pub follow: Follow,
+    /// When all of it is to be over. What the quota would put off until after that is not sent, and
+    /// nothing is followed any longer. `None`: it takes as long as it takes.
+    pub deadline: Option<Moment>,
+    /// How many requests may be under way at one time: [`AT_ONCE`].
+    pub at_once: usize,
+    /// From which share of answers that went wrong on it pauses: [`PAUSE_ABOVE`]; 100 is never.
+    pub pause_above: u8,
+    /// What else is said of an error, to those who can do something about it.
+    pub advice: fn(&CallError) -> Option<&'static str>,
+}
+
+impl Plan {
+    /// With the defaults.
+    pub const fn new(follow: Follow) -> Self {
+        Self {
+            follow,
+            deadline: None,
+            at_once: AT_ONCE,
+            pause_above: PAUSE_ABOVE,
+            advice: |_| None,
+        }
+    }
+}
+
+/// Why a comment can't be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommentError {
+    /// There is nothing in it.
+    #[error("the comment is blank; say why, for the record of each action")]
+    Blank,
+    /// It is too long.
+    #[error("the comment has {0} characters, and at most {COMMENT_MAX} are sent")]
+    TooLong(usize),
+    /// It holds something else than text.
+    #[error("the comment has the control character {0:?}; only tabs and line breaks are sent")]
+    Control(char),
+}
+
+/// A comment that has room for the reference. By the contract's rules: not blank, not too long, and
+/// no control characters but tabs and line breaks.
+pub fn check_comment(comment: &str) -> Result<(), CommentError> {
+    let is_sent = |c: char| !c.is_control() || matches!(c, '\t' | '\n' | '\r');
+    let length = comment.chars().count();
+    match comment.chars().find(|c| !is_sent(*c)) {
+        _ if comment.trim().is_empty() => Err(CommentError::Blank),
+        _ if length > COMMENT_MAX => Err(CommentError::TooLong(length)),
+        Some(control) => Err(CommentError::Control(control)),
+        None => Ok(()),
+    }
+}
+
+/// What a call waits for before it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// When the quota has room for it as things stand, by the host's calendar. Answers that come
+    /// meanwhile can make it sooner.
+    pub until: Timestamp,
+    /// What stands in the way.
+    pub why: Why,
+}
+
+/// Why nothing is sent for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// When one is sent again, to see.
+    pub until: Timestamp,
+    /// So many of the last answers went wrong.
+    pub wrong: usize,
+    /// Of so many.
+    pub of: usize,
+}
+
+/// Is told what happens, as it happens.
+pub trait Reporter: Send + Sync {
+    /// The quota has no room now: for a request, or for a reading (of no device's own).
+    fn waiting(&self, entry: Option<&Entry>, wait: Wait);
+
+    /// A device stands otherwise than before.
+    fn changed(&self, entry: &Entry);
+
+    /// This device is done with, for now.
+    fn finished(&self, entry: &Entry, outcome: Outcome);
+
+    /// Nothing is sent for a while.
+    fn paused(&self, pause: Pause);
+
+    /// Machine actions can't be read. Neither can be seen what is under way already, nor how it
+    /// ends.
+    fn blind(&self, why: &CallError);
+}
+
+/// How a run ended, or was interrupted.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// The devices, in their order.
+    pub entries: Vec<Entry>,
+    /// Whether accepted actions were followed.
+    pub follows: bool,
+    /// Why not all were sent for, where it is the same for all of them.
+    pub hopeless: Option<CallError>,
+    /// Why the journal may lack something. What was done is not affected.
+    pub unwritten: Option<JournalError>,
+}
+
+impl Finished {
+    /// What is said of each device, in their order.
+    pub fn outcomes(&self) -> impl Iterator<Item = Outcome> {
+        self.entries.iter().map(|entry| entry.outcome(self.follows))
+    }
+}
+
+/// Drives a run on from where it stands, to its end.
+///
+/// Where a call could not even be tried, for a reason that will not be better for the next device
+/// (no token, a connection that the policy denies, a service that never answered, a quota that
+/// others have used up each time, a journal that can't be written), no further one is begun.
+///
+/// When `stop` becomes true, what is in flight is brought to its answer, and nothing else is begun
+/// or followed.
+///
+/// Fails only where nothing was done, because the journal can't be written.
+pub async fn drive(
+    host: &Host,
+    journal: &Journal,
+    entries: Vec<Entry>,
+    plan: &Plan,
+    reporter: Arc<dyn Reporter>,
+    stop: watch::Receiver<bool>,
+) -> Result<Finished, JournalError> {
+    let run = journal.run();
+    let rules = Rules {
+        kind: run.kind,
+        nonce: run.nonce,
+        override_pending: run.override_pending,
+        follow: plan.follow,
+        deadline: plan.deadline,
+        at_once: plan.at_once,
+        pause_above: plan.pause_above,
+        advice: plan.advice,
+    };
+    journal.end(None, None).await?;
+    let (ask, asked) = mpsc::unbounded_channel();
+    let drive = Drive {
+        host: host.clone(),
+        journal: journal.clone(),
+        deadline: plan.deadline,
+        reporter,
+        stop,
+        ask,
+    };
+    let mut book = Book::new(rules, entries, host.clock().now());
+    drive.to_the_end(&mut book, asked).await;
+    let at = Some(host.clock().wall());
+    let why = book.hopeless().map(ToString::to_string);
+    let unwritten = journal.end(at, why).await.err();
+    Ok(Finished {
+        entries: book.entries().to_vec(),
+        follows: plan.follow != Follow::Not,
+        hopeless: book.hopeless().cloned(),
+        unwritten,
+    })
+}
+
+/// A request that was under way.
+struct Sent {
+    n: usize,
+    /// How often it may have left, and when it did last.
+    sends: u32,
+    sent: Option<Timestamp>,
+    result: Result<MachineAction, CallError>,
+}
+
+type Actions = (Vec<MachineAction>, bool);
+type Reading = Pin<Box<dyn Future<Output = Result<Actions, CallError>> + Send>>;
+
+#[derive(Clone)]
+struct Drive {
+    host: Host,
+    journal: Journal,
+    deadline: Option<Moment>,
+    reporter: Arc<dyn Reporter>,
+    stop: watch::Receiver<bool>,
+    ask: mpsc::UnboundedSender<Asked>,
+}
+
+/// A device whose request has its permit: whether it may leave.
+type Asked = (usize, oneshot::Sender<bool>);
+
+impl Drive {
+    async fn to_the_end(&self, book: &mut Book, mut asked: mpsc::UnboundedReceiver<Asked>) {
+        let clock = Arc::clone(self.host.clock());
+        let mut sends: JoinSet<Sent> = JoinSet::new();
+        let mut reading: Option<(Read, Moment, Reading)> = None;
+        let mut stop = self.stop.clone();
+        let mut is_closed = false;
+        loop {
+            let now = clock.now();
+            let is_late = self.deadline.is_some_and(|deadline| now >= deadline);
+            if !is_closed && (is_late || *self.stop.borrow()) {
+                is_closed = true;
+                book.close(if is_late { TOO_LATE } else { STOPPED }, now);
+                if let Some((read, began, _)) = reading.take() {
+                    book.was_read(&read, began, &Err(CallError::Stopped), now);
+                }
+            }
+            while let Some(n) = book.next_send(now) {
+                let (entry, reference) = (book.entries()[n].clone(), book.reference(n));
+                let drive = self.clone();
+                sends.spawn(async move { drive.send(n, entry, reference).await });
+            }
+            if reading.is_none()
+                && let Some(read) = book.next_read(now)
+            {
+                let filter = book.filter(&read);
+                let drive = self.clone();
+                let begun = Box::pin(async move { drive.read(filter).await });
+                reading = Some((read, now, begun));
+            }
+            let news = book.news();
+            if !news.is_empty() {
+                self.tell(book, news);
+                continue;
+            }
+            if book.is_over() {
+                return;
+            }
+            let wake = [book.wake(now), self.deadline.filter(|_| !is_closed)];
+            let wake = wake.into_iter().flatten().min();
+            tokio::select! {
+                biased;
+                Ok(_) = stop.wait_for(|stop| *stop), if !is_closed => {}
+                Some(sent) = sends.join_next(), if !sends.is_empty() => {
+                    // A task that panics takes the run with it: what it knew is lost.
+                    let Sent { n, sends, sent, result } = match sent {
+                        Ok(sent) => sent,
+                        Err(error) => std::panic::resume_unwind(error.into_panic()),
+                    };
+                    book.answered(n, sends, sent, &result, clock.now());
+                }
+                Some((n, answer)) = asked.recv() => {
+                    // Who does not wait for it any more does not send.
+                    let _ = answer.send(book.may_leave(n, clock.now()));
+                }
+                result = next(&mut reading) => {
+                    if let Some((read, began, _)) = reading.take() {
+                        book.was_read(&read, began, &result, clock.now());
+                    }
+                }
+                () = wait(&*clock, wake) => {}
+            }
+        }
+    }
+
+    /// Notes what changed, and tells of it.
+    fn tell(&self, book: &Book, news: Vec<News>) {
+        let at = self.host.clock().wall();
+        let follows = book.follows();
+        for news in news {
+            match news {
+                News::Changed(n) => {
+                    let entry = &book.entries()[n];
+                    self.journal.note(n, entry, at);
+                    self.reporter.changed(entry);
+                }
+                News::Left(n) => {
+                    let entry = &book.entries()[n];
+                    self.reporter.finished(entry, entry.outcome(follows));
+                }
+                News::Paused(until, wrong, of) => self.reporter.paused(Pause {
+                    until: self.host.calendar(until),
+                    wrong,
+                    of,
+                }),
+                News::Blind(why) => self.reporter.blind(&why),
+                News::Hopeless(why) => tracing::warn!(%why, "nothing more is sent"),
+            }
+        }
+    }
+
+    /// Sends for one device. That it may have left is in the journal before it does.
+    async fn send(self, n: usize, entry: Entry, reference: String) -> Sent {
+        let run = self.journal.run();
+        let (kind, comment) = (run.kind, format!("{} [{reference}]", run.comment));
+        let machine = entry.machine.clone();
+        let on_wait = self.on_wait(Some(entry.clone()));
+        let sending = Arc::new(Mutex::new(Sending {
+            entry,
+            sends: 0,
+            sent: None,
+            call: None,
+            is_put_off: false,
+        }));
+        let patience = Patience {
+            until: self.deadline,
+            stop: Some(self.stop.clone()),
+            on_wait: Some(on_wait),
+            consent: Some(self.sending(n, &sending)),
+        };
+        let result = match kind {
+            Kind::Release => {
+                let call =
+                    self.host
+                        .unrestrict_code_execution(machine.as_str(), &comment, patience);
+                call.await
+            }
+            Kind::Restrict => {
+                let call = self
+                    .host
+                    .restrict_code_execution(machine.as_str(), &comment, patience);
+                call.await
+            }
+        };
+        let sending = sending.lock().unwrap_or_else(PoisonError::into_inner);
+        self.answered(sending.call, result.as_ref().map(|_| ()));
+        let result = match sending.is_put_off {
+            true => Err(CallError::Stopped),
+            false => result,
+        };
+        Sent {
+            n,
+            sends: sending.sends,
+            sent: sending.sent,
+            result,
+        }
+    }
+
+    /// Reads what a filter lets through, page after page.
+    async fn read(self, filter: MachineActionFilter) -> Result<Actions, CallError> {
+        let call = Arc::new(Mutex::new(None));
+        let patience = Patience {
+            until: self.deadline,
+            on_wait: Some(self.on_wait(None)),
+            consent: Some(self.reading(&call)),
+            ..Patience::default()
+        };
+        let read = survey::survey(&self.host, &filter, Bounds::default(), patience).await;
+        let call = *call.lock().unwrap_or_else(PoisonError::into_inner);
+        self.answered(call, read.as_ref().map(|_| ()));
+        read.map(|survey| (survey.actions, survey.is_cut))
+    }
+
+    fn on_wait(&self, entry: Option<Entry>) -> Arc<dyn Fn(NotUntil) + Send + Sync> {
+        let (host, reporter) = (self.host.clone(), Arc::clone(&self.reporter));
+        Arc::new(move |wait: NotUntil| {
+            let (until, why) = (host.calendar(wait.at), wait.why);
+            reporter.waiting(entry.as_ref(), Wait { until, why });
+        })
+    }
+
+    /// Asks whether a request may still leave, and writes down that it is about to.
+    fn sending(&self, n: usize, sending: &Arc<Mutex<Sending>>) -> Consent {
+        let (drive, sending) = (self.clone(), Arc::clone(sending));
+        Arc::new(move || {
+            let (drive, sending) = (drive.clone(), Arc::clone(&sending));
+            Box::pin(async move {
+                if !drive.may_leave(n).await {
+                    let mut sending = sending.lock().unwrap_or_else(PoisonError::into_inner);
+                    sending.is_put_off = true;
+                    return Err("what is under way has to be looked at first".to_owned());
+                }
+                let kind = drive.journal.run().kind;
+                let call = drive.call(kind.operation(), Some(n));
+                let began = call.began;
+                let mut entry = {
+                    let sending = sending.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut entry = sending.entry.clone();
+                    entry.sends += sending.sends;
+                    entry
+                };
+                entry.state = State::Sending;
+                entry.sends += 1;
+                entry.sent = Some(began);
+                let begun = drive.journal.begin(call, Some((n, entry))).await;
+                let begun = begun.map_err(|error| error.to_string())?;
+                let mut sending = sending.lock().unwrap_or_else(PoisonError::into_inner);
+                sending.sends += 1;
+                sending.sent = Some(began);
+                // Once more only where the first was refused for its token.
+                let first = sending.call.replace(begun);
+                if let Some(first) = first {
+                    drive.journal.note_answer(first, began, "unauthorized");
+                }
+                Ok(())
+            })
+        })
+    }
+
+    async fn may_leave(&self, n: usize) -> bool {
+        let (answer, answered) = oneshot::channel();
+        self.ask.send((n, answer)).is_ok() && answered.await.unwrap_or(false)
+    }
+
+    /// Writes down that something is read.
+    fn reading(&self, begun: &Arc<Mutex<Option<Begun>>>) -> Consent {
+        let (drive, begun) = (self.clone(), Arc::clone(begun));
+        Arc::new(move || {
+            let (drive, begun) = (drive.clone(), Arc::clone(&begun));
+            Box::pin(async move {
+                let call = drive.call(Operation::ListMachineActions, None);
+                let call = drive.journal.begin(call, None).await;
+                let call = call.map_err(|error| error.to_string())?;
+                let mut begun = begun.lock().unwrap_or_else(PoisonError::into_inner);
+                // There is another page only where one was read.
+                drive.answered(begun.replace(call), Ok(()));
+                Ok(())
+            })
+        })
+    }
+
+    fn call(&self, operation: Operation, device: Option<usize>) -> Call {
+        Call {
+            operation,
+            device,
+            began: self.host.clock().wall(),
+            ended: None,
+            result: None,
+        }
+    }
+
+    fn answered(&self, call: Option<Begun>, result: Result<(), &CallError>) {
+        if let Some(call) = call {
+            self.journal
+                .note_answer(call, self.host.clock().wall(), name_of(result));
+        }
+    }
+}
+
+/// A device that is sent for.
+struct Sending {
+    /// As it stood before.
+    entry: Entry,
+    /// How often it may have left since, when it did last, and where that is written.
+    sends: u32,
+    sent: Option<Timestamp>,
+    call: Option<Begun>,
+    /// It was not to leave yet.
+    is_put_off: bool,
+}
+
+/// Completes with the reading that is under way; without one, never.
+async fn next(reading: &mut Option<(Read, Moment, Reading)>) -> Result<Actions, CallError> {
+    match reading {
+        Some((_, _, reading)) => reading.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn wait(clock: &dyn crate::clock::Clock, until: Option<Moment>) {
+    match until {
+        Some(until) => clock.sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What came of a call, in a word.
+fn name_of(result: Result<(), &CallError>) -> &'static str {
+    match result {
+        Ok(()) => "ok",
+        Err(error) => match error {
+            CallError::Answered { error, .. } => error.reason.name(),
+            CallError::Identity(_) => "no-token",
+            CallError::Quota { .. } => "quota",
+            CallError::Ledger(_) => "ledger",
+            CallError::Stopped => "stopped",
+            CallError::Withheld(_) => "withheld",
+            CallError::TokenEchoed { .. } => "token-echoed",
+            CallError::Audit(_) => "audit",
+            CallError::TimedOut { .. } => "timed-out",
+            CallError::Fault { .. } => "fault",
+        },
+    }
+}

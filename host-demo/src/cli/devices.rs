@@ -1,0 +1,420 @@
+//! From arguments and lists to the devices that are meant, for every command that does something
+//! with devices.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use host_demo::contract::{Machine, Reason};
+use host_demo::files;
+use host_demo::grant::Operation;
+use host_demo::host::{CallError, Host, Patience};
+use host_demo::id::{DnsName, MachineId};
+use host_demo::input::{self, Listed, Named, Wanted};
+use host_demo::names::{self, Stuck, Unclear};
+use serde_json::{Value, json};
+
+use super::args::{Devices, Output};
+use super::steps::Steps;
+use super::{batch, output};
+
+/// What is to be done with them, in the words for it.
+#[derive(Clone, Copy)]
+pub(super) struct Verb {
+    pub(super) plain: &'static str,
+    pub(super) past: &'static str,
+}
+
+/// A device that is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Device {
+    pub(super) id: MachineId,
+    /// The name that it was asked for by, if it was.
+    pub(super) name: Option<String>,
+}
+
+/// What was asked for, before the service is asked which devices that is.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// Each once. Where one stands in a list: its line.
+    devices: Vec<(Named, Option<usize>)>,
+    /// What the list is called.
+    list: String,
+    pass_over: bool,
+}
+
+/// Every argument and every line is looked at before anything is sent; what stands there twice is
+/// one device.
+pub(super) fn asked(args: &Devices, verb: Verb) -> anyhow::Result<Asked> {
+    let past = verb.past;
+    let wanted = match args.by_name {
+        true => Wanted::Names,
+        false => Wanted::Ids,
+    };
+    let mut seen = HashSet::new();
+    let mut devices = Vec::new();
+    let mut wrong = Vec::new();
+    for text in &args.machine_ids {
+        match wanted.read(text) {
+            Ok(device) if seen.insert(device.clone()) => devices.push((device, None)),
+            Ok(device) => note!("host-demo: {device} is named more than once; it is {past} once"),
+            Err(problem) => wrong.push(problem.to_string()),
+        }
+    }
+    if !wrong.is_empty() {
+        bail!("machine-id: {}. Nothing was sent", wrong.join("; "));
+    }
+    let mut list = String::new();
+    if let Some(path) = &args.from {
+        list = called(path);
+        let (listed, mut repeated) = listed(path, &list, args, wanted)?;
+        for Listed { line, device } in listed {
+            if seen.insert(device.clone()) {
+                devices.push((device, Some(line)));
+            } else {
+                repeated += 1;
+            }
+        }
+        if repeated > 0 {
+            note!("host-demo: {repeated} lines name a device once more; each is {past} once");
+        }
+    }
+    Ok(Asked {
+        devices,
+        list,
+        pass_over: args.skip_invalid,
+    })
+}
+
+/// A file's name, for people.
+fn called(path: &Path) -> String {
+    match path == Path::new("-") {
+        true => "standard input".to_owned(),
+        false => output::clean(&path.display().to_string()),
+    }
+}
+
+/// What is in the list, and how many lines repeat another one, if every line of it names a device
+/// or those that don't may be passed over.
+fn listed(
+    path: &Path,
+    name: &str,
+    args: &Devices,
+    wanted: Wanted,
+) -> anyhow::Result<(Vec<Listed>, usize)> {
+    /// A million lines of a wide table.
+    const MAX: u64 = 512 << 20;
+    /// So many mistakes are shown.
+    const SHOWN: usize = 20;
+
+    let file = match path == Path::new("-") {
+        true => Path::new("/dev/stdin"),
+        false => path,
+    };
+    let contents = files::read(file, MAX).with_context(|| format!("{name} can't be read"))?;
+    let list = input::parse(&contents.bytes, args.column.as_deref(), wanted)
+        .with_context(|| format!("{name} is no list of devices"))?;
+    for wrong in list.wrong.iter().take(SHOWN) {
+        note!("host-demo: {name}, {}", output::clean(&wrong.to_string()));
+    }
+    if list.wrong.len() > SHOWN {
+        note!("host-demo: and {} lines more", list.wrong.len() - SHOWN);
+    }
+    match (list.wrong.len(), args.skip_invalid) {
+        (0, _) => {}
+        (_, true) if list.devices.is_empty() => bail!("no line of {name} names a device"),
+        (wrong, true) => note!("host-demo: {wrong} lines are passed over"),
+        (wrong, false) => bail!(
+            "{wrong} lines of {name} name no device (the first: {}). Nothing was sent; mend them, \
+             or pass over them with --skip-invalid",
+            list.wrong[0]
+        ),
+    }
+    Ok((list.devices, list.repeated))
+}
+
+/// Whether so many are meant.
+pub(super) fn confirmed(
+    confirm_above: usize,
+    yes: bool,
+    many: usize,
+    what: &str,
+    verb: Verb,
+) -> anyhow::Result<()> {
+    if yes || many <= confirm_above {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        bail!(
+            "{many} {what} are more than {confirm_above}, and there is nobody to ask: --yes goes on \
+             all the same, and --confirm-above sets another number"
+        );
+    }
+    let mut question = format!("{} {many} {what}? [y/N] ", verb.plain);
+    question[..1].make_ascii_uppercase();
+    let _ = write!(std::io::stderr(), "{question}");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => bail!("nothing was sent"),
+    }
+}
+
+impl Asked {
+    /// How many devices that is, at most.
+    pub(super) fn len(&self) -> usize {
+        self.devices.len()
+    }
+
+    /// The devices. Names are looked for first, all of them; what leads to no device, or may lead
+    /// to several, is told of, and then nothing is begun, unless it may be passed over.
+    ///
+    /// Where it is stopped meanwhile, the error is [`CallError::Stopped`].
+    pub(super) async fn devices(
+        self,
+        host: &Host,
+        verb: Verb,
+        patience: Patience,
+        format: Output,
+    ) -> anyhow::Result<Vec<Device>> {
+        let name = |(device, _): &(Named, _)| match device {
+            Named::Name(name) => Some(name.clone()),
+            Named::Id(_) => None,
+        };
+        let names: Vec<DnsName> = self.devices.iter().filter_map(name).collect();
+        let found = match names.is_empty() {
+            true => Vec::new(),
+            false => find(host, names, patience, format).await?,
+        };
+        let (devices, unclear) = together(self.devices, found, |id, name, before| {
+            note!(
+                "host-demo: {name} is {id}, as {before} is; it is {} once",
+                verb.past
+            );
+        });
+        for (name, line, why) in &unclear {
+            tell(
+                name,
+                line.map(|line| (self.list.as_str(), line)),
+                why,
+                format,
+            );
+        }
+        match (unclear.first(), self.pass_over) {
+            (None, _) => Ok(devices),
+            (Some(_), true) if devices.is_empty() => bail!("no name leads to a device"),
+            (Some(_), true) => {
+                note!("host-demo: {} names are passed over", unclear.len());
+                Ok(devices)
+            }
+            (Some((name, _, why)), false) => bail!(
+                "{} names do not lead to one device each (the first: {name}: {why}). Nothing was \
+                 {}; name these devices by their ids, or pass over them with --skip-invalid",
+                unclear.len(),
+                verb.past
+            ),
+        }
+    }
+}
+
+/// A name without a device, its line, and why.
+type Missed = (DnsName, Option<usize>, Unclear);
+
+/// What was asked for, with what was found of the names among it, in their order. Those that turn
+/// out to be one device are told of.
+fn together(
+    asked: Vec<(Named, Option<usize>)>,
+    found: Vec<Result<MachineId, Unclear>>,
+    mut on_same: impl FnMut(&MachineId, &Named, &Named),
+) -> (Vec<Device>, Vec<Missed>) {
+    let mut found = found.into_iter();
+    let mut first: HashMap<MachineId, Named> = HashMap::new();
+    let (mut devices, mut missed) = (Vec::new(), Vec::new());
+    for (device, line) in asked {
+        let (id, name) = match &device {
+            Named::Id(id) => (id.clone(), None),
+            Named::Name(name) => match found.next() {
+                Some(Ok(id)) => (id, Some(name.to_string())),
+                Some(Err(why)) => {
+                    missed.push((name.clone(), line, why));
+                    continue;
+                }
+                None => break,
+            },
+        };
+        match first.get(&id) {
+            Some(before) => on_same(&id, &device, before),
+            None => {
+                first.insert(id.clone(), device);
+                devices.push(Device { id, name });
+            }
+        }
+    }
+    (devices, missed)
+}
+
+/// Asks the service for these names, and shows how far that is.
+async fn find(
+    host: &Host,
+    names: Vec<DnsName>,
+    patience: Patience,
+    format: Output,
+) -> anyhow::Result<Vec<Result<MachineId, Unclear>>> {
+    let count = names.len();
+    let stop = patience.stop.clone();
+    tokio::select! {
+        () = batch::foretell(host, Operation::FindMachines, count, "searches") => {}
+        () = super::interrupt::pressed(stop) => return Err(CallError::Stopped.into()),
+    }
+    let steps = Steps::new(count, "names looked for", format);
+    let patience = Patience {
+        on_wait: Some(steps.on_wait(host)),
+        ..patience
+    };
+    let shown = Arc::clone(&steps);
+    let on_answer = move |name: &DnsName| shown.done(name.as_str());
+    let found = names::find(host, names, patience, on_answer).await;
+    steps.end();
+    found.map_err(explained)
+}
+
+/// What keeps names from being looked for, and what to do about it.
+fn explained(stuck: Stuck) -> anyhow::Error {
+    let Stuck { name, error } = stuck;
+    let what = match error.reason() {
+        Some(Reason::Forbidden(_)) => {
+            "devices are found by their names with the permission Machine.Read.All (or \
+             Machine.ReadWrite.All): have it granted, or name the devices by their ids"
+                .to_owned()
+        }
+        _ if error == CallError::Stopped => return error.into(),
+        _ => format!("looking for {name}"),
+    };
+    anyhow::Error::from(error).context(what)
+}
+
+/// Says why a name is no device, and which it may be.
+fn tell(name: &DnsName, place: Option<(&str, usize)>, why: &Unclear, format: Output) {
+    let at = place.map_or(String::new(), |(list, line)| {
+        format!("{list}, line {line}: ")
+    });
+    let said = output::clean(&why.to_string());
+    note!("host-demo: {at}{name}: {said}");
+    for machine in why.candidates() {
+        note!("  {}", candidate(machine));
+    }
+    if format == Output::Json {
+        let candidates = why.candidates().iter().map(candidate_json);
+        output::json_line(&json!({
+            "type": "name",
+            "name": name.as_str(),
+            "line": place.map(|(_, line)| line),
+            "problem": why.name(),
+            "candidates": candidates.collect::<Vec<_>>(),
+            "error": { "message": why.to_string(), "advice": null },
+        }));
+    }
+}
+
+/// A device in one line, by what it is told from others.
+fn candidate(machine: &Machine) -> String {
+    let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "?".to_owned());
+    let mut line = format!(
+        "{}  {:<8}  {:<9}  last seen {}  {}",
+        machine.id,
+        known(&machine.health_status),
+        known(&machine.onboarding_status),
+        known(&machine.last_seen),
+        known(&machine.os_platform),
+    );
+    if let Some(into) = &machine.merged_into_machine_id {
+        line += &format!("  merged into {into}");
+    }
+    output::clean(&line)
+}
+
+fn candidate_json(machine: &Machine) -> Value {
+    json!({
+        "machine_id": machine.id,
+        "health_status": machine.health_status,
+        "onboarding_status": machine.onboarding_status,
+        "last_seen": machine.last_seen,
+        "os_platform": machine.os_platform,
+        "merged_into_machine_id": machine.merged_into_machine_id,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id(n: usize) -> MachineId {
+        format!("{n:040x}").parse().unwrap()
+    }
+
+    fn device(n: usize, name: Option<&str>) -> Device {
+        Device {
+            id: id(n),
+            name: name.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn names_and_ids_come_together_in_their_order_and_one_device_comes_once() {
+        let name = |name: &str| Named::Name(name.parse().unwrap());
+        let asked = vec![
+            (name("pc-1"), None),
+            (Named::Id(id(2)), None),
+            (name("pc-2"), Some(1)),
+            (name("gone"), Some(2)),
+            (name("pc-1.contoso.com"), Some(3)),
+            (Named::Id(id(3)), Some(4)),
+        ];
+        let found = vec![Ok(id(1)), Ok(id(2)), Err(Unclear::Nobody), Ok(id(1))];
+        let mut same = Vec::new();
+        let (devices, missed) = together(asked, found, |id, name, before| {
+            same.push((id.clone(), name.to_string(), before.to_string()));
+        });
+        let expected = [device(1, Some("pc-1")), device(2, None), device(3, None)];
+        assert_eq!(devices, expected);
+        let gone = "gone".parse().unwrap();
+        assert_eq!(missed, [(gone, Some(2), Unclear::Nobody)]);
+        assert_eq!(
+            same,
+            [
+                (id(2), "pc-2".to_owned(), id(2).to_string()),
+                (id(1), "pc-1.contoso.com".to_owned(), "pc-1".to_owned()),
+            ]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn every_name_and_every_id_is_a_device_the_same_as_another_or_missed(
+            asked in proptest::collection::vec((any::<bool>(), proptest::option::of(0..4_usize)), 0..12),
+        ) {
+            let mut found = Vec::new();
+            let asked: Vec<(Named, Option<usize>)> = asked
+                .into_iter()
+                .enumerate()
+                .map(|(n, (by_name, is))| match (by_name, is) {
+                    (false, is) => (Named::Id(id(is.unwrap_or(9))), Some(n)),
+                    (true, is) => {
+                        found.push(is.map(id).ok_or(Unclear::Nobody));
+                        (Named::Name(format!("pc-{n}").parse().unwrap()), Some(n))
+                    }
+                })
+                .collect();
+            let (all, mut same) = (asked.len(), 0);
+            let (devices, missed) = together(asked, found, |_, _, _| same += 1);
+            prop_assert_eq!(devices.len() + missed.len() + same, all);
+            let once: HashSet<_> = devices.iter().map(|device| &device.id).collect();
+            prop_assert_eq!(once.len(), devices.len());
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! How the actions of many devices are read, and how what they say is put.
+
+use std::sync::Arc;
+
+use host_demo::contract::{MachineActionFilter, Reason};
+use host_demo::history::{Step, When};
+use host_demo::host::{CallError, Host, Patience};
+use host_demo::kind::Kind;
+use host_demo::limits::NotUntil;
+use host_demo::survey::{self, Bounds, Survey};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+/// Restrictions and releases.
+pub(super) fn filter() -> MachineActionFilter {
+    MachineActionFilter {
+        types: [Kind::Restrict, Kind::Release]
+            .map(Kind::action_type)
+            .to_vec(),
+        ..MachineActionFilter::everything()
+    }
+}
+
+/// Reads them, and says what it waits for, and which permission it lacks.
+pub(super) async fn take(
+    host: &Host,
+    filter: &MachineActionFilter,
+    bounds: Bounds,
+) -> Result<Survey, CallError> {
+    survey::survey(host, filter, bounds, patience(host))
+        .await
+        .inspect_err(told_if_forbidden)
+}
+
+/// As long as it takes, and not in silence.
+pub(super) fn patience(host: &Host) -> Patience {
+    let calendar = host.clone();
+    Patience {
+        on_wait: Some(Arc::new(move |wait: NotUntil| {
+            let until = calendar.calendar(wait.at).strftime("%H:%M:%S");
+            note!("waiting for the service's quota, until {until} UTC");
+        })),
+        ..Patience::default()
+    }
+}
+
+/// The service's own words need not name the permission.
+pub(super) fn told_if_forbidden(error: &CallError) {
+    if matches!(error.reason(), Some(Reason::Forbidden(_))) {
+        note!(
+            "host-demo: machine actions are read with the permission Machine.Read.All (by newer \
+             pages of Microsoft's: Machine.ReadWrite.All); `host-demo check` says how it is granted"
+        );
+    }
+}
+
+/// What is missing from a picture that is cut.
+pub(super) fn cut(oldest: Option<Timestamp>, newest: Option<Timestamp>) -> String {
+    let reach = match (oldest, newest) {
+        (Some(oldest), Some(newest)) => format!(
+            ": it has actions that were created from {} to {}",
+            time(oldest),
+            time(newest)
+        ),
+        _ => String::new(),
+    };
+    format!("the picture is cut, and devices may be missing or out of date{reach}")
+}
+
+/// So many of something.
+pub(super) fn counted(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
+/// Who asked for a step and why, for people.
+pub(super) fn asked(step: &Step) -> String {
+    let by = step.requestor.as_deref().unwrap_or("somebody unknown");
+    let comment = step.comment.as_deref().unwrap_or("no comment");
+    format!("by {by}: {comment}")
+}
+
+/// A time, for people.
+pub(super) fn time(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// A time as it is known, for people.
+pub(super) fn when(when: Option<&When>) -> String {
+    match when {
+        Some(When::At(at)) => time(*at),
+        Some(When::Unread(text)) => format!("{text:?}"),
+        None => "at an unknown time".to_owned(),
+    }
+}
+
+/// When it was done: the same, with its creation where nothing better is known.
+pub(super) fn done(step: &Step) -> Option<&When> {
+    step.updated.as_ref().or(step.created.as_ref())
+}
+
+/// What is under way, for people.
+pub(super) fn pending(steps: &[Step]) -> String {
+    let one = |step: &Step| {
+        let (kind, status) = (step.kind.noun(), step.status.as_str());
+        format!("{kind} {} {status}", step.id)
+    };
+    let all: Vec<_> = steps.iter().map(one).collect();
+    all.join("; ")
+}
+
+/// A step, for programs.
+pub(super) fn step_json(step: &Step) -> Value {
+    let when = |when: &Option<When>| when.as_ref().map(When::to_string);
+    json!({
+        "id": step.id,
+        "type": step.kind.action_type().as_str(),
+        "status": step.status.as_str(),
+        "requestor": step.requestor,
+        "comment": step.comment,
+        "created": when(&step.created),
+        "updated": when(&step.updated),
+    })
+}

@@ -1,0 +1,258 @@
+//! How a run goes, as it goes: a bar on a terminal, lines elsewhere, JSON Lines for programs.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::IsTerminal as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use host_demo::audit::Audit;
+use host_demo::batch::{Entry, Outcome, Pause, Reporter, State, Verdict, Wait};
+use host_demo::clock::{Clock, Moment};
+use host_demo::host::{CallError, Host};
+use host_demo::id::MachineId;
+use host_demo::kind::Kind;
+use host_demo::limits::Why;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::args::Output;
+use super::{batch, output};
+
+/// From one line about many devices to the next.
+const APART: Duration = Duration::from_secs(10);
+
+/// How many are sent is told for the last minute.
+const LATELY: Duration = Duration::from_secs(60);
+
+/// Shows it.
+pub(super) struct Progress {
+    kind: Kind,
+    format: Output,
+    bar: ProgressBar,
+    clock: Arc<dyn Clock>,
+    audit: Option<Arc<Audit>>,
+    devices: usize,
+    tally: Mutex<Tally>,
+}
+
+#[derive(Default)]
+struct Tally {
+    states: HashMap<MachineId, (State, Option<String>)>,
+    counts: HashMap<State, usize>,
+    /// When the last ones were accepted.
+    accepted: VecDeque<Moment>,
+    /// What is waited for, until it is over.
+    waits: Option<(jiff::Timestamp, String)>,
+    /// When a line was last printed about all of them.
+    line: Option<Moment>,
+}
+
+impl Progress {
+    pub(super) fn new(host: &Host, kind: Kind, entries: &[Entry], format: Output) -> Self {
+        let mut tally = Tally::default();
+        for entry in entries {
+            tally.note(entry);
+        }
+        Self {
+            kind,
+            format,
+            bar: bar(entries.len(), format),
+            clock: Arc::clone(host.clock()),
+            audit: host.audit().cloned(),
+            devices: entries.len(),
+            tally: Mutex::new(tally),
+        }
+    }
+
+    /// There is nothing more to show.
+    pub(super) fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows how all of them stand, where that is shown at all.
+    fn show(&self, tally: &mut Tally) {
+        let now = self.clock.now();
+        if !self.bar.is_hidden() {
+            let text = tally.text(self.kind, self.devices, now, self.clock.wall());
+            self.bar.set_message(text);
+        } else if self.devices > batch::FEW
+            && self.format == Output::Text
+            && tally.line.is_none_or(|line| now.since(line) >= APART)
+        {
+            tally.line = Some(now);
+            let text = tally.text(self.kind, self.devices, now, self.clock.wall());
+            note!("{text}");
+        }
+    }
+}
+
+/// A bar of so many steps, where a person looks.
+pub(super) fn bar(steps: usize, format: Output) -> ProgressBar {
+    if format != Output::Text || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{spinner} [{bar:24}] {pos}/{len}  {wide_msg}");
+    let bar = ProgressBar::new(steps as u64);
+    bar.enable_steady_tick(Duration::from_millis(120));
+    match style {
+        Ok(style) => bar.with_style(style.progress_chars("=> ")),
+        Err(_) => bar,
+    }
+}
+
+impl Tally {
+    /// Returns whether it is news to a reader.
+    fn note(&mut self, entry: &Entry) -> bool {
+        let status = entry.action.as_ref().map(|action| action.status.clone());
+        let now = (entry.state, status);
+        let before = self.states.insert(entry.machine.clone(), now.clone());
+        if let Some((before, _)) = &before {
+            *self.counts.entry(*before).or_default() -= 1;
+        }
+        *self.counts.entry(entry.state).or_default() += 1;
+        before.is_none_or(|before| before != now)
+    }
+
+    fn text(&mut self, kind: Kind, devices: usize, now: Moment, wall: jiff::Timestamp) -> String {
+        let count = |states: &[State]| -> usize {
+            states
+                .iter()
+                .filter_map(|state| self.counts.get(state))
+                .sum()
+        };
+        let parts = [
+            (count(&[State::Done]), kind.done()),
+            (count(&[State::Accepted]), "accepted"),
+            (count(&[State::Unsure, State::Barred]), "being looked up"),
+            (count(&[State::Held]), "held"),
+            (count(&[State::Failed, State::Refused]), "failed"),
+        ];
+        let parts = parts.into_iter().filter(|(count, _)| *count > 0);
+        let mut text: Vec<String> = parts
+            .map(|(count, name)| format!("{count} {name}"))
+            .collect();
+        let left = count(&[State::Waiting, State::Sending]);
+        if left > 0 {
+            text.push(format!("{left} of {devices} to be sent"));
+        }
+        while self
+            .accepted
+            .front()
+            .is_some_and(|at| now.since(*at) > LATELY)
+        {
+            self.accepted.pop_front();
+        }
+        if left > 0 && !self.accepted.is_empty() {
+            text.push(format!("{} in the last minute", self.accepted.len()));
+        }
+        let mut text = text.join(", ");
+        if let Some((until, why)) = &self.waits
+            && *until > wall
+        {
+            text = format!("{text}; {why}");
+        }
+        text
+    }
+}
+
+impl Reporter for Progress {
+    fn waiting(&self, _: Option<&Entry>, wait: Wait) {
+        let text = waiting(wait.until, wait.why);
+        let mut tally = self.tally();
+        let is_news = tally
+            .waits
+            .as_ref()
+            .is_none_or(|(until, _)| until.as_second() < wait.until.as_second());
+        tally.waits = Some((wait.until, text.clone()));
+        // Said once of all that wait for the same moment; of many devices with how they stand.
+        if self.bar.is_hidden() && (self.devices <= batch::FEW || self.format == Output::Json) {
+            if is_news {
+                note!("{text}");
+            }
+        } else {
+            self.show(&mut tally);
+        }
+    }
+
+    fn changed(&self, entry: &Entry) {
+        let mut tally = self.tally();
+        let was_accepted = matches!(
+            tally.states.get(&entry.machine),
+            Some((State::Accepted | State::Done | State::Failed, _))
+        );
+        let is_news = tally.note(entry);
+        if entry.state == State::Accepted && !was_accepted {
+            let now = self.clock.now();
+            tally.accepted.push_back(now);
+        }
+        if self.bar.is_hidden() && self.devices <= batch::FEW {
+            if let (true, Some(action)) = (is_news, &entry.action) {
+                let status = output::clean(&action.status);
+                let id = output::clean(&action.id);
+                note!("{}  {status}  action {id}", entry.machine);
+            }
+        } else {
+            self.show(&mut tally);
+        }
+    }
+
+    fn finished(&self, entry: &Entry, outcome: Outcome) {
+        self.bar.inc(1);
+        if self.format == Output::Json {
+            let machine = entry.machine.as_str();
+            let audit = self.audit.as_ref();
+            let mut value = batch::device_json(self.kind, entry, outcome);
+            value["recorded"] = json!(audit.is_none_or(|audit| audit.has_all_of(machine)));
+            return output::json_line(&value);
+        }
+        let is_bad = matches!(outcome.verdict(), Verdict::Failed | Verdict::Unknown);
+        if is_bad && self.devices > batch::FEW {
+            let detail = output::clean(&batch::detail(entry, outcome));
+            let line = format!("{}  {}  {detail}", entry.machine, outcome.name(self.kind));
+            match self.bar.is_hidden() {
+                true => note!("{line}"),
+                false => self.bar.println(line),
+            }
+        }
+    }
+
+    fn paused(&self, pause: Pause) {
+        let until = pause.until.strftime("%H:%M:%S");
+        let text = format!(
+            "host-demo: {} of the last {} answers went wrong: nothing is sent until {until} UTC, and \
+             then one, to see. Ctrl-C ends it in good order",
+            pause.wrong, pause.of
+        );
+        match self.bar.is_hidden() {
+            true => note!("{text}"),
+            false => self.bar.println(text),
+        }
+    }
+
+    fn blind(&self, why: &CallError) {
+        let why = output::clean(&output::explain(why));
+        let text = format!(
+            "host-demo: machine actions can't be read, so it can't be seen what is under way, nor how \
+             it ends: {why}"
+        );
+        match self.bar.is_hidden() {
+            true => note!("{text}"),
+            false => self.bar.println(text),
+        }
+    }
+}
+
+/// In the universal time of the record, not the terminal's.
+pub(super) fn waiting(until: jiff::Timestamp, why: Why) -> String {
+    let whose = match why {
+        Why::Quota => "as many were sent as it allows",
+        Why::Service => "the service said to wait",
+        Why::Lost => "what was sent before is not known; see `host-demo quota --help`",
+    };
+    let until = until.strftime("%H:%M:%S");
+    format!("waiting for the service's quota, until {until} UTC: {whose}")
+}

@@ -1,0 +1,983 @@
+//! What a run intends, does and knows, on disk: so that one that was killed goes on where it was.
+//!
+//! A run is a file of its own (SQLite) in one folder. Whoever drives it holds its lock; everybody
+//! else may read it meanwhile. What is about to leave is on the disk before it does; what came of
+//! it follows at once, and where that can't be written down any more, the run looks it up at the
+//! service when it goes on.
+//!
+//! It holds no secret: names and ids of devices, the comment, times, and what the service said.
+
+use std::fmt;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, Transaction, params};
+use tokio::sync::oneshot;
+
+use crate::batch::{Action, Entry, Outcome, Problem, State};
+use crate::files;
+use crate::grant::Operation;
+use crate::id::MachineId;
+use crate::kind::Kind;
+
+/// The format's number.
+const FORMAT: u32 = 1;
+
+/// Changes that are written together, at most.
+const BATCH: usize = 512;
+
+/// How long a reader is waited for who has the file.
+const BUSY: Duration = Duration::from_secs(5);
+
+const TABLES: &str = "
+    CREATE TABLE run (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        id TEXT NOT NULL, kind TEXT NOT NULL, comment TEXT NOT NULL, nonce BLOB NOT NULL,
+        service TEXT NOT NULL, tenant TEXT, application TEXT, who TEXT NOT NULL, audit TEXT,
+        override_pending INTEGER NOT NULL, follows INTEGER NOT NULL,
+        created INTEGER NOT NULL, ended INTEGER, ending TEXT
+    ) STRICT;
+    CREATE TABLE device (
+        n INTEGER PRIMARY KEY,
+        machine TEXT NOT NULL, name TEXT, state TEXT NOT NULL, sends INTEGER NOT NULL,
+        sent INTEGER, action TEXT, adopted INTEGER NOT NULL, problem TEXT, updated INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE call (
+        n INTEGER PRIMARY KEY,
+        operation TEXT NOT NULL, device INTEGER, began INTEGER NOT NULL, ended INTEGER, result TEXT
+    ) STRICT;
+    PRAGMA user_version = 1;
+";
+
+/// Why a journal can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JournalError {
+    /// There is no such run.
+    #[error("there is no run {name:?} in {folder}; `host-demo runs` lists those there are")]
+    NoSuchRun {
+        /// What was asked for.
+        name: String,
+        /// Where it was looked for.
+        folder: String,
+    },
+    /// Several runs begin so.
+    #[error("several runs begin with {name:?}: {}; name one of them", .runs.join(", "))]
+    Ambiguous {
+        /// What was asked for.
+        name: String,
+        /// Which they are.
+        runs: Vec<String>,
+    },
+    /// Another process drives it.
+    #[error("the run {run} is being driven by {by}: wait for it, or end it, and try again")]
+    Held {
+        /// Which run.
+        run: String,
+        /// Who drives it.
+        by: String,
+    },
+    /// A newer program made it.
+    #[error("the run {run} is of format {found}, and this program knows {FORMAT}: use a newer one")]
+    Newer {
+        /// Which run.
+        run: String,
+        /// Its format.
+        found: u32,
+    },
+    /// What is in it makes no sense.
+    #[error(
+        "the journal {file} is damaged: {problem}. Nothing more is sent by it; the audit record \
+             has every call"
+    )]
+    Damaged {
+        /// Which file.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// It can't be read or written now.
+    #[error("the journal {file} can't be used: {problem}")]
+    Unusable {
+        /// Which file.
+        file: String,
+        /// Why not.
+        problem: String,
+    },
+}
+
+/// What holds for a whole run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Its name.
+    pub id: String,
+    /// What is asked for.
+    pub kind: Kind,
+    /// Why.
+    pub comment: String,
+    /// Random bytes, of which each device's reference is made.
+    pub nonce: [u8; 16],
+    /// The service's URL.
+    pub service: String,
+    /// The tenant, where it was known.
+    pub tenant: Option<String>,
+    /// The application, where it was known.
+    pub application: Option<String>,
+    /// Who began it, and where.
+    pub who: String,
+    /// The file that has the audit record.
+    pub audit: Option<String>,
+    /// Whether a pending opposite action is overtaken.
+    pub override_pending: bool,
+    /// Whether accepted actions are followed to their end.
+    pub follows: bool,
+    /// When it was begun.
+    pub created: Timestamp,
+    /// When it was last brought to an end; not while it is driven, or after a crash.
+    pub ended: Option<Timestamp>,
+    /// Why it ended, where there is something to say.
+    pub ending: Option<String>,
+}
+
+/// A call that was made for a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// What was called.
+    pub operation: Operation,
+    /// For which device, by its place in the run; none for a reading of many.
+    pub device: Option<usize>,
+    /// When it had its permit.
+    pub began: Timestamp,
+    /// When its answer was known.
+    pub ended: Option<Timestamp>,
+    /// What the answer was: `ok`, or the reason or kind of error.
+    pub result: Option<String>,
+}
+
+/// All that a journal knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The run.
+    pub run: Run,
+    /// Its devices, in their order.
+    pub entries: Vec<Entry>,
+    /// Its calls, in the order in which they were begun.
+    pub calls: Vec<Call>,
+}
+
+/// A run, in few words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overview {
+    /// The run.
+    pub run: Run,
+    /// How many devices have come to which outcome.
+    pub outcomes: Vec<(Outcome, usize)>,
+    /// How large its file is, in bytes.
+    pub size: u64,
+    /// How it stands.
+    pub standing: Standing,
+    /// When something last happened in it.
+    pub touched: Timestamp,
+}
+
+/// How a run stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// This process, as it calls itself, drives it.
+    Driven(String),
+    /// It was brought to an end.
+    Ended,
+    /// Neither: the process that drove it died.
+    Interrupted,
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Driven(by) => write!(f, "driven by {by}"),
+            Self::Ended => f.write_str("ended"),
+            Self::Interrupted => f.write_str("interrupted"),
+        }
+    }
+}
+
+/// A folder of runs.
+#[derive(Clone, Debug)]
+pub struct Runs {
+    folder: PathBuf,
+}
+
+impl Runs {
+    /// In this folder, which is made, for its owner alone, when there is something to write.
+    pub fn new(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
+    /// A name for a run that begins now: sortable by time, and short enough to be typed.
+    pub fn name(now: Timestamp) -> String {
+        const LETTERS: &[u8] = b"abcdefghjkmnpqrstuvwxyz23456789";
+        let random = uuid::Uuid::new_v4();
+        let tail: String = random.as_bytes()[..2]
+            .iter()
+            .map(|b| char::from(LETTERS[usize::from(*b) % LETTERS.len()]))
+            .collect();
+        format!("{}{tail}", now.strftime("%Y%m%d-%H%M%S-%3f"))
+    }
+
+    /// Makes a journal for a run that is about to begin, and drives it.
+    pub fn create(&self, run: &Run, entries: &[Entry]) -> Result<Journal, JournalError> {
+        let path = self.path(&run.id);
+        let io = |error: std::io::Error| unusable(&path, &error.to_string());
+        files::make_private(&self.folder).map_err(|error| unusable(&path, &error.to_string()))?;
+        let lock = drive(&self.folder, &run.id)?;
+        // Made here, so that nobody else can read it from the beginning.
+        OpenOptions::new()
+            .append(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(io)?;
+        let made = Store::open(&path).and_then(|mut store| {
+            store.begin(run, entries)?;
+            Ok(store)
+        });
+        match made {
+            Ok(store) => Ok(Journal::start(store, Some(lock), run.clone())),
+            Err(error) => {
+                self.remove(&run.id);
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens the journal of a run that was begun before, to drive it on.
+    pub fn resume(&self, id: &str) -> Result<(Journal, Record), JournalError> {
+        let path = self.path(id);
+        // Before there is a lock for what is not there.
+        Store::open_to_read(&path)?;
+        let lock = drive(&self.folder, id)?;
+        let store = Store::open(&path)?;
+        let record = store.record()?;
+        Ok((
+            Journal::start(store, Some(lock), record.run.clone()),
+            record,
+        ))
+    }
+
+    /// Reads what is known of a run, also while another process drives it.
+    pub fn read(&self, id: &str) -> Result<Record, JournalError> {
+        Store::open_to_read(&self.path(id))?.record()
+    }
+
+    /// The name of the run that is meant: its name, an unambiguous beginning of it, or `last`.
+    pub fn find(&self, name: &str) -> Result<String, JournalError> {
+        let mut runs = self.names()?;
+        let none = || JournalError::NoSuchRun {
+            name: name.to_owned(),
+            folder: self.folder.display().to_string(),
+        };
+        if name == "last" {
+            return runs.pop().ok_or_else(none);
+        }
+        if runs.iter().any(|run| run == name) {
+            return Ok(name.to_owned());
+        }
+        runs.retain(|run| !name.is_empty() && run.starts_with(name));
+        match runs.len() {
+            0 => Err(none()),
+            1 => runs.pop().ok_or_else(none),
+            _ => Err(JournalError::Ambiguous {
+                name: name.to_owned(),
+                runs,
+            }),
+        }
+    }
+
+    /// The names of all runs, the oldest first.
+    pub fn names(&self) -> Result<Vec<String>, JournalError> {
+        let io = |error: std::io::Error| unusable(&self.folder, &error.to_string());
+        let files = match std::fs::read_dir(&self.folder) {
+            Ok(files) => files,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(io(error)),
+        };
+        let mut names = Vec::new();
+        for file in files {
+            let name = file.map_err(io)?.file_name();
+            if let Some(run) = name.to_str().and_then(|name| name.strip_suffix(SUFFIX)) {
+                names.push(run.to_owned());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// A run in few words.
+    pub fn overview(&self, id: &str) -> Result<Overview, JournalError> {
+        let path = self.path(id);
+        let store = Store::open_to_read(&path)?;
+        let run = store.run()?;
+        let outcomes = store.outcomes(run.follows)?;
+        let size = std::fs::metadata(&path).map_or(0, |about| about.len());
+        Ok(Overview {
+            standing: self.standing(id, &run),
+            touched: store.touched(&run)?,
+            run,
+            outcomes,
+            size,
+        })
+    }
+
+    /// How this run stands now.
+    pub fn standing(&self, id: &str, run: &Run) -> Standing {
+        if run.ended.is_some() {
+            return Standing::Ended;
+        }
+        let Ok(file) = File::open(self.folder.join(format!("{id}{LOCK}"))) else {
+            return Standing::Interrupted;
+        };
+        // Shared: two that look at the same time do not take each other for a driver.
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => Standing::Driven(named_in(file)),
+            Ok(()) | Err(TryLockError::Error(_)) => Standing::Interrupted,
+        }
+    }
+
+    /// Removes a run that nobody drives.
+    pub fn purge(&self, id: &str) -> Result<(), JournalError> {
+        // One that is damaged can be removed as well, and one that is not there can't.
+        if !self.path(id).exists() {
+            return Err(no_such_run(&self.path(id)));
+        }
+        let _lock = lock(&self.folder, id)?;
+        self.remove(id);
+        let path = self.path(id);
+        match path.exists() {
+            true => Err(unusable(
+                &path,
+                "it can't be removed; its folder must be writable",
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// Where the run is kept.
+    pub fn path(&self, id: &str) -> PathBuf {
+        self.folder.join(format!("{id}{SUFFIX}"))
+    }
+
+    fn remove(&self, id: &str) {
+        for suffix in [SUFFIX, ".sqlite-wal", ".sqlite-shm", LOCK] {
+            let _ = std::fs::remove_file(self.folder.join(format!("{id}{suffix}")));
+        }
+    }
+}
+
+const SUFFIX: &str = ".sqlite";
+const LOCK: &str = ".lock";
+
+/// The lock of whoever drives a run. It is the system's, which takes it back when a process dies;
+/// in the file stands who it is, for those who come too late.
+fn lock(folder: &Path, id: &str) -> Result<File, JournalError> {
+    let path = folder.join(format!("{id}{LOCK}"));
+    let io = |error: std::io::Error| unusable(&path, &error.to_string());
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(io)?;
+    // Somebody may just be looking whether it is driven.
+    for pause in [1, 5, 20] {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(pause)),
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(io(error)),
+        }
+    }
+    Err(JournalError::Held {
+        run: id.to_owned(),
+        by: named_in(file),
+    })
+}
+
+/// Who stands in the lock.
+fn named_in(file: File) -> String {
+    let mut by = String::new();
+    let _ = file.take(100).read_to_string(&mut by);
+    match by.is_empty() {
+        true => "another process".to_owned(),
+        false => by,
+    }
+}
+
+/// The same, and says who it is.
+fn drive(folder: &Path, id: &str) -> Result<File, JournalError> {
+    let mut file = lock(folder, id)?;
+    let _ = file.set_len(0);
+    let _ = write!(file, "process {}", std::process::id());
+    Ok(file)
+}
+
+fn no_such_run(path: &Path) -> JournalError {
+    let folder = path.parent().map(|folder| folder.display().to_string());
+    JournalError::NoSuchRun {
+        name: run_of(path),
+        folder: folder.unwrap_or_default(),
+    }
+}
+
+fn unusable(path: &Path, problem: &str) -> JournalError {
+    JournalError::Unusable {
+        file: path.display().to_string(),
+        problem: problem.to_owned(),
+    }
+}
+
+/// A change, on its way to the disk.
+enum Change {
+    /// A device stands so.
+    Entry(usize, Box<Entry>, Timestamp),
+    /// A call was begun.
+    Call(Call),
+    /// A call that was begun was answered: by its place among the calls.
+    Answered(i64, Timestamp, &'static str),
+    /// The run is driven, or is at its end.
+    Ended(Option<Timestamp>, Option<String>),
+}
+
+struct Order {
+    changes: Vec<Change>,
+    /// Who waits until they are on the disk.
+    done: Option<oneshot::Sender<Result<i64, JournalError>>>,
+}
+
+/// The journal of a run that this process drives. Cheap to clone. When the last clone is dropped,
+/// what it was told before is written down first.
+#[derive(Clone)]
+pub struct Journal(Arc<Inner>);
+
+struct Inner {
+    run: Run,
+    orders: Mutex<Option<Sender<Order>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    path: PathBuf,
+    /// How many wait for it.
+    waiting: AtomicUsize,
+    _lock: Option<File>,
+}
+
+/// A call that stands in the journal as begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begun(i64);
+
+impl Journal {
+    /// One that is forgotten with the process.
+    pub fn in_memory(run: &Run, entries: &[Entry]) -> Result<Self, JournalError> {
+        let path = Path::new(":memory:");
+        let connection = Connection::open_in_memory().map_err(|e| failed(path, &e))?;
+        let mut store = Store {
+            path: path.to_owned(),
+            connection,
+        };
+        store.begin(run, entries)?;
+        Ok(Self::start(store, None, run.clone()))
+    }
+
+    fn start(store: Store, lock: Option<File>, run: Run) -> Self {
+        let (orders, incoming) = mpsc::channel();
+        let path = store.path.clone();
+        let thread = std::thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || work(store, &incoming))
+            .inspect_err(|error| tracing::error!(%error, "no thread for the journal"))
+            .ok();
+        Self(Arc::new(Inner {
+            run,
+            orders: Mutex::new(Some(orders)),
+            thread: Mutex::new(thread),
+            path,
+            waiting: AtomicUsize::new(0),
+            _lock: lock,
+        }))
+    }
+
+    /// The run, as it was when it was opened.
+    pub fn run(&self) -> &Run {
+        &self.0.run
+    }
+
+    /// Notes how a device stands. It is on the disk at the latest with the next thing that is
+    /// waited for.
+    pub fn note(&self, n: usize, entry: &Entry, at: Timestamp) {
+        self.send(vec![Change::Entry(n, Box::new(entry.clone()), at)], None);
+    }
+
+    /// Notes what came of a call.
+    pub fn note_answer(&self, call: Begun, at: Timestamp, result: &'static str) {
+        self.send(vec![Change::Answered(call.0, at, result)], None);
+    }
+
+    /// Writes down that a call is about to be made, with how its device stands then. When it
+    /// returns, it is on the disk.
+    pub async fn begin(
+        &self,
+        call: Call,
+        device: Option<(usize, Entry)>,
+    ) -> Result<Begun, JournalError> {
+        let at = call.began;
+        let mut changes = Vec::with_capacity(2);
+        if let Some((n, entry)) = device {
+            changes.push(Change::Entry(n, Box::new(entry), at));
+        }
+        changes.push(Change::Call(call));
+        self.wait_for(changes).await.map(Begun)
+    }
+
+    /// Writes down all that was noted, and that the run is driven (`None`) or at its end.
+    pub async fn end(
+        &self,
+        at: Option<Timestamp>,
+        why: Option<String>,
+    ) -> Result<(), JournalError> {
+        self.wait_for(vec![Change::Ended(at, why)])
+            .await
+            .map(|_| ())
+    }
+
+    /// Whether somebody waits for the disk: for those who move a clock by hand.
+    pub fn is_busy(&self) -> bool {
+        self.0.waiting.load(Ordering::SeqCst) > 0
+    }
+
+    async fn wait_for(&self, changes: Vec<Change>) -> Result<i64, JournalError> {
+        let (done, waiting) = oneshot::channel();
+        self.send(changes, Some(done));
+        let gone = |_| unusable(&self.0.path, "its thread has ended");
+        let _waiting = Waiting::begin(&self.0.waiting);
+        waiting.await.map_err(gone)?
+    }
+
+    fn send(&self, changes: Vec<Change>, done: Option<oneshot::Sender<Result<i64, JournalError>>>) {
+        let orders = self.0.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(orders) = &*orders {
+            let _ = orders.send(Order { changes, done });
+        }
+    }
+}
+
+/// Counted for as long as it is there.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let orders = self.orders.get_mut();
+        *orders.unwrap_or_else(PoisonError::into_inner) = None;
+        let thread = self.thread.get_mut();
+        if let Some(thread) = thread.unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Writes what it is told, as much at a time as there is. What could not be written is tried again
+/// with what comes next, so that a disk that has room again gets all of it, in its order.
+fn work(mut store: Store, incoming: &Receiver<Order>) {
+    let mut owed: Vec<Change> = Vec::new();
+    while let Ok(first) = incoming.recv() {
+        let orders = std::iter::once(first).chain(incoming.try_iter());
+        let orders: Vec<Order> = orders.take(BATCH).collect();
+        let mut changes = std::mem::take(&mut owed);
+        let (mut waiting, mut calls) = (Vec::new(), Vec::new());
+        for order in orders {
+            let from = changes.len();
+            changes.extend(order.changes);
+            if let Some(done) = order.done {
+                // Whoever does not hear that it was written does not send: no call, then.
+                calls.push((from, changes.len()));
+                waiting.push(done);
+            }
+        }
+        match store.write(&changes) {
+            Ok(numbers) => {
+                for (done, (_, to)) in waiting.into_iter().zip(calls) {
+                    let _ = done.send(Ok(numbers[to - 1]));
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "the journal");
+                for done in waiting {
+                    let _ = done.send(Err(error.clone()));
+                }
+                for (from, to) in calls.into_iter().rev() {
+                    changes.drain(from..to);
+                }
+                owed = changes;
+            }
+        }
+    }
+    if !owed.is_empty()
+        && let Err(error) = store.write(&owed)
+    {
+        tracing::error!(%error, "the journal lacks what came last; the run looks it up when it goes on");
+    }
+}
+
+struct Store {
+    path: PathBuf,
+    connection: Connection,
+}
+
+impl Store {
+    fn open(path: &Path) -> Result<Self, JournalError> {
+        let store = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let sql = |e: rusqlite::Error| failed(path, &e);
+        let mode: String = store
+            .connection
+            .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
+            .map_err(sql)?;
+        if mode != "wal" {
+            return Err(unusable(path, "SQLite can't keep a write-ahead log there"));
+        }
+        store
+            .connection
+            .execute_batch("PRAGMA synchronous = FULL")
+            .map_err(sql)?;
+        Ok(store)
+    }
+
+    /// One that was begun, by a program that is no newer than this.
+    fn open_to_read(path: &Path) -> Result<Self, JournalError> {
+        let store = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let found = store
+            .connection
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
+            .map_err(|e| failed(path, &e))?;
+        match found {
+            0 => Err(store.damaged("its run was cut off before it began, and sent nothing")),
+            1..=FORMAT => Ok(store),
+            _ => Err(JournalError::Newer {
+                run: run_of(path),
+                found,
+            }),
+        }
+    }
+
+    fn connect(path: &Path, flags: OpenFlags) -> Result<Self, JournalError> {
+        if !path.exists() {
+            return Err(no_such_run(path));
+        }
+        let sql = |e: rusqlite::Error| failed(path, &e);
+        let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).map_err(sql)?;
+        connection.busy_timeout(BUSY).map_err(sql)?;
+        Ok(Self {
+            path: path.to_owned(),
+            connection,
+        })
+    }
+
+    /// All of it, or nothing.
+    fn begin(&mut self, run: &Run, entries: &[Entry]) -> Result<(), JournalError> {
+        let path = &self.path;
+        let sql = |e: rusqlite::Error| failed(path, &e);
+        let transaction = self.connection.transaction().map_err(sql)?;
+        transaction.execute_batch(TABLES).map_err(sql)?;
+        transaction
+            .execute(
+                "INSERT INTO run VALUES (1,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                params![
+                    run.id,
+                    run.kind.name(),
+                    run.comment,
+                    run.nonce.as_slice(),
+                    run.service,
+                    run.tenant,
+                    run.application,
+                    run.who,
+                    run.audit,
+                    run.override_pending,
+                    run.follows,
+                    run.created.as_millisecond(),
+                    run.ended.map(Timestamp::as_millisecond),
+                    run.ending,
+                ],
+            )
+            .map_err(sql)?;
+        for (n, entry) in entries.iter().enumerate() {
+            put(&transaction, n, entry, run.created).map_err(sql)?;
+        }
+        transaction.commit().map_err(sql)
+    }
+
+    /// Makes all changes, durably, or none. Returns for each the number of its row.
+    fn write(&mut self, changes: &[Change]) -> Result<Vec<i64>, JournalError> {
+        let path = &self.path;
+        let sql = |e: rusqlite::Error| failed(path, &e);
+        let transaction = self.connection.transaction().map_err(sql)?;
+        let mut numbers = Vec::with_capacity(changes.len());
+        for change in changes {
+            match change {
+                Change::Entry(n, entry, at) => put(&transaction, *n, entry, *at),
+                Change::Call(call) => transaction
+                    .prepare_cached(
+                        "INSERT INTO call (operation, device, began, ended, result)
+                         VALUES (?,?,?,?,?)",
+                    )
+                    .and_then(|mut insert| {
+                        insert.execute(params![
+                            call.operation.to_string(),
+                            call.device.and_then(|n| i64::try_from(n).ok()),
+                            call.began.as_millisecond(),
+                            call.ended.map(Timestamp::as_millisecond),
+                            call.result,
+                        ])
+                    }),
+                Change::Answered(n, at, result) => transaction
+                    .prepare_cached("UPDATE call SET ended = ?, result = ? WHERE n = ?")
+                    .and_then(|mut update| update.execute(params![at.as_millisecond(), result, n])),
+                Change::Ended(at, why) => transaction.execute(
+                    "UPDATE run SET ended = ?, ending = ?",
+                    params![at.map(Timestamp::as_millisecond), why],
+                ),
+            }
+            .map_err(sql)?;
+            numbers.push(transaction.last_insert_rowid());
+        }
+        transaction.commit().map_err(sql)?;
+        Ok(numbers)
+    }
+
+    fn record(&self) -> Result<Record, JournalError> {
+        // As it is at one moment, while another may be writing.
+        let _moment = self
+            .connection
+            .unchecked_transaction()
+            .map_err(|e| failed(&self.path, &e))?;
+        Ok(Record {
+            run: self.run()?,
+            entries: self.entries()?,
+            calls: self.calls()?,
+        })
+    }
+
+    fn run(&self) -> Result<Run, JournalError> {
+        let row = self
+            .connection
+            .query_row("SELECT * FROM run", [], |row| Ok(run(row)))
+            .optional()
+            .map_err(|e| failed(&self.path, &e))?;
+        let run = row.ok_or_else(|| self.damaged("it names no run"))?;
+        run.map_err(|e| failed(&self.path, &e))?
+            .ok_or_else(|| self.damaged("what it says of its run is no such thing"))
+    }
+
+    fn entries(&self) -> Result<Vec<Entry>, JournalError> {
+        let what = "SELECT * FROM device ORDER BY n";
+        let entries = self.all(what, entry)?;
+        let in_order = entries.iter().zip(0_i64..).all(|((n, _), i)| *n == i);
+        match in_order {
+            true => Ok(entries.into_iter().map(|(_, entry)| entry).collect()),
+            false => Err(self.damaged("a device is missing")),
+        }
+    }
+
+    fn calls(&self) -> Result<Vec<Call>, JournalError> {
+        self.all("SELECT * FROM call ORDER BY n", call)
+    }
+
+    /// How many devices have come to which outcome.
+    fn outcomes(&self, follows: bool) -> Result<Vec<(Outcome, usize)>, JournalError> {
+        let mut counts = Vec::new();
+        for entry in self.entries()? {
+            let outcome = entry.outcome(follows);
+            match counts.iter_mut().find(|(known, _)| *known == outcome) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((outcome, 1)),
+            }
+        }
+        counts.sort();
+        Ok(counts)
+    }
+
+    /// When something last happened.
+    fn touched(&self, run: &Run) -> Result<Timestamp, JournalError> {
+        let what = "SELECT max(at) FROM (
+            SELECT max(updated) AS at FROM device UNION SELECT max(began) FROM call
+            UNION SELECT max(ended) FROM call UNION SELECT ended FROM run)";
+        let row = self.connection.query_row(what, [], |row| row.get(0));
+        let at: Option<i64> = row.map_err(|e| failed(&self.path, &e))?;
+        Ok(at.and_then(time).unwrap_or(run.created))
+    }
+
+    fn all<T>(
+        &self,
+        what: &str,
+        read: fn(&Row<'_>) -> rusqlite::Result<Option<T>>,
+    ) -> Result<Vec<T>, JournalError> {
+        let sql = |e: rusqlite::Error| failed(&self.path, &e);
+        let mut query = self.connection.prepare(what).map_err(sql)?;
+        let rows = query.query_map([], read).map_err(sql)?;
+        let mut all = Vec::new();
+        for row in rows {
+            let row = row.map_err(sql)?;
+            all.push(row.ok_or_else(|| self.damaged("a row of it is no such thing"))?);
+        }
+        Ok(all)
+    }
+
+    fn damaged(&self, problem: &str) -> JournalError {
+        JournalError::Damaged {
+            file: self.path.display().to_string(),
+            problem: problem.to_owned(),
+        }
+    }
+}
+
+fn run_of(path: &Path) -> String {
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
+    name.map(|name| name.trim_end_matches(SUFFIX).to_owned())
+        .unwrap_or_default()
+}
+
+fn put(
+    transaction: &Transaction<'_>,
+    n: usize,
+    entry: &Entry,
+    at: Timestamp,
+) -> rusqlite::Result<usize> {
+    let action = entry.action.as_ref().map(serde_json::to_string);
+    let action = action.transpose().unwrap_or_default();
+    transaction
+        .prepare_cached("REPLACE INTO device VALUES (?,?,?,?,?,?,?,?,?,?)")?
+        .execute(params![
+            i64::try_from(n).unwrap_or(i64::MAX),
+            entry.machine.as_str(),
+            entry.name,
+            entry.state.name(),
+            entry.sends,
+            entry.sent.map(Timestamp::as_millisecond),
+            action,
+            entry.is_adopted,
+            entry.problem.as_ref().map(Problem::text),
+            at.as_millisecond(),
+        ])
+}
+
+fn time(milliseconds: i64) -> Option<Timestamp> {
+    Timestamp::from_millisecond(milliseconds).ok()
+}
+
+/// What stands in a row; `None` where that makes no sense.
+fn run(row: &Row<'_>) -> rusqlite::Result<Option<Run>> {
+    let (kind, nonce): (String, Vec<u8>) = (row.get("kind")?, row.get("nonce")?);
+    let (created, ended): (i64, Option<i64>) = (row.get("created")?, row.get("ended")?);
+    let (Some(kind), Ok(nonce), Some(created)) =
+        (Kind::from_name(&kind), nonce.try_into(), time(created))
+    else {
+        return Ok(None);
+    };
+    Ok(Some(Run {
+        id: row.get("id")?,
+        kind,
+        comment: row.get("comment")?,
+        nonce,
+        service: row.get("service")?,
+        tenant: row.get("tenant")?,
+        application: row.get("application")?,
+        who: row.get("who")?,
+        audit: row.get("audit")?,
+        override_pending: row.get("override_pending")?,
+        follows: row.get("follows")?,
+        created,
+        ended: ended.and_then(time),
+        ending: row.get("ending")?,
+    }))
+}
+
+fn entry(row: &Row<'_>) -> rusqlite::Result<Option<(i64, Entry)>> {
+    let (machine, state): (String, String) = (row.get("machine")?, row.get("state")?);
+    let (Ok(machine), Some(state)) = (machine.parse::<MachineId>(), State::from_name(&state))
+    else {
+        return Ok(None);
+    };
+    let (sent, problem): (Option<i64>, Option<String>) = (row.get("sent")?, row.get("problem")?);
+    let action: Option<String> = row.get("action")?;
+    let action: Option<Action> = match action.as_deref().map(serde_json::from_str).transpose() {
+        Ok(action) => action,
+        Err(_) => return Ok(None),
+    };
+    let entry = Entry {
+        machine,
+        name: row.get("name")?,
+        state,
+        sends: row.get("sends")?,
+        sent: sent.and_then(time),
+        action,
+        is_adopted: row.get("adopted")?,
+        problem: problem.as_deref().map(Problem::kept),
+    };
+    Ok(Some((row.get("n")?, entry)))
+}
+
+fn call(row: &Row<'_>) -> rusqlite::Result<Option<Call>> {
+    let (operation, began): (String, i64) = (row.get("operation")?, row.get("began")?);
+    let (device, ended): (Option<i64>, Option<i64>) = (row.get("device")?, row.get("ended")?);
+    let found = Operation::ALL
+        .into_iter()
+        .find(|o| o.to_string() == operation);
+    let (Some(operation), Some(began)) = (found, time(began)) else {
+        return Ok(None);
+    };
+    Ok(Some(Call {
+        operation,
+        device: device.and_then(|n| usize::try_from(n).ok()),
+        began,
+        ended: ended.and_then(time),
+        result: row.get("result")?,
+    }))
+}
+
+/// What SQLite says, in the reader's words.
+fn failed(path: &Path, error: &rusqlite::Error) -> JournalError {
+    use rusqlite::ErrorCode;
+    let problem = error.to_string();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => unusable(path, "the disk is full; make room, and resume"),
+        // There is a file, and what is in it is not what the format says.
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt | ErrorCode::Unknown) | None => {
+            JournalError::Damaged {
+                file: path.display().to_string(),
+                problem,
+            }
+        }
+        Some(_) => unusable(path, &problem),
+    }
+}
+
+#[cfg(test)]
+mod tests;

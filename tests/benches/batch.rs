@@ -1,0 +1,289 @@
+//! What a run of many devices costs: `cargo bench -p tests --bench batch`.
+//!
+//! First the whole of it, the command beside a stand-in on a clock that runs faster, with both
+//! quotas: how long it takes beside the least that the quotas allow, how much memory and disk, and
+//! how many readings. Then without quotas, 64 requests at one time: devices a second, beside a loop
+//! of `reqwest` alone, which keeps no journal, no record and no count. Bounds stand beside the
+//! numbers; nothing fails for missing one. `-- --quick` takes a quarter of the devices for the
+//! second.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use host_demo::audit::{Audit, Who};
+use host_demo::batch::{self, Entry, Follow, Plan};
+use host_demo::clock::SystemClock;
+use host_demo::cloud::Service;
+use host_demo::host::{Host, Setup};
+use host_demo::identity::FixedToken;
+use host_demo::journal::Runs;
+use host_demo::kind::Kind;
+use host_demo::limits::Quota;
+use host_demo::mock::{Api, Grant, Mock, Switches};
+use host_demo::plugin::{self, Plugin};
+use tests::bare::{self, COMMENT, Error};
+use tests::batch::{Told, begun};
+use tests::binary::host_demo_binary;
+use tokio::sync::watch;
+
+const DEVICES: usize = 10_000;
+
+/// Six hours take less than three minutes, and a minute's hundred calls less than half a second,
+/// which two cores can do.
+const SCALE: u32 = 150;
+
+/// Requests at one time, without quotas.
+const AT_ONCE: usize = 64;
+
+/// What an answer is taken to need, in a forecast.
+const ANSWER: Duration = Duration::from_secs(1);
+
+fn main() -> Result<(), Error> {
+    let quick = std::env::args().any(|argument| argument == "--quick");
+    let binary = host_demo_binary();
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+    println!(
+        "$ cargo bench -p tests --bench batch{}",
+        if quick { " -- --quick" } else { "" }
+    );
+    println!("{:<52}{:>26}{:>15}", "", "measured", "bound");
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(with_quotas(&binary, folder.path()))?;
+    let devices = DEVICES / if quick { 4 } else { 1 };
+    runtime.block_on(without_quotas(folder.path(), devices))
+}
+
+fn row(what: &str, measured: &str, bound: &str) {
+    println!("{what:<52}{measured:>26}{bound:>15}");
+}
+
+/// The command, from the list to the last device's end.
+async fn with_quotas(binary: &Path, folder: &Path) -> Result<(), Error> {
+    let mock = Mock::builder()
+        .clock(Arc::new(SystemClock::scaled(SCALE)))
+        .machines(DEVICES as u64)
+        .keep_requests(10 * DEVICES)
+        .start()
+        .await?;
+    let (list, ca) = (folder.join("list"), folder.join("ca.pem"));
+    std::fs::write(&list, mock.machine_ids().join("\n"))?;
+    std::fs::write(&ca, mock.ca_pem().unwrap_or_default())?;
+    let mut command = Command::new(binary);
+    command
+        .args(["unrestrict", "--yes", "--comment", COMMENT, "--from"])
+        .arg(&list)
+        .args([
+            "--base-url",
+            mock.base_url(),
+            "--authority",
+            mock.authority(),
+        ])
+        .args(["--scope", &mock.scope(), "--ca-file"])
+        .arg(&ca)
+        // A thirtieth of a second is too short for a call on a busy machine.
+        .args(["--timeout", "5m", "--time-scale", &SCALE.to_string()])
+        .env("XDG_STATE_HOME", folder)
+        .env("AZURE_TENANT_ID", mock.tenant_id())
+        .env("AZURE_CLIENT_ID", mock.client_id())
+        .env("AZURE_CLIENT_SECRET", mock.client_secret())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut child = command.spawn()?;
+    let mut peak = 0;
+    let status = loop {
+        peak = peak.max(peak_kib(&child).unwrap_or(0));
+        match child.try_wait()? {
+            Some(status) => break status,
+            None => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    };
+    if !status.success() {
+        return Err(format!("the run ended with {status}").into());
+    }
+
+    let requests = mock.requests();
+    let at = |api| requests.iter().filter(move |r| r.api == Some(api));
+    let sent: Vec<_> = at(Api::UnrestrictCodeExecution).map(|r| r.at).collect();
+    let (Some(first), Some(last)) = (sent.first(), sent.last()) else {
+        return Err("nothing was sent".into());
+    };
+    let took = last.since(*first);
+    let operation = Kind::Release.operation();
+    let forecast = host(&mock, |_| {})?
+        .forecast(operation, DEVICES, ANSWER)
+        .await?;
+    let least = forecast.ok_or("it takes forever")?;
+    row(
+        &format!("{DEVICES} devices, first to last request / forecast"),
+        &format!("{:.4}", took.as_secs_f64() / least.as_secs_f64()),
+        "1.02",
+    );
+    let minute = mock.most_in_any_window(Api::UnrestrictCodeExecution, Duration::from_secs(60));
+    let hour = mock.most_in_any_window(Api::UnrestrictCodeExecution, Duration::from_secs(3600));
+    row(
+        "the fullest minute, the fullest hour",
+        &format!("{minute}, {hour}"),
+        "100, 1500",
+    );
+    let released = mock.machine_ids();
+    let released = released
+        .iter()
+        .filter(|id| mock.is_restricted(id) == Some(false));
+    row(
+        "released, by the stand-in's book",
+        &released.count().to_string(),
+        &DEVICES.to_string(),
+    );
+    row(
+        "peak memory",
+        &format!("{:.1} MiB", peak as f64 / 1024.0),
+        "64 MiB",
+    );
+    let journal: u64 = std::fs::read_dir(folder.join("host-demo/runs"))?
+        .filter_map(|file| Some(file.ok()?.metadata().ok()?.len()))
+        .sum();
+    row(
+        "journal",
+        &format!("{:.0} bytes a device", journal as f64 / DEVICES as f64),
+        "2048",
+    );
+
+    // Each reading of known actions, when it was and how many it asked for.
+    let asked: Vec<_> = at(Api::ListMachineActions)
+        .filter(|r| r.path_and_query.contains("=id%20"))
+        .map(|r| (r.at, r.path_and_query.matches("%27").count() / 2))
+        .collect();
+    let ids: usize = asked.iter().map(|(_, ids)| ids).sum();
+    // Those that asked for few, although another was made in the same poll.
+    let wasted = asked
+        .windows(2)
+        .filter(|two| two[1].0.since(two[0].0) < Duration::from_secs(2) && two[0].1 < 50);
+    row(
+        "readings of actions, actions asked for by each",
+        &format!("{}, {:.1}", asked.len(), ids as f64 / asked.len() as f64),
+        "",
+    );
+    row(
+        "for fewer than 50, and not a poll's last",
+        &wasted.count().to_string(),
+        "0",
+    );
+    let others = at(Api::ListMachineActions).count() - asked.len();
+    row("other readings", &others.to_string(), "");
+    Ok(())
+}
+
+/// The most memory that a process has had, in KiB, since it became this program.
+fn peak_kib(child: &Child) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
+}
+
+fn host(mock: &Mock, bend: impl FnOnce(&mut Setup)) -> Result<Host, Error> {
+    let service = Service::custom(mock.base_url(), mock.authority(), &mock.scope())?;
+    let service = service.with_ca(mock.ca_pem().unwrap_or_default().as_bytes().to_vec());
+    let token = FixedToken::new(&mock.token(Grant::new()))?;
+    let plugin = Plugin::bundled(&plugin::engine(None)?)?;
+    let mut setup = Setup::new(plugin, service, Arc::new(token));
+    bend(&mut setup);
+    Ok(setup.build()?)
+}
+
+/// Host, journal, record and stand-in, all of them in this process.
+async fn without_quotas(folder: &Path, devices: usize) -> Result<(), Error> {
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    for round in 0..3 {
+        let mock = Mock::builder()
+            .machines(devices as u64)
+            .switches(Switches {
+                per_minute: None,
+                per_hour: None,
+                ..Switches::default()
+            })
+            .start()
+            .await?;
+        let ids = mock.machine_ids();
+        let (first, second) = ids.split_at(devices / 2);
+        bare.push(bare_rate(&mock, first).await?);
+        ours.push(our_rate(&mock, second, &folder.join(round.to_string())).await?);
+    }
+    let ratio = ours.iter().zip(&bare).map(|(ours, bare)| ours / bare);
+    let mut ratio: Vec<f64> = ratio.collect();
+    ratio.sort_by(f64::total_cmp);
+    ours.sort_by(f64::total_cmp);
+    row(
+        &format!("without quotas, {AT_ONCE} at once: devices a second"),
+        &format!("{:.0}", ours[1]),
+        "",
+    );
+    row(
+        "the same / bare reqwest's",
+        &format!("{:.2} ({:.2}-{:.2})", ratio[1], ratio[0], ratio[2]),
+        "",
+    );
+    Ok(())
+}
+
+async fn our_rate(mock: &Mock, ids: &[String], folder: &Path) -> Result<f64, Error> {
+    std::fs::create_dir_all(folder)?;
+    let audit = Audit::open(&folder.join("audit"), &folder.join("key"), Who::default())?;
+    let host = host(mock, |setup| {
+        setup.audit = Some(Arc::new(audit));
+        setup.quotas = Quota::DOCUMENTED
+            .map(|quota| Quota {
+                calls: u32::MAX,
+                ..quota
+            })
+            .to_vec();
+    })?;
+    let run = begun(Kind::Release, &host);
+    let entries: Result<Vec<Entry>, Error> = ids
+        .iter()
+        .map(|id| Ok(Entry::new(id.parse()?, None)))
+        .collect();
+    let entries = entries?;
+    let journal = Runs::new(folder.join("runs")).create(&run, &entries)?;
+    let mut plan = Plan::new(Follow::Not);
+    plan.at_once = AT_ONCE;
+    let (_go_on, stop) = watch::channel(false);
+    let began = Instant::now();
+    let told = Arc::new(Told::default());
+    let finished = batch::drive(&host, &journal, entries, &plan, told, stop).await?;
+    let took = began.elapsed();
+    let sent = finished
+        .entries
+        .iter()
+        .filter(|entry| entry.action.is_some())
+        .count();
+    if sent != ids.len() {
+        return Err(format!("{sent} of {} were sent", ids.len()).into());
+    }
+    Ok(ids.len() as f64 / took.as_secs_f64())
+}
+
+async fn bare_rate(mock: &Mock, ids: &[String]) -> Result<f64, Error> {
+    let client = bare::client(mock.ca_pem().unwrap_or_default().as_bytes())?;
+    let (base_url, token) = (mock.base_url().to_owned(), mock.token(Grant::new()));
+    let began = Instant::now();
+    let mut tasks = tokio::task::JoinSet::new();
+    for part in ids.chunks(ids.len().div_ceil(AT_ONCE)) {
+        let (client, part) = (client.clone(), part.to_vec());
+        let (base_url, token) = (base_url.clone(), token.clone());
+        tasks.spawn(async move {
+            for id in part {
+                bare::release(&client, &base_url, &token, &id).await?;
+            }
+            Ok::<_, Error>(())
+        });
+    }
+    for task in tasks.join_all().await {
+        task?;
+    }
+    Ok(ids.len() as f64 / began.elapsed().as_secs_f64())
+}

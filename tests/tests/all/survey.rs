@@ -1,0 +1,183 @@
+//! Many actions, read page by page from the stand-in, and what they say of its devices.
+
+use std::time::Duration;
+
+use host_demo::contract::{MachineActionFilter, Reason};
+use host_demo::history::{History, Standing};
+use host_demo::host::{CallError, Patience};
+use host_demo::id::MachineId;
+use host_demo::kind::Kind;
+use host_demo::mock::{Api, DeviceBehaviour, Fault, Grant, Header, ListOrder};
+use host_demo::survey::{Bounds, Survey, survey};
+use tests::world::{Scene, World};
+
+const EVERYTHING: MachineActionFilter = MachineActionFilter::everything();
+
+const PAGES_OF_FOUR: Bounds = Bounds {
+    reads: 20,
+    actions: 20_000,
+    page: 4,
+};
+
+/// Ten actions of five machines: all were restricted, four of them released, of which one failed,
+/// one has not ended, and the last one was restricted again.
+async fn ten_actions(bend: impl FnOnce(&mut Scene)) -> World {
+    let world = World::with(|scene| {
+        scene.switches.visible_after = Duration::ZERO;
+        scene.machines = 5;
+        bend(scene);
+    })
+    .await;
+    let host = world.host_that_may_do_all();
+    let restrict = |n: usize| {
+        let (host, machine) = (host.clone(), world.machine(n));
+        async move {
+            let done = host.restrict_code_execution(&machine, "suspicious", Patience::default());
+            done.await.unwrap();
+        }
+    };
+    for n in 0..5 {
+        restrict(n).await;
+    }
+    world.clock.advance(Duration::from_secs(60));
+    let ends = DeviceBehaviour::Ends(host_demo::mock::Ending::Failed);
+    world.mock.set_device(&world.machine(1), ends);
+    world
+        .mock
+        .set_device(&world.machine(2), DeviceBehaviour::Offline);
+    for n in 0..4 {
+        world
+            .release_of(&world.machine(n), "cleaned")
+            .await
+            .unwrap();
+        world.clock.advance(Duration::from_secs(1));
+    }
+    world.clock.advance(Duration::from_secs(60));
+    restrict(3).await;
+    world.clock.advance(Duration::from_secs(60));
+    world
+}
+
+async fn read(world: &World, bounds: Bounds) -> Result<Survey, CallError> {
+    survey(&world.host, &EVERYTHING, bounds, Patience::default()).await
+}
+
+#[tokio::test]
+async fn every_page_is_read_once_in_either_order_and_what_is_read_says_where_each_device_stands() {
+    for order in [ListOrder::NewestFirst, ListOrder::OldestFirst] {
+        for next_link in [Header::Present, Header::Absent] {
+            let world = ten_actions(|scene| {
+                scene.switches.list_order = order;
+                scene.switches.next_link = next_link;
+            })
+            .await;
+            let survey = read(&world, PAGES_OF_FOUR).await.unwrap();
+            assert!(!survey.is_cut);
+            let mut book: Vec<_> = world.mock.actions();
+            if order == ListOrder::NewestFirst {
+                book.reverse();
+            }
+            let ids: Vec<_> = book.iter().map(|action| action.id.to_string()).collect();
+            let got: Vec<_> = survey.actions.iter().map(|action| &action.id).collect();
+            assert_eq!(got, ids.iter().collect::<Vec<_>>());
+            let created = book.iter().map(|action| action.creation_date_time_utc);
+            assert_eq!(
+                (survey.oldest, survey.newest),
+                (created.clone().min(), created.max())
+            );
+            let asked = world.requests(Api::ListMachineActions);
+            assert_eq!(asked.len(), survey.reads);
+            let pages = asked.iter().map(|page| page.path_and_query.as_str());
+            let skips = ["", "&$skip=3", "&$skip=6", "&$skip=9"];
+            let expected = skips.map(|skip| format!("/api/machineactions?$top=4{skip}"));
+            assert!(pages.eq(expected), "{asked:?}");
+
+            let history = History::of(&survey.actions);
+            for n in 0..5 {
+                let machine: MachineId = world.machine(n).parse().unwrap();
+                let device = history.of_machine(&machine).unwrap();
+                let expected = match world.mock.is_restricted(machine.as_str()).unwrap() {
+                    true => Standing::Restricted,
+                    false => Standing::Released,
+                };
+                assert_eq!(device.standing(), expected, "{n}");
+                assert_eq!(device.running(Kind::Release).is_some(), n == 2);
+                assert_eq!(device.last_failure.is_some(), n == 1);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_beyond_the_bounds_is_not_read_and_the_survey_says_that_it_is_cut() {
+    let world = ten_actions(|_| {}).await;
+    for (reads, actions, got) in [(2, 100, 7), (9, 5, 7), (1, 1, 4)] {
+        let bounds = Bounds {
+            reads,
+            actions,
+            page: 4,
+        };
+        let survey = read(&world, bounds).await.unwrap();
+        assert_eq!((survey.actions.len(), survey.is_cut), (got, true));
+        assert!(survey.reads <= reads);
+    }
+    let whole = read(&world, Bounds::default()).await.unwrap();
+    assert_eq!(
+        (whole.actions.len(), whole.reads, whole.is_cut),
+        (10, 1, false)
+    );
+}
+
+#[tokio::test]
+async fn where_there_is_nothing_one_read_says_so() {
+    let world = World::new().await;
+    let began = host_demo::clock::Clock::wall(&world.clock);
+    let survey = read(&world, Bounds::default()).await.unwrap();
+    assert_eq!(
+        (survey.actions.len(), survey.reads, survey.is_cut),
+        (0, 1, false)
+    );
+    assert_eq!((survey.oldest, survey.began), (None, began));
+}
+
+#[tokio::test]
+async fn a_page_that_is_put_off_is_asked_for_again_when_the_service_said_and_counts_each_time() {
+    let world = ten_actions(|_| {}).await;
+    let put_off = || {
+        let fault = Fault::answer(429, "").header("Retry-After", "7");
+        fault.on(Api::ListMachineActions)
+    };
+    world.mock.inject(put_off());
+    let began = world.now();
+    let survey = world.play(read(&world, Bounds::default())).await.unwrap();
+    assert_eq!((survey.actions.len(), survey.reads), (10, 2));
+    assert!(world.now().since(began) >= Duration::from_secs(7));
+
+    world.mock.inject(put_off().times(3));
+    let bounds = Bounds {
+        reads: 2,
+        ..Bounds::default()
+    };
+    let error = world.play(read(&world, bounds)).await.unwrap_err();
+    assert!(
+        matches!(error.reason(), Some(Reason::RateLimited(_))),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_page_that_can_not_be_read_ends_it_with_the_reason() {
+    let world = ten_actions(|_| {}).await;
+    let roles = Grant::new().roles(["Machine.RestrictExecution"]);
+    let host = world.host_with_token(&world.mock.token(roles));
+    let forbidden = survey(&host, &EVERYTHING, PAGES_OF_FOUR, Patience::default()).await;
+    let forbidden = forbidden.unwrap_err();
+    assert!(
+        matches!(forbidden.reason(), Some(Reason::Forbidden(_))),
+        "{forbidden:?}"
+    );
+    let broken = Fault::answer(200, r#"{"value":[{"id":1}]}"#);
+    world.mock.inject(broken.on(Api::ListMachineActions));
+    let broken = read(&world, PAGES_OF_FOUR).await.unwrap_err();
+    assert_eq!(broken.reason(), Some(&Reason::UnexpectedResponse));
+}

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use host_demo::batch::State;
 use host_demo::clock::SystemClock;
 use host_demo::journal::Runs;
-use host_demo::mock::{Api, Fault, Grant, Mock};
+use host_demo::mock::{Api, Duplicate, Fault, Grant, Mock, Switches};
 use tests::binary::host_demo_binary;
 use tests::lot::Lot;
 
@@ -61,7 +61,13 @@ fn a_run_that_is_killed_two_hundred_times_repeats_and_loses_nothing() {
 /// One run, killed so often and then left in peace.
 fn play(mut lot: Lot) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
+    // Nothing but the run's own care keeps a second action from being made.
+    let switches = Switches {
+        duplicate: Duplicate::Create,
+        ..Switches::default()
+    };
     let mock = Mock::builder()
+        .switches(switches)
         .clock(Arc::new(SystemClock::scaled(SCALE)))
         .machines(DEVICES)
         .plain_http(true)

@@ -599,8 +599,8 @@ Exit codes:
   2  the folder can't be read";
 
 const PURGE_HELP: &str = "\
-With a run goes the way to resume it, and to find its open actions again. What was done stands in the
-audit record as well, which stays.
+With a run goes the way to resume it, and to find its open actions again. What was done stands
+in the audit record as well, which stays.
 
 Examples:
   host-demo runs purge 20260130-211122-abcd
@@ -660,8 +660,8 @@ pub(crate) struct Purge {
 }
 
 const REPORT_HELP: &str = "\
-The page needs nothing else and loads nothing: it can be mailed, archived or printed. Its address says
-how the devices are shown, so that a link leads to what somebody saw: report.html#outcome=failed.
+The page needs nothing else and loads nothing: it can be mailed, archived or printed. Its address
+says how the devices are shown, and a link leads to what somebody saw: report.html#outcome=failed.
 
 Examples:
   host-demo report last

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use rusqlite::{
@@ -25,7 +25,7 @@ use crate::clock::{Clock, Moment};
 const FORMAT: u32 = 1;
 
 /// How long it is tried to get at a file that another process has.
-const HELD_MAX: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 5000 });
+const HELD_MAX: Duration = Duration::from_millis(if cfg!(test) { 1000 } else { 5000 });
 
 /// From one try to the next.
 const TRY: Duration = Duration::from_millis(2);
@@ -171,10 +171,19 @@ impl File {
             let known = FORMAT;
             return Err(error(&path, LedgerProblem::Newer { found, known }));
         }
-        let mode: String = self
-            .connection
-            .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
-            .map_err(sql)?;
+        // While another one does the same, SQLite refuses this without asking whether to try again.
+        let begun = Instant::now();
+        let mode: String = loop {
+            let changed = self
+                .connection
+                .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0));
+            match changed {
+                Err(problem) if is_held(&problem) && begun.elapsed() < HELD_MAX => {
+                    std::thread::sleep(TRY);
+                }
+                changed => break changed.map_err(sql)?,
+            }
+        };
         if mode != "wal" {
             let problem = "SQLite can't keep a write-ahead log there";
             return Err(unreachable(&path, problem));
@@ -509,11 +518,18 @@ fn damaged(path: &Path, problem: &str) -> LedgerError {
     error(path, LedgerProblem::Damaged(problem.to_owned()))
 }
 
+fn is_held(problem: &rusqlite::Error) -> bool {
+    matches!(
+        problem.sqlite_error_code(),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+    )
+}
+
 fn failed(path: &Path, problem: &rusqlite::Error) -> LedgerError {
+    if is_held(problem) {
+        return error(path, LedgerProblem::Held(HELD_MAX));
+    }
     match problem.sqlite_error_code() {
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            error(path, LedgerProblem::Held(HELD_MAX))
-        }
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
             damaged(path, &problem.to_string())
         }

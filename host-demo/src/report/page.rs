@@ -380,7 +380,8 @@ impl Page {
         self.raw(
             "</select></label><label class=\"sorting\">Sorted by <select name=\"sort\"></select>\
              </label><button type=\"button\" name=\"everything\" hidden>Show all</button>\
-             <output></output></form>\n<table id=\"devices\" role=\"table\" aria-labelledby=\"table\"><colgroup>",
+             <output></output></form>\n<table id=\"devices\" role=\"table\" \
+             aria-labelledby=\"table\"><colgroup>",
         );
         for n in 1..=HEADS.len() {
             let _ = write!(self.0, "<col class=\"c{n}\">");

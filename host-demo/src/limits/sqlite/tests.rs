@@ -435,6 +435,18 @@ async fn what_is_lost_is_seen_before_anybody_asks() {
 }
 
 #[test]
+fn a_new_one_that_somebody_else_is_about_to_prepare_is_waited_for() {
+    let place = Place::new();
+    make_folder(place.file().parent().unwrap()).unwrap();
+    let other = Connection::open(place.file()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let begun = Instant::now();
+    let error = place.open_in("this boot").map(drop).unwrap_err();
+    assert_eq!(error.problem, LedgerProblem::Held(HELD_MAX));
+    assert!(begun.elapsed() >= HELD_MAX);
+}
+
+#[test]
 fn many_can_use_it_for_the_first_time_at_once() {
     let place = Place::new();
     std::thread::scope(|scope| {

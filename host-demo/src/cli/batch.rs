@@ -70,14 +70,14 @@ pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyh
     let principal = interrupt
         .unless_over(&host, plan.deadline, async {
             let what = format!("{}s", kind.name());
-            foretell(&host, kind.operation(), devices.len(), &what).await;
-            host.principal().await.ok()
+            let sent_by = foretell(&host, kind.operation(), devices.len(), &what).await;
+            (sent_by, host.principal().await.ok())
         })
         .await;
     if principal.is_none() && !*interrupt.stop.borrow() {
         return Err(CallError::Identity(IdentityError::NotInTime).into());
     }
-    let principal = principal.flatten();
+    let (sent_by, principal) = principal.unwrap_or_default();
     let run = Run {
         id,
         kind,
@@ -101,7 +101,8 @@ pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyh
     if entries.len() > 1 && format == Output::Text {
         note!("host-demo: run {}", run.id);
     }
-    drive(&host, &journal, entries, &plan, &interrupt, format).await
+    let progress = Progress::new(&host, kind, &entries, sent_by, format);
+    drive(&host, &journal, entries, &plan, &interrupt, progress).await
 }
 
 /// Goes on with one.
@@ -138,7 +139,16 @@ pub(crate) async fn resume(args: args::Resume, format: Output) -> anyhow::Result
         count(&[State::Sending, State::Unsure, State::Barred]),
         count(&[State::Accepted]),
     );
-    drive(&host, &journal, entries, &plan, &interrupt, format).await
+    let (kind, left) = (run.kind, count(&[State::Waiting, State::Held]));
+    let sent_by = interrupt
+        .unless_over(&host, plan.deadline, async {
+            let what = format!("{}s", kind.name());
+            foretell(&host, kind.operation(), left, &what).await
+        })
+        .await
+        .flatten();
+    let progress = Progress::new(&host, kind, &entries, sent_by, format);
+    drive(&host, &journal, entries, &plan, &interrupt, progress).await
 }
 
 const NO_JOURNAL: &str = "without a journal of what is done, nothing is";
@@ -222,17 +232,21 @@ impl Interrupt {
     }
 }
 
-/// Says how long it will take to send them all, where the quota makes that long. What keeps it from
-/// being known keeps the calls from being made as well, and is told there.
-pub(super) async fn foretell(host: &Host, operation: Operation, calls: usize, what: &str) {
+/// Says how long it will take to send them all, where the quota makes that long, and returns when
+/// they are sent then. What keeps it from being known keeps the calls from being made as well, and
+/// is told there.
+pub(super) async fn foretell(
+    host: &Host,
+    operation: Operation,
+    calls: usize,
+    what: &str,
+) -> Option<Moment> {
     const LONG: Duration = Duration::from_secs(60);
     let forecast = host.forecast(operation, calls, quota::ANSWER).await;
-    if let Ok(Some(time)) = forecast
-        && time >= LONG
-    {
-        let time = quota::roughly(time);
-        note!("host-demo: by what is left of the quota, {calls} {what} take {time} to be sent");
-    }
+    let time = forecast.ok().flatten().filter(|time| *time >= LONG)?;
+    let roughly = quota::roughly(time);
+    note!("host-demo: by what is left of the quota, {calls} {what} take {roughly} to be sent");
+    Some(host.clock().now() + time)
 }
 
 async fn drive(
@@ -241,13 +255,13 @@ async fn drive(
     entries: Vec<Entry>,
     plan: &Plan,
     interrupt: &Interrupt,
-    format: Output,
+    progress: Progress,
 ) -> anyhow::Result<Exit> {
-    let run = journal.run();
+    let (run, format) = (journal.run(), progress.format());
     if format == Output::Json {
         output::json_line(&run_json(run, entries.len()));
     }
-    let progress = Arc::new(Progress::new(host, run.kind, &entries, format));
+    let progress = Arc::new(progress);
     let driven = batch::drive(
         host,
         journal,

@@ -32,7 +32,7 @@ pub(crate) async fn run(args: Cancel, format: Output) -> anyhow::Result<Exit> {
     let (stopping, stop) = watch::channel(false);
     let listener = tokio::spawn(interrupt::listen(stopping));
     tokio::select! {
-        () = batch::foretell(&host, Operation::CancelMachineAction, ids.len(), "cancellations") => {}
+        _ = batch::foretell(&host, Operation::CancelMachineAction, ids.len(), "cancellations") => {}
         () = interrupt::pressed(Some(stop.clone())) => {}
     }
     let steps = Steps::new(ids.len(), "actions dealt with", format);

@@ -266,7 +266,7 @@ async fn find(
     let count = names.len();
     let stop = patience.stop.clone();
     tokio::select! {
-        () = batch::foretell(host, Operation::FindMachines, count, "searches") => {}
+        _ = batch::foretell(host, Operation::FindMachines, count, "searches") => {}
         () = super::interrupt::pressed(stop) => return Err(CallError::Stopped.into()),
     }
     let steps = Steps::new(count, "names looked for", format);

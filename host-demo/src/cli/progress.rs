@@ -32,6 +32,8 @@ pub(super) struct Progress {
     clock: Arc<dyn Clock>,
     audit: Option<Arc<Audit>>,
     devices: usize,
+    /// When all are sent, by the quotas and if nothing comes between.
+    sent_by: Option<jiff::Timestamp>,
     tally: Mutex<Tally>,
 }
 
@@ -48,7 +50,13 @@ struct Tally {
 }
 
 impl Progress {
-    pub(super) fn new(host: &Host, kind: Kind, entries: &[Entry], format: Output) -> Self {
+    pub(super) fn new(
+        host: &Host,
+        kind: Kind,
+        entries: &[Entry],
+        sent_by: Option<Moment>,
+        format: Output,
+    ) -> Self {
         let mut tally = Tally::default();
         for entry in entries {
             tally.note(entry);
@@ -60,8 +68,29 @@ impl Progress {
             clock: Arc::clone(host.clock()),
             audit: host.audit().cloned(),
             devices: entries.len(),
+            sent_by: sent_by.map(|at| host.calendar(at)),
             tally: Mutex::new(tally),
         }
+    }
+
+    pub(super) const fn format(&self) -> Output {
+        self.format
+    }
+
+    /// How all of them stand, and how far it is to the end.
+    fn text(&self, tally: &mut Tally) -> String {
+        let (now, wall) = (self.clock.now(), self.clock.wall());
+        let mut text = tally.text(self.kind, self.devices, now);
+        let is_sending = tally.count(&[State::Waiting, State::Sending]) > 0;
+        if let Some(at) = self.sent_by.filter(|at| is_sending && *at > wall) {
+            text += &format!(", the last one at about {} UTC", at.strftime("%H:%M"));
+        }
+        if let Some((until, why)) = &tally.waits
+            && *until > wall
+        {
+            text += &format!("; {why}");
+        }
+        text
     }
 
     /// There is nothing more to show.
@@ -77,15 +106,13 @@ impl Progress {
     fn show(&self, tally: &mut Tally) {
         let now = self.clock.now();
         if !self.bar.is_hidden() {
-            let text = tally.text(self.kind, self.devices, now, self.clock.wall());
-            self.bar.set_message(text);
+            self.bar.set_message(self.text(tally));
         } else if self.devices > batch::FEW
             && self.format == Output::Text
             && tally.line.is_none_or(|line| now.since(line) >= APART)
         {
             tally.line = Some(now);
-            let text = tally.text(self.kind, self.devices, now, self.clock.wall());
-            note!("{text}");
+            note!("{}", self.text(tally));
         }
     }
 }
@@ -117,25 +144,27 @@ impl Tally {
         before.is_none_or(|before| before != now)
     }
 
-    fn text(&mut self, kind: Kind, devices: usize, now: Moment, wall: jiff::Timestamp) -> String {
-        let count = |states: &[State]| -> usize {
-            states
-                .iter()
-                .filter_map(|state| self.counts.get(state))
-                .sum()
-        };
+    fn count(&self, states: &[State]) -> usize {
+        let counts = states.iter().filter_map(|state| self.counts.get(state));
+        counts.sum()
+    }
+
+    fn text(&mut self, kind: Kind, devices: usize, now: Moment) -> String {
         let parts = [
-            (count(&[State::Done]), kind.done()),
-            (count(&[State::Accepted]), "accepted"),
-            (count(&[State::Unsure, State::Barred]), "being looked up"),
-            (count(&[State::Held]), "held"),
-            (count(&[State::Failed, State::Refused]), "failed"),
+            (self.count(&[State::Done]), kind.done()),
+            (self.count(&[State::Accepted]), "accepted"),
+            (
+                self.count(&[State::Unsure, State::Barred]),
+                "being looked up",
+            ),
+            (self.count(&[State::Held]), "held"),
+            (self.count(&[State::Failed, State::Refused]), "failed"),
         ];
         let parts = parts.into_iter().filter(|(count, _)| *count > 0);
         let mut text: Vec<String> = parts
             .map(|(count, name)| format!("{count} {name}"))
             .collect();
-        let left = count(&[State::Waiting, State::Sending]);
+        let left = self.count(&[State::Waiting, State::Sending]);
         if left > 0 {
             text.push(format!("{left} of {devices} to be sent"));
         }
@@ -149,13 +178,7 @@ impl Tally {
         if left > 0 && !self.accepted.is_empty() {
             text.push(format!("{} in the last minute", self.accepted.len()));
         }
-        let mut text = text.join(", ");
-        if let Some((until, why)) = &self.waits
-            && *until > wall
-        {
-            text = format!("{text}; {why}");
-        }
-        text
+        text.join(", ")
     }
 }
 

@@ -366,6 +366,7 @@ fn a_thousand_devices_are_told_of_in_a_few_lines() {
     assert!(lines <= most, "{lines} of {most}: {said}");
     assert!(said.out.lines().count() <= 5, "{said}");
     said.mentions("of 1000 to be sent")
+        .mentions(", the last one at about ")
         .mentions("1000 devices:");
     said.mentions("1000  accepted");
 }

@@ -171,7 +171,8 @@ pub(super) struct Book {
     round: VecDeque<Vec<usize>>,
     picture: Picture,
     breaker: Breaker,
-    /// When the last reading of each sort was begun: of what is under way, since some time, a round.
+    /// When the last reading of each sort was begun: of what is under way, since some time, a
+    /// round.
     last: [Option<Moment>; 3],
     /// Nothing is read before.
     read_after: Option<Moment>,

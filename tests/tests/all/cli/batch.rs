@@ -248,8 +248,8 @@ fn without_a_journal_nothing_is_sent() {
 fn a_journal_that_can_not_grow_stops_the_run_before_the_next_request_and_it_goes_on_later() {
     let stage = Stage::of(150, Switches::default(), SystemClock::scaled(SCALE));
     let program = stage.release_all(&["--ledger", "memory", "--output", "json"]);
-    // In blocks of 512 bytes, for each file: the record asks for half of them beforehand. The signal
-    // would end the process.
+    // In blocks of 512 bytes, for each file: the record asks for half of them beforehand. The
+    // signal would end the process.
     let script = "trap '' XFSZ; ulimit -f 2000; exec \"$@\"";
     let mut limited = Command::new("sh");
     limited

@@ -284,7 +284,9 @@ impl Runs {
             folder: self.folder.display().to_string(),
         };
         if name == "last" {
-            return runs.pop().ok_or_else(none);
+            // One that was killed as it was made had not begun: nothing was sent for it.
+            let has_begun = |run: &&String| Store::has_begun(&self.path(run));
+            return runs.iter().rev().find(has_begun).cloned().ok_or_else(none);
         }
         if runs.iter().any(|run| run == name) {
             return Ok(name.to_owned());
@@ -397,7 +399,7 @@ fn lock(folder: &Path, id: &str) -> Result<File, JournalError> {
         .open(&path)
         .map_err(io)?;
     // Somebody may just be looking whether it is driven.
-    for pause in [1, 5, 20] {
+    for pause in [1, 5, 20, 50, 100, 200] {
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(pause)),
             Ok(()) => return Ok(file),
@@ -669,6 +671,16 @@ impl Store {
     }
 
     /// One that was begun, by a program that is no newer than this.
+    /// Whether the file has come to hold a run. One that can't be read may.
+    fn has_begun(path: &Path) -> bool {
+        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY);
+        let format =
+            |c: Connection| c.query_row("PRAGMA user_version", [], |row| row.get::<_, u32>(0));
+        connection
+            .and_then(format)
+            .map_or(true, |format| format > 0)
+    }
+
     fn open_to_read(path: &Path) -> Result<Self, JournalError> {
         let store = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         let found = store

@@ -757,7 +757,7 @@ impl Book {
                 self.go_blind(error, now);
             }
             ReadingFate::Later { is_away } => {
-                let first = match is_away {
+                let first = match is_away && !may_have_arrived(error) {
                     true => 1,
                     false => FIRST_MISREADS,
                 };
@@ -1041,6 +1041,16 @@ fn fate(error: &CallError, has_contact: bool) -> Fate {
             _ => Fate::Refused,
         },
     }
+}
+
+/// Whether somebody was there who may have got it.
+fn may_have_arrived(error: &CallError) -> bool {
+    let CallError::Answered { detail, .. } = error else {
+        return false;
+    };
+    detail
+        .as_ref()
+        .is_some_and(|detail| detail.kind.may_have_arrived())
 }
 
 /// What an error makes of reading.

@@ -319,6 +319,8 @@ fn a_run_is_named_by_its_beginning_or_as_the_last() {
     ] {
         drop(runs.create(&run(id), &devices(1)).unwrap());
     }
+    // Killed as it was made.
+    std::fs::write(runs.path("20260201-080000-aaaa"), "").unwrap();
     for (name, found) in [
         ("last", Some("20260131-080000-aaaa")),
         ("20260131", Some("20260131-080000-aaaa")),

@@ -174,6 +174,17 @@ async fn whatever_a_reading_meets_there_is_another() {
     );
 }
 
+/// Nothing has been answered by then.
+#[tokio::test]
+async fn a_connection_that_breaks_at_the_first_reading_is_not_the_end() {
+    let world = World::new().await;
+    let resets = Fault::reset().times(2);
+    world.mock.inject(resets.on(Api::ListMachineActions));
+    let finished = one(&world).await;
+    assert_eq!(names(&finished), ["released"]);
+    assert_eq!(world.releases(), 1);
+}
+
 #[tokio::test]
 async fn what_the_service_refuses_is_not_repeated() {
     for status in [404, 403, 307, 400] {

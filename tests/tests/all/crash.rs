@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use host_demo::batch::State;
 use host_demo::clock::SystemClock;
-use host_demo::journal::Runs;
+use host_demo::journal::{Record, Runs};
 use host_demo::mock::{Api, Duplicate, Fault, Grant, Mock, Switches};
 use tests::binary::host_demo_binary;
 use tests::lot::Lot;
@@ -127,7 +127,18 @@ fn play(mut lot: Lot) {
         assert!(!entry.is_adopted, "{entry:?}\n{story}");
     }
     let most = mock.most_in_any_window(RELEASE, Duration::from_secs(60));
-    assert!(most <= 100, "{most}; {story}");
+    let scale = SCALE.to_string();
+    let quota = Process::bare(
+        folder.path(),
+        &["quota", "--ledger", "ledger.sqlite", "--time-scale", &scale],
+    )
+    .output();
+    let quota = String::from_utf8_lossy(&quota.unwrap().stdout).into_owned();
+    assert!(
+        most <= 100,
+        "{most}; {story}\n{quota}\n{:#?}",
+        beside_each_other(&mock, &record)
+    );
     let intact = Process::bare(folder.path(), &["audit", "verify"]).status();
     assert!(intact.unwrap().success(), "the record; {story}");
     // Each request that arrived was written down before.
@@ -138,6 +149,24 @@ fn play(mut lot: Lot) {
         arrived > DEVICES as usize,
         "none was lost under way: {story}"
     );
+}
+
+/// When each request arrived and how it was answered, and when the run began each call and knew of
+/// its answer.
+fn beside_each_other(mock: &Mock, record: &Record) -> (Vec<String>, Vec<String>) {
+    let requests = mock.requests();
+    let arrived = requests
+        .iter()
+        .filter(|request| request.api == Some(RELEASE));
+    let calls = record.calls.iter().filter(|call| call.device.is_some());
+    (
+        arrived
+            .map(|r| format!("{:?} {:?}", r.at, r.status))
+            .collect(),
+        calls
+            .map(|c| format!("{} {:?} {:?}", c.began, c.ended, c.result))
+            .collect(),
+    )
 }
 
 fn arrivals(mock: &Mock) -> usize {
@@ -171,6 +200,8 @@ impl Process {
             .args(["--scope", &mock.scope()])
             .args(["--at-once", AT_ONCE, "--time-scale", &SCALE.to_string()])
             .args(["--timeout", "60s", "--runs", "runs"])
+            // Time that is scaled is counted in memory unless a ledger is named.
+            .args(["--ledger", "ledger.sqlite"])
             .args(["--token-file", "token"]);
         command
     }

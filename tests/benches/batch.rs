@@ -8,7 +8,7 @@
 //! second.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,7 @@ use host_demo::plugin::{self, Plugin};
 use tests::bare::{self, COMMENT, Error};
 use tests::batch::{Told, begun};
 use tests::binary::host_demo_binary;
+use tests::usage;
 use tokio::sync::watch;
 
 const DEVICES: usize = 10_000;
@@ -92,14 +93,8 @@ async fn with_quotas(binary: &Path, folder: &Path) -> Result<(), Error> {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let mut child = command.spawn()?;
-    let mut peak = 0;
-    let status = loop {
-        peak = peak.max(peak_kib(&child).unwrap_or(0));
-        match child.try_wait()? {
-            Some(status) => break status,
-            None => tokio::time::sleep(Duration::from_millis(200)).await,
-        }
-    };
+    let watched = tokio::task::spawn_blocking(move || usage::watch(&mut child));
+    let (status, peak) = watched.await??;
     if !status.success() {
         return Err(format!("the run ended with {status}").into());
     }
@@ -174,15 +169,6 @@ async fn with_quotas(binary: &Path, folder: &Path) -> Result<(), Error> {
     let others = at(Api::ListMachineActions).count() - asked.len();
     row("other readings", &others.to_string(), "");
     Ok(())
-}
-
-/// The most memory that a process has had, in KiB, since it became this program.
-fn peak_kib(child: &Child) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().trim_end_matches(" kB").parse().ok()
 }
 
 fn host(mock: &Mock, bend: impl FnOnce(&mut Setup)) -> Result<Host, Error> {

@@ -1,7 +1,29 @@
 //! What a process has used.
 
 use std::io;
-use std::process::Child;
+use std::process::{Child, ExitStatus};
+use std::time::Duration;
+
+/// Waits for a process, looking again and again at what it has used: how it ended, and the most
+/// memory that it had since it became its program, in KiB. Nothing of its parent's is in it, as it
+/// is in what [`wait`] says; what it takes in its last milliseconds may be missed.
+pub fn watch(child: &mut Child) -> io::Result<(ExitStatus, u64)> {
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    loop {
+        let used = std::fs::read_to_string(&status).unwrap_or_default();
+        let used = used.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let used = used.and_then(|kib| kib.trim().trim_end_matches(" kB").parse().ok());
+        peak = used.unwrap_or(0).max(peak);
+        if let Some(ended) = child.try_wait()? {
+            return Ok((ended, peak));
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// From one look at a process to the next.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// Waits for a process that nobody else waits for: how it ended (as `wait(2)` has it), and the most
 /// memory that it had, in KiB.

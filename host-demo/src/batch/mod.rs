@@ -95,7 +95,7 @@ impl Plan {
 /// Why a comment can't be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommentError {
-    /// There is nothing in it.
+    /// Nothing in it can be seen.
     #[error("the comment is blank; say why, for the record of each action")]
     Blank,
     /// It is too long.
@@ -106,17 +106,31 @@ pub enum CommentError {
     Control(char),
 }
 
-/// A comment that has room for the reference. By the contract's rules: not blank, not too long, and
-/// no control characters but tabs and line breaks.
+/// A comment that has room for the reference. By the contract's rules, of which the plugin can't see
+/// the first kept once the reference stands behind it: not blank, not too long, and no control
+/// characters but tabs and line breaks.
 pub fn check_comment(comment: &str) -> Result<(), CommentError> {
     let is_sent = |c: char| !c.is_control() || matches!(c, '\t' | '\n' | '\r');
     let length = comment.chars().count();
     match comment.chars().find(|c| !is_sent(*c)) {
-        _ if comment.trim().is_empty() => Err(CommentError::Blank),
+        _ if comment.chars().all(is_blank) => Err(CommentError::Blank),
         _ if length > COMMENT_MAX => Err(CommentError::TooLong(length)),
         Some(control) => Err(CommentError::Control(control)),
         None => Ok(()),
     }
+}
+
+/// Whether a character leaves nothing to be seen where it stands: it has the property White_Space
+/// (Unicode, PropList.txt) or Default_Ignorable_Code_Point (DerivedCoreProperties.txt), or is one of
+/// the three marks of an interlinear annotation. What the contract calls blank.
+const fn is_blank(c: char) -> bool {
+    c.is_whitespace()
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
+            | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// What a call waits for before it is sent.

@@ -116,3 +116,18 @@ async fn ids_in_upper_case_are_in_lower_case_on_the_wire() {
         format!("/api/machineactions/{}", action.id)
     );
 }
+
+/// A run's comment is checked before there is a run: behind it stands a reference by then, which
+/// can be seen where the comment can't.
+#[test]
+fn a_runs_comment_is_one_exactly_where_the_plugin_takes_it_for_one() {
+    let by_plugin = |text: &str| text.parse::<plugin::arguments::Comment>().is_ok();
+    let by_run = |text: &str| host_demo::batch::check_comment(text).is_ok();
+    for c in '\0'..=char::MAX {
+        let text = c.to_string();
+        assert_eq!(by_run(&text), by_plugin(&text), "{c:?}");
+    }
+    for text in ["", "\u{200b} \u{2060}\t", "\u{200b}x"] {
+        assert_eq!(by_run(text), by_plugin(text), "{text:?}");
+    }
+}

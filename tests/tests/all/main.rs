@@ -18,7 +18,9 @@ mod check;
 mod cli;
 mod clouds;
 mod config;
+mod contract;
 mod crash;
+mod docs;
 mod faults;
 mod guest;
 mod hostile_servers;
@@ -34,7 +36,6 @@ mod processes;
 mod quota;
 mod reasons;
 mod redis;
-
 mod renewal;
 mod restriction;
 mod sharing;

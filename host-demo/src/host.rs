@@ -1,4 +1,25 @@
 //! The host: a plugin, a service, an identity and the quotas, as one thing that makes calls.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
+//!
+//! use host_demo::cloud::Service;
+//! use host_demo::host::{Patience, Setup};
+//! use host_demo::identity::FixedToken;
+//! use host_demo::plugin::{Plugin, engine};
+//!
+//! let plugin = Plugin::from_file(&engine(None)?, "defender-endpoint.wasm".as_ref())?;
+//! let tokens = Arc::new(FixedToken::new(std::fs::read_to_string("token")?.trim())?);
+//! let host = Setup::new(plugin, Service::commercial(), tokens).build()?;
+//!
+//! let id = "1e5bc9d7e413ddd7902c2932e418702b84d0cc07";
+//! match host.unrestrict_code_execution(id, "INC-42: cleaned", Patience::default()).await {
+//!     Ok(action) => println!("accepted: {}", action.id),
+//!     Err(error) => println!("{error}; effect: {:?}", error.effect()),
+//! }
+//! # Ok(()) }
+//! ```
 
 mod error;
 mod judge;

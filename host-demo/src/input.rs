@@ -2,6 +2,16 @@
 //!
 //! Pure: text in; ids or names, and what is wrong with which line, out. Nothing is guessed: a line
 //! that has neither is told of, with its number.
+//!
+//! ```
+//! use host_demo::input::{Wanted, parse};
+//!
+//! let table = b"Device ID,Device name\n1e5bc9d7e413ddd7902c2932e418702b84d0cc07,pc-1\nunknown,pc-2\n";
+//! let list = parse(table, None, Wanted::Ids)?;
+//! assert_eq!(list.devices.len(), 1);
+//! assert_eq!(list.wrong[0].line, 3);
+//! # Ok::<(), host_demo::input::InputError>(())
+//! ```
 
 use std::collections::HashSet;
 use std::fmt;

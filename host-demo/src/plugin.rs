@@ -1,4 +1,27 @@
 //! Loading a component, and running it: one fresh store for each call.
+//!
+//! What it is can be said without running it:
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # #[cfg(feature = "bundled-plugin")] {
+//! use host_demo::plugin::{Digest, LoadError, Plugin, engine, BUNDLED};
+//!
+//! let engine = engine(None)?;
+//! let plugin = Plugin::bundled(&engine)?;
+//! println!("{} bytes, SHA-256 {}", plugin.about().size, plugin.about().digest);
+//! // No clock, no random source, no environment, no file, no socket.
+//! assert_eq!(plugin.about().imports.len(), 7);
+//!
+//! // A component of which every byte is known, or none.
+//! let known = Digest::of(BUNDLED);
+//! let refused = Plugin::from_bytes_pinned(&engine, b"another", &known);
+//! assert!(matches!(refused, Err(LoadError::OtherDigest { .. })));
+//! # }
+//! # Ok(()) }
+//! ```
+//!
+//! To run it, with what a call needs besides: [`Host`](crate::host::Host).
 
 mod digest;
 mod fault;

@@ -3,6 +3,32 @@
 //! A policy names one origin and, by [`Route`]s, what may be asked of it. It says nothing of
 //! *whose* call it is: that a guest touches only the device it was called for is the
 //! [`Grant`](crate::grant::Grant)'s business.
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use host_demo::grant::{Grant, Operation, Target};
+//! use host_demo::policy::Policy;
+//! use http::Method;
+//!
+//! let policy = Policy::release_and_read("https://api.security.microsoft.com".parse()?);
+//! let id = "1e5bc9d7e413ddd7902c2932e418702b84d0cc07";
+//! let ask = |path: &str| {
+//!     let uri = format!("https://api.security.microsoft.com/api/machines/{path}");
+//!     policy.check(&Method::POST, &uri.parse().expect("a URI"))
+//! };
+//!
+//! let (operation, target) = ask(&format!("{id}/unrestrictCodeExecution"))?;
+//! // Releasing may leave. Whether this call was made for it is another question.
+//! let another = "49e96a8dd67ac4f1ce9952ccedcde711f0ce28e9".parse()?;
+//! let grant = Grant::new(Operation::UnrestrictCodeExecution, Some(Target::Machine(another)));
+//! assert!(grant.covers(operation, &target).is_err());
+//!
+//! let denial = ask(&format!("{id}/restrictCodeExecution")).unwrap_err();
+//! // What would allow it, as it would stand in a list of rules.
+//! assert!(denial.rule().is_some());
+//! assert!(ask(&format!("{id}/offboard")).unwrap_err().rule().is_none());
+//! # Ok(()) }
+//! ```
 
 use std::fmt;
 use std::str::FromStr;

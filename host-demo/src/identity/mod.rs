@@ -6,6 +6,28 @@
 //! [`Identity`] is the one source that fetches: a [`Method`] says how, [`Settings`] with what.
 //! Nothing here repeats a request: a fetch that fails is an error, while an earlier token that
 //! still holds is handed out.
+//!
+//! ```no_run
+//! # async fn example(secret: String) -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
+//!
+//! use host_demo::clock::SystemClock;
+//! use host_demo::cloud::Service;
+//! use host_demo::identity::{Identity, Method, Settings, TokenSource};
+//!
+//! let settings = Settings {
+//!     tenant_id: Some("contoso.onmicrosoft.com".into()),
+//!     client_id: Some("00000000-0000-0000-0000-000000000000".into()),
+//!     client_secret: Some(secret),
+//!     ..Settings::default()
+//! };
+//! let clock = Arc::new(SystemClock::new());
+//! let identity = Identity::new(Method::ClientSecret, settings, &Service::commercial(), clock)?;
+//! let token = identity.token().await?;
+//! // It is marked as sensitive, and shows in no log.
+//! println!("{:?} until {:?}", token.header(), token.claims().expires);
+//! # Ok(()) }
+//! ```
 
 mod application;
 mod assertion;

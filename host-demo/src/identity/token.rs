@@ -60,7 +60,10 @@ impl BearerToken {
         })
     }
 
-    pub(crate) const fn header(&self) -> &HeaderValue {
+    /// The `authorization` header of a request with it: the one way to get at the token. It is marked
+    /// as sensitive, so its `Debug` hides it; what sends it elsewhere than to the service it is for
+    /// is not this library.
+    pub const fn header(&self) -> &HeaderValue {
         &self.header
     }
 

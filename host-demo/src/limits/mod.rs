@@ -8,6 +8,43 @@
 //! Token buckets don't keep that: they let nearly twice the quota through in some windows. [`Log`]
 //! has the decision and [`Budget`] the queue before it, both pure; a [`Ledger`] remembers them, and
 //! [`Limiter`] does the waiting.
+//!
+//! Any program that calls the API can keep its quotas by these, whatever it sends its requests
+//! with:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//!
+//! use host_demo::clock::{Clock, ManualClock};
+//! use host_demo::grant::Operation;
+//! use host_demo::limits::{Key, Limiter, Memory, NoPermit, Quota};
+//!
+//! # async fn example() -> Result<(), NoPermit> {
+//! // In a program: SystemClock, and a ledger that others can share, such as Sqlite.
+//! let clock = Arc::new(ManualClock::new());
+//! let ledger = Arc::new(Memory::new(clock.clone()));
+//! let limiter = Limiter::new(clock.clone(), &Quota::DOCUMENTED, ledger, "my connector");
+//! let key = Key {
+//!     tenant: "00000000-0000-0000-0000-000000000000".into(),
+//!     application: "00000000-0000-0000-0000-000000000000".into(),
+//!     operation: Operation::UnrestrictCodeExecution,
+//! };
+//! let call = Duration::from_secs(30);
+//! for _ in 0..100 {
+//!     let mut permit = limiter.acquire(&key, call, None, &|_| {}).await?;
+//!     assert!(permit.redeem(), "good for one request");
+//!     // Here the request is sent, and once its answer's head is there:
+//!     permit.settle(clock.now());
+//! }
+//! // The next one is refused at once, with the moment from which on there is room again.
+//! let now = clock.now();
+//! let refused = limiter.acquire(&key, call, Some(now), &|_| {}).await;
+//! let Err(NoPermit::NotUntil(wait)) = refused else { panic!("a hundred and one") };
+//! assert!(wait.at.since(now) > Duration::from_secs(60));
+//! # Ok(()) }
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(example()).unwrap();
+//! ```
 
 mod budget;
 mod ledger;

@@ -144,6 +144,14 @@ struct Turn {
     is_left: bool,
 }
 
+/// When the last reading of each sort was begun.
+#[derive(Default)]
+struct Begun {
+    running: Option<Moment>,
+    since: Option<Moment>,
+    round: Option<Moment>,
+}
+
 /// What is known of the actions that are under way.
 #[derive(Default)]
 struct Picture {
@@ -171,9 +179,7 @@ pub(super) struct Book {
     round: VecDeque<Vec<usize>>,
     picture: Picture,
     breaker: Breaker,
-    /// When the last reading of each sort was begun: of what is under way, since some time, a
-    /// round.
-    last: [Option<Moment>; 3],
+    last: Begun,
     /// Nothing is read before.
     read_after: Option<Moment>,
     misreads: u32,
@@ -212,7 +218,7 @@ impl Book {
             is_reading: false,
             round: VecDeque::new(),
             picture: Picture::default(),
-            last: [None; 3],
+            last: Begun::default(),
             read_after: None,
             misreads: 0,
             blind: None,
@@ -478,7 +484,7 @@ impl Book {
         }
         let wants_to_send = !self.queue.is_empty() && self.hopeless.is_none();
         if wants_to_send && self.wants_picture(now) {
-            self.last[0] = Some(now);
+            self.last.running = Some(now);
             return Some(Read::Running);
         }
         let due = self.due.iter().take_while(|(at, _)| *at <= now);
@@ -489,9 +495,9 @@ impl Book {
             .filter(|n| self.entries[**n].state == State::Unsure);
         let earliest = unsure.map(|n| self.entries[*n].sent).min();
         if let Some(earliest) = earliest
-            && is_free(self.last[1], APART)
+            && is_free(self.last.since, APART)
         {
-            self.last[1] = Some(now);
+            self.last.since = Some(now);
             let since = earliest.and_then(|sent| sent.checked_sub(SKEW).ok());
             return Some(Read::Since(since.unwrap_or(Timestamp::UNIX_EPOCH)));
         }
@@ -504,8 +510,8 @@ impl Book {
         {
             return Some(Read::Of(*n));
         }
-        if barred.next().is_some() && is_free(self.last[0], APART) {
-            self.last[0] = Some(now);
+        if barred.next().is_some() && is_free(self.last.running, APART) {
+            self.last.running = Some(now);
             return Some(Read::Running);
         }
         if self.round.is_empty() {
@@ -521,7 +527,7 @@ impl Book {
         if !due.iter().any(is_accepted) || self.round_may_begin() > Some(now) {
             return;
         }
-        self.last[2] = Some(now);
+        self.last.round = Some(now);
         let accepted = self.due.iter().filter(|(_, n)| is_accepted(n));
         let due = accepted
             .clone()
@@ -534,7 +540,7 @@ impl Book {
 
     fn round_may_begin(&self) -> Option<Moment> {
         let apart = ROUNDS[usize::from(self.due.len() > FEW)];
-        self.last[2].map(|last| last + apart)
+        self.last.round.map(|last| last + apart)
     }
 
     /// What to ask the service for.
@@ -581,11 +587,15 @@ impl Book {
                 self.has_contact = true;
                 self.misreads = 0;
                 self.read_after = None;
+                if let (Read::Running, false) = (read, is_cut) {
+                    // What it does not show is not under way.
+                    self.picture.opposite.clear();
+                }
                 // Whatever it was made for.
                 let opposite = self.under_way(self.rules.kind.opposite(), actions);
                 self.picture.opposite.extend(opposite);
                 match read {
-                    Read::Running => self.saw_running(actions, *is_cut, began, now),
+                    Read::Running => self.saw_running(actions, began, now),
                     Read::Since(_) => self.saw_since(actions, *is_cut, began, now),
                     Read::Of(n) => self.saw_one(*n, actions, now),
                     Read::Known(devices) => self.saw_known(devices, actions, now),
@@ -596,27 +606,18 @@ impl Book {
         }
     }
 
-    fn saw_running(&mut self, actions: &[MachineAction], is_cut: bool, began: Moment, now: Moment) {
-        let kind = self.rules.kind;
-        let mut same = self.under_way(kind, actions);
-        let mut opposite = self.under_way(kind.opposite(), actions);
+    fn saw_running(&mut self, actions: &[MachineAction], began: Moment, now: Moment) {
+        let mut same = self.under_way(self.rules.kind, actions);
         let barred = self.due.iter().map(|(_, n)| *n);
         let barred = barred.filter(|n| self.entries[*n].state == State::Barred);
         for n in barred.collect::<Vec<_>>() {
             match same.remove(&n) {
                 Some(action) => self.take(n, &action, now),
-                None => self.looked_in_vain(n, began, now),
+                None => self.looked_in_vain(n, Some(began), now),
             }
         }
-        if is_cut {
-            // It says nothing of what it does not show.
-            opposite = std::mem::take(&mut self.picture.opposite);
-        }
-        self.picture = Picture {
-            read: Some(began),
-            same,
-            opposite,
-        };
+        self.picture.read = Some(began);
+        self.picture.same = same;
     }
 
     /// Those of a kind that have not ended, by device.
@@ -642,8 +643,7 @@ impl Book {
             let found = by_device.get(&n).and_then(|found| self.made_by(n, found));
             match found.cloned() {
                 Some(action) => self.take(n, &action, now),
-                None if is_cut => self.looked_in_vain(n, self.turns[n].since, now),
-                None => self.looked_in_vain(n, began, now),
+                None => self.looked_in_vain(n, (!is_cut).then_some(began), now),
             }
         }
     }
@@ -825,20 +825,17 @@ impl Book {
         self.settle(n, now);
     }
 
-    /// A look that was begun at that moment did not show a device's action.
-    fn looked_in_vain(&mut self, n: usize, began: Moment, now: Moment) {
+    /// A look that was begun at that moment did not show a device's action. Without a moment it is
+    /// one that shows only a part: it counts, and proves nothing.
+    fn looked_in_vain(&mut self, n: usize, began: Option<Moment>, now: Moment) {
         let turn = &mut self.turns[n];
         let until = |looks: usize| turn.since + LOOKS[looks.min(LOOKS.len() - 1)];
-        if began < until(turn.looks) {
-            // It was on its way already, or shows only a part: it counts as one in vain, and not as
-            // a proof.
-            if began == turn.since && now >= until(turn.looks) {
-                turn.looks += 1;
-            }
-        } else {
+        // One that was on its way already does not count.
+        if began.unwrap_or(now) >= until(turn.looks) {
             turn.looks += 1;
         }
-        let (looks, is_proof) = (turn.looks, began >= until(LOOKS.len() - 1));
+        let is_proof = began.is_some_and(|began| began >= until(LOOKS.len() - 1));
+        let looks = turn.looks;
         if self.entries[n].state == State::Unsure && looks >= LOOKS.len() {
             if !is_proof {
                 return self.leave(n);
@@ -950,8 +947,8 @@ impl Book {
                 .read
                 .map(|read| read + FRESH)
                 .filter(|_| is_waiting),
-            self.last[0].map(|last| last + APART),
-            self.last[1].map(|last| last + APART),
+            self.last.running.map(|last| last + APART),
+            self.last.since.map(|last| last + APART),
             self.round_may_begin(),
         ];
         times.into_iter().flatten().filter(|at| *at > now).min()

@@ -618,7 +618,7 @@ impl Play {
         {
             process.reading = true;
             if matches!(read, Read::Known(_)) {
-                let round = process.book.last[2];
+                let round = process.book.last.round;
                 let (last, readings) = &mut process.round;
                 if let (Some(last), Some(round)) = (*last, round) {
                     let apart = round.since(last);

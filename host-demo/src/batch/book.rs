@@ -167,7 +167,7 @@ pub(super) struct Book {
     by_machine: HashMap<MachineId, usize>,
     /// Those to be sent for, in their order.
     queue: VecDeque<usize>,
-    /// So many of the first of them waited for the quota, and may not leave before a reading.
+    /// So many of the first of them waited for the quota, and were not to leave yet.
     came_back: usize,
     /// Those to be sent for again, not before then.
     later: BTreeSet<(Moment, usize)>,
@@ -317,10 +317,13 @@ impl Book {
         None
     }
 
-    /// Whether a device that waited for the quota may still be sent for. That can have taken an
-    /// hour, in which somebody began the opposite.
+    /// Whether a device that waited for the quota may be sent for now. That can have taken an hour,
+    /// in which somebody began the opposite, or too much of the rest went wrong.
     pub(super) fn may_leave(&self, n: usize, now: Moment) -> bool {
-        !self.sends_no_more() && !self.wants_picture(now) && self.opposite(n).is_none()
+        !self.sends_no_more()
+            && self.breaker.at_once(now, self.rules.at_once) > 0
+            && !self.wants_picture(now)
+            && self.opposite(n).is_none()
     }
 
     /// What is under way for a device and must not be overtaken.

@@ -440,7 +440,7 @@ impl Drive {
                 if !drive.may_leave(n).await {
                     let mut sending = sending.lock().unwrap_or_else(PoisonError::into_inner);
                     sending.is_put_off = true;
-                    return Err("what is under way has to be looked at first".to_owned());
+                    return Err("it is not to leave yet".to_owned());
                 }
                 let kind = drive.journal.run().kind;
                 let call = drive.call(kind.operation(), Some(n));

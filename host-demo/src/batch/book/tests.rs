@@ -12,9 +12,12 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
+use super::reading::ROUNDS;
 use super::*;
 use crate::batch::Outcome;
-use crate::contract::{Error, Limiter, MissingRoles, RateLimit};
+use crate::contract::{
+    ActionStatus, Effect, Error, Limiter, MachineActionFilter, MissingRoles, RateLimit,
+};
 use crate::limits::{NotUntil, Why};
 
 /// All times are whole seconds.

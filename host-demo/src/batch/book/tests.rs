@@ -921,27 +921,11 @@ impl Play {
             Some(time.to_string())
         };
         MachineAction {
-            id: act.id.clone(),
-            type_: act.kind.action_type(),
-            title: None,
-            requestor: None,
             requestor_comment: Some(comment),
-            status,
             machine_id: Some(self.journal[act.device].machine.to_string()),
-            computer_dns_name: None,
             creation_date_time_utc: time(act.created),
             last_update_date_time_utc: time(updated),
-            cancellation_requestor: None,
-            cancellation_comment: None,
-            cancellation_date_time_utc: None,
-            error_h_result: None,
-            scope: None,
-            external_id: None,
-            request_source: None,
-            related_file_info: None,
-            commands: None,
-            troubleshoot_info: None,
-            additional_properties: Vec::new(),
+            ..MachineAction::blank(&act.id, act.kind.action_type(), status)
         }
     }
 

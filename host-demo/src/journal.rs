@@ -28,8 +28,8 @@ use crate::grant::Operation;
 use crate::id::MachineId;
 use crate::kind::Kind;
 
-/// The format's number.
-const FORMAT: u32 = 1;
+/// The format's number. Where another one is found, nothing is read.
+const FORMAT: u32 = 2;
 
 /// Changes that are written together, at most.
 const BATCH: usize = 512;
@@ -52,9 +52,10 @@ const TABLES: &str = "
     ) STRICT;
     CREATE TABLE call (
         n INTEGER PRIMARY KEY,
-        operation TEXT NOT NULL, device INTEGER, began INTEGER NOT NULL, ended INTEGER, result TEXT
+        operation TEXT NOT NULL, device INTEGER, began INTEGER NOT NULL, ended INTEGER, result TEXT,
+        left INTEGER NOT NULL
     ) STRICT;
-    PRAGMA user_version = 1;
+    PRAGMA user_version = 2;
 ";
 
 /// Why a journal can't be used.
@@ -84,9 +85,12 @@ pub enum JournalError {
         /// Who drives it.
         by: String,
     },
-    /// A newer program made it.
-    #[error("the run {run} is of format {found}, and this program knows {FORMAT}: use a newer one")]
-    Newer {
+    /// A newer or an older program made it.
+    #[error(
+        "the run {run} is of format {found}, and this program knows {FORMAT}: use the version that \
+         began it"
+    )]
+    OtherFormat {
         /// Which run.
         run: String,
         /// Its format.
@@ -159,6 +163,8 @@ pub struct Call {
     pub ended: Option<Timestamp>,
     /// What the answer was: `ok`, or the reason or kind of error.
     pub result: Option<String>,
+    /// Whether it may have left, and used up some of a quota: until it is known that it did not.
+    pub left: bool,
 }
 
 /// All that a journal knows.
@@ -451,8 +457,8 @@ enum Change {
     Entry(usize, Box<Entry>, Timestamp),
     /// A call was begun.
     Call(Call),
-    /// A call that was begun was answered: by its place among the calls.
-    Answered(i64, Timestamp, &'static str),
+    /// A call that was begun, by its place among the calls, came to this, and may have left or not.
+    Answered(i64, Timestamp, &'static str, bool),
     /// The run is driven, or is at its end.
     Ended(Option<Timestamp>, Option<String>),
 }
@@ -524,9 +530,9 @@ impl Journal {
         self.send(vec![Change::Entry(n, Box::new(entry.clone()), at)], None);
     }
 
-    /// Notes what came of a call.
-    pub fn note_answer(&self, call: Begun, at: Timestamp, result: &'static str) {
-        self.send(vec![Change::Answered(call.0, at, result)], None);
+    /// Notes what came of a call: in a word, and whether it may have left.
+    pub fn note_answer(&self, call: Begun, at: Timestamp, result: &'static str, left: bool) {
+        self.send(vec![Change::Answered(call.0, at, result, left)], None);
     }
 
     /// Writes down that a call is about to be made, with how its device stands then. When it
@@ -689,8 +695,8 @@ impl Store {
             .map_err(|e| failed(path, &e))?;
         match found {
             0 => Err(store.damaged("its run was cut off before it began, and sent nothing")),
-            1..=FORMAT => Ok(store),
-            _ => Err(JournalError::Newer {
+            FORMAT => Ok(store),
+            _ => Err(JournalError::OtherFormat {
                 run: run_of(path),
                 found,
             }),
@@ -755,8 +761,8 @@ impl Store {
                 Change::Entry(n, entry, at) => put(&transaction, *n, entry, *at),
                 Change::Call(call) => transaction
                     .prepare_cached(
-                        "INSERT INTO call (operation, device, began, ended, result)
-                         VALUES (?,?,?,?,?)",
+                        "INSERT INTO call (operation, device, began, ended, result, left)
+                         VALUES (?,?,?,?,?,?)",
                     )
                     .and_then(|mut insert| {
                         insert.execute(params![
@@ -765,11 +771,14 @@ impl Store {
                             call.began.as_millisecond(),
                             call.ended.map(Timestamp::as_millisecond),
                             call.result,
+                            call.left,
                         ])
                     }),
-                Change::Answered(n, at, result) => transaction
-                    .prepare_cached("UPDATE call SET ended = ?, result = ? WHERE n = ?")
-                    .and_then(|mut update| update.execute(params![at.as_millisecond(), result, n])),
+                Change::Answered(n, at, result, left) => transaction
+                    .prepare_cached("UPDATE call SET ended = ?, result = ?, left = ? WHERE n = ?")
+                    .and_then(|mut update| {
+                        update.execute(params![at.as_millisecond(), result, left, n])
+                    }),
                 Change::Ended(at, why) => transaction.execute(
                     "UPDATE run SET ended = ?, ending = ?",
                     params![at.map(Timestamp::as_millisecond), why],
@@ -971,6 +980,7 @@ fn call(row: &Row<'_>) -> rusqlite::Result<Option<Call>> {
         began,
         ended: ended.and_then(time),
         result: row.get("result")?,
+        left: row.get("left")?,
     }))
 }
 

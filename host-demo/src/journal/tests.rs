@@ -1,8 +1,10 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use proptest::prelude::*;
+use rusqlite::Connection;
 
 use super::*;
+use crate::batch::{Action, Problem, State};
 
 struct Place {
     folder: tempfile::TempDir,

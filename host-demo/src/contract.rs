@@ -219,22 +219,16 @@ impl Effect {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_additional_property_takes_the_place_of_a_field() {
-        let property = |name: &str, json: &str| Property {
-            name: name.to_owned(),
-            json: json.to_owned(),
-        };
-        let action = MachineAction {
-            id: "8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a".to_owned(),
-            type_: ActionType::UnrestrictCodeExecution,
+impl MachineAction {
+    /// One of which nothing else is known.
+    pub(crate) fn blank(id: &str, type_: ActionType, status: ActionStatus) -> Self {
+        Self {
+            id: id.to_owned(),
+            type_,
             title: None,
             requestor: None,
             requestor_comment: None,
-            status: ActionStatus::Pending,
+            status,
             machine_id: None,
             computer_dns_name: None,
             creation_date_time_utc: None,
@@ -249,12 +243,33 @@ mod tests {
             related_file_info: None,
             commands: None,
             troubleshoot_info: None,
+            additional_properties: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_additional_property_takes_the_place_of_a_field() {
+        let property = |name: &str, json: &str| Property {
+            name: name.to_owned(),
+            json: json.to_owned(),
+        };
+        let action = MachineAction {
             additional_properties: vec![
                 property("status", "\"Succeeded\""),
                 property("id", "\"another\""),
                 property("title", "5"),
                 property("isNew", "[true]"),
             ],
+            ..MachineAction::blank(
+                "8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a",
+                ActionType::UnrestrictCodeExecution,
+                ActionStatus::Pending,
+            )
         };
         let json = action.to_json();
         assert_eq!(json["status"], "Pending");

@@ -303,27 +303,13 @@ mod tests {
 
     fn action(id: &str, kind: Kind, status: ActionStatus, created: &str) -> MachineAction {
         MachineAction {
-            id: id.to_owned(),
-            type_: kind.action_type(),
-            title: None,
             requestor: Some("Ann".to_owned()),
             requestor_comment: Some("INC-42".to_owned()),
-            status,
             machine_id: Some(MACHINE.to_owned()),
             computer_dns_name: Some("pc-7.contoso.com".to_owned()),
             creation_date_time_utc: Some(created.to_owned()),
             last_update_date_time_utc: Some(created.to_owned()),
-            cancellation_requestor: None,
-            cancellation_comment: None,
-            cancellation_date_time_utc: None,
-            error_h_result: None,
-            scope: None,
-            external_id: None,
-            request_source: None,
-            related_file_info: None,
-            commands: None,
-            troubleshoot_info: None,
-            additional_properties: Vec::new(),
+            ..MachineAction::blank(id, kind.action_type(), status)
         }
     }
 

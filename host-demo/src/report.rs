@@ -215,7 +215,7 @@ fn paces(record: &Record) -> Vec<Pace> {
     let main = record.run.kind.operation();
     let others = Operation::ALL.into_iter().filter(|other| *other != main);
     let pace = |operation| {
-        let of_it = |call: &&Call| call.operation == operation && may_have_left(call);
+        let of_it = |call: &&Call| call.operation == operation && call.left;
         let of_it = record.calls.iter().filter(of_it);
         let mut calls: Vec<i64> = of_it.map(|call| call.began.as_millisecond()).collect();
         // A calendar can be set back.
@@ -226,24 +226,6 @@ fn paces(record: &Record) -> Vec<Pace> {
         .chain(others)
         .filter_map(pace)
         .collect()
-}
-
-/// Whether a call used up some of a quota. These did not leave, and gave it back.
-fn may_have_left(call: &Call) -> bool {
-    const STAYED: [&str; 9] = [
-        "no-token",
-        "quota",
-        "ledger",
-        "stopped",
-        "withheld",
-        "audit",
-        "invalid-argument",
-        "denied",
-        "unavailable",
-    ];
-    call.result
-        .as_deref()
-        .is_none_or(|result| !STAYED.contains(&result))
 }
 
 /// What went wrong with a device that has come to this, if something did.

@@ -167,27 +167,12 @@ mod tests {
 
     fn action(n: u32) -> MachineAction {
         MachineAction {
-            id: format!("a{n}"),
-            type_: ActionType::RestrictCodeExecution,
-            title: None,
-            requestor: None,
-            requestor_comment: None,
-            status: ActionStatus::Succeeded,
-            machine_id: None,
-            computer_dns_name: None,
             creation_date_time_utc: Timestamp::from_second(n.into()).ok().map(|t| t.to_string()),
-            last_update_date_time_utc: None,
-            cancellation_requestor: None,
-            cancellation_comment: None,
-            cancellation_date_time_utc: None,
-            error_h_result: None,
-            scope: None,
-            external_id: None,
-            request_source: None,
-            related_file_info: None,
-            commands: None,
-            troubleshoot_info: None,
-            additional_properties: Vec::new(),
+            ..MachineAction::blank(
+                &format!("a{n}"),
+                ActionType::RestrictCodeExecution,
+                ActionStatus::Succeeded,
+            )
         }
     }
 

@@ -3,6 +3,8 @@
 //! Pure: times, answers and readings go in; steps come out. Nothing that might have happened is
 //! repeated before a look at the machine's actions has shown that it has not.
 
+mod fate;
+mod reading;
 #[cfg(test)]
 mod tests;
 
@@ -12,22 +14,21 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
+pub(super) use self::reading::Read;
+
+use self::fate::{Fate, fate};
 use super::breaker::{Breaker, Went};
 use super::entry::ending;
 use super::{Entry, Follow, Problem, State};
 use crate::clock::Moment;
-use crate::contract::{ActionStatus, Effect, MachineAction, MachineActionFilter, Reason};
+use crate::contract::{MachineAction, Reason};
 use crate::host::CallError;
 use crate::id::MachineId;
-use crate::identity::IdentityError;
 use crate::kind::Kind;
 
 /// How often in a row one is sent again that the service puts off, while it takes no other one
 /// either. Whoever uses up the quota then does not stop.
 const RESENDS: u32 = 10;
-
-/// How often one is sent at most of which each time a look shows that it was not done.
-const SENDS: u32 = 5;
 
 /// How often one is tried whose time is up each time before it left.
 const TIMES_OUT: u32 = 2;
@@ -40,9 +41,6 @@ const BACKOFF: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(60)]
 
 /// How old the picture of what is under way may be when something is sent.
 const FRESH: Duration = Duration::from_secs(300);
-
-/// From one reading of many devices to the next, at least.
-const APART: Duration = Duration::from_secs(10);
 
 /// When one is looked at of which it is not known whether it was done, from then on. A new action
 /// is not visible at once (some seconds are on record); what is not there at the last look was not
@@ -67,24 +65,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// And never beyond this.
 const LONGEST_PAUSE_EVER: Duration = Duration::from_secs(600);
 
-/// Looks at accepted actions are made together: with the due ones those that are due soon.
-const SOON: Duration = Duration::from_secs(2);
-
-/// Rounds of them are so far apart, for a few actions and for many.
-const ROUNDS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(15)];
-
-/// These are a few.
-const FEW: usize = 10;
-
-/// How many ids one reading names. The contract allows 100.
-const IDS: usize = 100;
-
-/// So many readings that went wrong in a row, and were answered, are enough.
-const MISREADS: u32 = 10;
-
-/// So many before the first that went well, if nothing else did either.
-const FIRST_MISREADS: u32 = 3;
-
 /// By what rules.
 #[derive(Clone)]
 pub(super) struct Rules {
@@ -96,19 +76,6 @@ pub(super) struct Rules {
     pub(super) at_once: usize,
     pub(super) pause_above: u8,
     pub(super) advice: fn(&CallError) -> Option<&'static str>,
-}
-
-/// A reading of machine actions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Read {
-    /// Those of either kind that are under way, of all devices.
-    Running,
-    /// Those of either kind that were created since then.
-    Since(Timestamp),
-    /// Those of one device.
-    Of(usize),
-    /// These devices' known ones.
-    Known(Vec<usize>),
 }
 
 /// What happened that others want to know of.
@@ -144,6 +111,14 @@ struct Turn {
     is_left: bool,
 }
 
+/// When the last reading of each sort was begun.
+#[derive(Default)]
+struct Begun {
+    running: Option<Moment>,
+    since: Option<Moment>,
+    round: Option<Moment>,
+}
+
 /// What is known of the actions that are under way.
 #[derive(Default)]
 struct Picture {
@@ -159,7 +134,7 @@ pub(super) struct Book {
     by_machine: HashMap<MachineId, usize>,
     /// Those to be sent for, in their order.
     queue: VecDeque<usize>,
-    /// So many of the first of them waited for the quota, and may not leave before a reading.
+    /// So many of the first of them waited for the quota, and were not to leave yet.
     came_back: usize,
     /// Those to be sent for again, not before then.
     later: BTreeSet<(Moment, usize)>,
@@ -171,9 +146,7 @@ pub(super) struct Book {
     round: VecDeque<Vec<usize>>,
     picture: Picture,
     breaker: Breaker,
-    /// When the last reading of each sort was begun: of what is under way, since some time, a
-    /// round.
-    last: [Option<Moment>; 3],
+    last: Begun,
     /// Nothing is read before.
     read_after: Option<Moment>,
     misreads: u32,
@@ -212,7 +185,7 @@ impl Book {
             is_reading: false,
             round: VecDeque::new(),
             picture: Picture::default(),
-            last: [None; 3],
+            last: Begun::default(),
             read_after: None,
             misreads: 0,
             blind: None,
@@ -311,10 +284,13 @@ impl Book {
         None
     }
 
-    /// Whether a device that waited for the quota may still be sent for. That can have taken an
-    /// hour, in which somebody began the opposite.
+    /// Whether a device that waited for the quota may be sent for now. That can have taken an hour,
+    /// in which somebody began the opposite, or too much of the rest went wrong.
     pub(super) fn may_leave(&self, n: usize, now: Moment) -> bool {
-        !self.sends_no_more() && !self.wants_picture(now) && self.opposite(n).is_none()
+        !self.sends_no_more()
+            && self.breaker.at_once(now, self.rules.at_once) > 0
+            && !self.wants_picture(now)
+            && self.opposite(n).is_none()
     }
 
     /// What is under way for a device and must not be overtaken.
@@ -461,316 +437,6 @@ impl Book {
         Problem::new(error, (self.rules.advice)(error))
     }
 
-    /// The next reading to be made now, if one is. It is under way from then on.
-    pub(super) fn next_read(&mut self, now: Moment) -> Option<Read> {
-        let read = self.pick_read(now)?;
-        self.is_reading = true;
-        Some(read)
-    }
-
-    fn pick_read(&mut self, now: Moment) -> Option<Read> {
-        if self.closed.is_some()
-            || self.is_reading
-            || self.blind.is_some()
-            || self.read_after.is_some_and(|after| now < after)
-        {
-            return None;
-        }
-        let wants_to_send = !self.queue.is_empty() && self.hopeless.is_none();
-        if wants_to_send && self.wants_picture(now) {
-            self.last[0] = Some(now);
-            return Some(Read::Running);
-        }
-        let due = self.due.iter().take_while(|(at, _)| *at <= now);
-        let due: Vec<usize> = due.map(|(_, n)| *n).collect();
-        let is_free = |last: Option<Moment>, apart| last.is_none_or(|last| now >= last + apart);
-        let unsure = due
-            .iter()
-            .filter(|n| self.entries[**n].state == State::Unsure);
-        let earliest = unsure.map(|n| self.entries[*n].sent).min();
-        if let Some(earliest) = earliest
-            && is_free(self.last[1], APART)
-        {
-            self.last[1] = Some(now);
-            let since = earliest.and_then(|sent| sent.checked_sub(SKEW).ok());
-            return Some(Read::Since(since.unwrap_or(Timestamp::UNIX_EPOCH)));
-        }
-        let mut barred = due
-            .iter()
-            .filter(|n| self.entries[**n].state == State::Barred);
-        if let Some(n) = barred
-            .clone()
-            .find(|n| self.turns[**n].looks + 1 >= LOOKS.len())
-        {
-            return Some(Read::Of(*n));
-        }
-        if barred.next().is_some() && is_free(self.last[0], APART) {
-            self.last[0] = Some(now);
-            return Some(Read::Running);
-        }
-        if self.round.is_empty() {
-            self.begin_round(&due, now);
-        }
-        self.round.pop_front().map(Read::Known)
-    }
-
-    /// Gathers the accepted ones that are due, and fills the last reading up with those that are
-    /// due next.
-    fn begin_round(&mut self, due: &[usize], now: Moment) {
-        let is_accepted = |n: &usize| self.entries[*n].state == State::Accepted;
-        if !due.iter().any(is_accepted) || self.round_may_begin() > Some(now) {
-            return;
-        }
-        self.last[2] = Some(now);
-        let accepted = self.due.iter().filter(|(_, n)| is_accepted(n));
-        let due = accepted
-            .clone()
-            .take_while(|(at, _)| *at <= now + SOON)
-            .count();
-        let count = due.div_ceil(IDS) * IDS;
-        let all: Vec<usize> = accepted.take(count).map(|(_, n)| *n).collect();
-        self.round = all.chunks(IDS).map(<[usize]>::to_vec).collect();
-    }
-
-    fn round_may_begin(&self) -> Option<Moment> {
-        let apart = ROUNDS[usize::from(self.due.len() > FEW)];
-        self.last[2].map(|last| last + apart)
-    }
-
-    /// What to ask the service for.
-    pub(super) fn filter(&self, read: &Read) -> MachineActionFilter {
-        let both = Kind::ALL.map(Kind::action_type).to_vec();
-        let everything = MachineActionFilter::everything();
-        match read {
-            Read::Running => MachineActionFilter {
-                types: both,
-                statuses: vec![ActionStatus::Pending, ActionStatus::InProgress],
-                ..everything
-            },
-            Read::Since(time) => MachineActionFilter {
-                types: both,
-                created_since: Some(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
-                ..everything
-            },
-            Read::Of(n) => MachineActionFilter {
-                types: both,
-                machine_id: Some(self.entries[*n].machine.to_string()),
-                ..everything
-            },
-            Read::Known(devices) => {
-                let action = |n: &usize| Some(self.entries[*n].action.as_ref()?.id.clone());
-                MachineActionFilter {
-                    ids: devices.iter().filter_map(action).collect(),
-                    ..everything
-                }
-            }
-        }
-    }
-
-    /// What a reading that was begun at that moment found, and whether it is cut off.
-    pub(super) fn was_read(
-        &mut self,
-        read: &Read,
-        began: Moment,
-        result: &Result<(Vec<MachineAction>, bool), CallError>,
-        now: Moment,
-    ) {
-        self.is_reading = false;
-        match result {
-            Ok((actions, is_cut)) => {
-                self.has_contact = true;
-                self.misreads = 0;
-                self.read_after = None;
-                // Whatever it was made for.
-                let opposite = self.under_way(self.rules.kind.opposite(), actions);
-                self.picture.opposite.extend(opposite);
-                match read {
-                    Read::Running => self.saw_running(actions, *is_cut, began, now),
-                    Read::Since(_) => self.saw_since(actions, *is_cut, began, now),
-                    Read::Of(n) => self.saw_one(*n, actions, now),
-                    Read::Known(devices) => self.saw_known(devices, actions, now),
-                }
-            }
-            Err(CallError::Stopped) => {}
-            Err(error) => self.misread(error, now),
-        }
-    }
-
-    fn saw_running(&mut self, actions: &[MachineAction], is_cut: bool, began: Moment, now: Moment) {
-        let kind = self.rules.kind;
-        let mut same = self.under_way(kind, actions);
-        let mut opposite = self.under_way(kind.opposite(), actions);
-        let barred = self.due.iter().map(|(_, n)| *n);
-        let barred = barred.filter(|n| self.entries[*n].state == State::Barred);
-        for n in barred.collect::<Vec<_>>() {
-            match same.remove(&n) {
-                Some(action) => self.take(n, &action, now),
-                None => self.looked_in_vain(n, began, now),
-            }
-        }
-        if is_cut {
-            // It says nothing of what it does not show.
-            opposite = std::mem::take(&mut self.picture.opposite);
-        }
-        self.picture = Picture {
-            read: Some(began),
-            same,
-            opposite,
-        };
-    }
-
-    /// Those of a kind that have not ended, by device.
-    fn under_way(&self, kind: Kind, actions: &[MachineAction]) -> HashMap<usize, MachineAction> {
-        let of_kind = actions.iter().filter(|action| {
-            Kind::of(&action.type_) == Some(kind) && ending(&action.status).is_none()
-        });
-        let by_device =
-            of_kind.filter_map(|action| Some((self.device_of(action)?, action.clone())));
-        by_device.collect()
-    }
-
-    fn saw_since(&mut self, actions: &[MachineAction], is_cut: bool, began: Moment, now: Moment) {
-        let mut by_device: HashMap<usize, Vec<&MachineAction>> = HashMap::new();
-        for action in actions {
-            if let Some(n) = self.device_of(action) {
-                by_device.entry(n).or_default().push(action);
-            }
-        }
-        let unsure = self.due.iter().map(|(_, n)| *n);
-        let unsure = unsure.filter(|n| self.entries[*n].state == State::Unsure);
-        for n in unsure.collect::<Vec<_>>() {
-            let found = by_device.get(&n).and_then(|found| self.made_by(n, found));
-            match found.cloned() {
-                Some(action) => self.take(n, &action, now),
-                None if is_cut => self.looked_in_vain(n, self.turns[n].since, now),
-                None => self.looked_in_vain(n, began, now),
-            }
-        }
-    }
-
-    /// The action that a doubtful request made, or that bars it: of the right kind and time, with
-    /// the reference in its comment; else one that is under way.
-    fn made_by<'a>(&self, n: usize, found: &[&'a MachineAction]) -> Option<&'a MachineAction> {
-        let mut candidates: Vec<_> = found
-            .iter()
-            .filter(|action| Kind::of(&action.type_) == Some(self.rules.kind))
-            .filter(|action| self.is_news(n, action))
-            .collect();
-        candidates.sort_by_key(|action| &action.creation_date_time_utc);
-        let own = candidates.iter().rev().find(|action| {
-            self.is_own(n, action)
-                && self.is_of_this_time(n, action.creation_date_time_utc.as_deref())
-        });
-        let running = candidates
-            .iter()
-            .rev()
-            .find(|action| ending(&action.status).is_none());
-        own.or(running).map(|action| **action)
-    }
-
-    /// Whether it is another action than the one that is known, and not one from before it: those
-    /// of earlier tries have the same reference.
-    fn is_news(&self, n: usize, action: &MachineAction) -> bool {
-        let Some(known) = &self.entries[n].action else {
-            return true;
-        };
-        let time = |text: &Option<String>| text.as_ref()?.parse::<Timestamp>().ok();
-        let created = [
-            &action.creation_date_time_utc,
-            &known.creation_date_time_utc,
-        ]
-        .map(time);
-        match created {
-            [Some(this), Some(before)] => this > before,
-            _ => action.id != known.id,
-        }
-    }
-
-    fn saw_one(&mut self, n: usize, actions: &[MachineAction], now: Moment) {
-        if self.entries[n].state != State::Barred {
-            return;
-        }
-        let of_kind = actions
-            .iter()
-            .filter(|action| Kind::of(&action.type_) == Some(self.rules.kind))
-            .filter(|action| self.is_news(n, action));
-        let newest = of_kind.max_by_key(|action| action.creation_date_time_utc.clone());
-        let ended_lately = newest.filter(|action| {
-            ending(&action.status).is_none()
-                || self.is_of_this_time(n, action.last_update_date_time_utc.as_deref())
-        });
-        match ended_lately.cloned() {
-            Some(action) => self.take(n, &action, now),
-            // It said that one was under way, and shows none. Whoever runs it is the one to know.
-            None => self.leave(n),
-        }
-    }
-
-    fn saw_known(&mut self, devices: &[usize], actions: &[MachineAction], now: Moment) {
-        let found: HashMap<&str, &MachineAction> = actions
-            .iter()
-            .map(|action| (action.id.as_str(), action))
-            .collect();
-        for &n in devices {
-            if self.entries[n].state != State::Accepted || self.turns[n].is_left {
-                continue;
-            }
-            let id = self.entries[n]
-                .action
-                .as_ref()
-                .map(|action| action.id.as_str());
-            // Where it is not found, it is not visible yet.
-            if let Some(action) = id.and_then(|id| found.get(id)) {
-                let is_own = !self.entries[n].is_adopted;
-                let before = self.entries[n].clone();
-                self.entries[n].has(action, is_own);
-                if self.entries[n] != before {
-                    self.news.push(News::Changed(n));
-                }
-            }
-            self.settle_quietly(n, now);
-        }
-    }
-
-    fn misread(&mut self, error: &CallError, now: Moment) {
-        self.misreads += 1;
-        let pause = BACKOFF[0].saturating_mul(1 << self.misreads.min(10));
-        self.read_after = Some(now + pause.min(BACKOFF[1]));
-        self.round.clear();
-        let is_answer = matches!(
-            error.reason(),
-            Some(
-                Reason::Forbidden(_)
-                    | Reason::NotFound
-                    | Reason::RateLimited(_)
-                    | Reason::Rejected
-                    | Reason::ServiceFailure(_)
-                    | Reason::Unauthorized
-                    | Reason::UnexpectedResponse
-            )
-        );
-        self.has_contact |= is_answer;
-        match reading_fate(error) {
-            ReadingFate::Never => self.go_blind(error, now),
-            ReadingFate::All => {
-                self.give_up(error, now);
-                self.go_blind(error, now);
-            }
-            ReadingFate::Later { is_away } => {
-                let first = match is_away && !may_have_arrived(error) {
-                    true => 1,
-                    false => FIRST_MISREADS,
-                };
-                if !self.has_contact && self.misreads >= first {
-                    self.give_up(error, now);
-                    self.go_blind(error, now);
-                } else if !is_away && self.misreads >= MISREADS {
-                    self.go_blind(error, now);
-                }
-            }
-        }
-    }
-
     /// From now on nothing is read.
     fn go_blind(&mut self, error: &CallError, now: Moment) {
         if self.blind.is_some() {
@@ -823,35 +489,6 @@ impl Book {
         let turn = &mut self.turns[n];
         (turn.since, turn.looks) = (now, 0);
         self.settle(n, now);
-    }
-
-    /// A look that was begun at that moment did not show a device's action.
-    fn looked_in_vain(&mut self, n: usize, began: Moment, now: Moment) {
-        let turn = &mut self.turns[n];
-        let until = |looks: usize| turn.since + LOOKS[looks.min(LOOKS.len() - 1)];
-        if began < until(turn.looks) {
-            // It was on its way already, or shows only a part: it counts as one in vain, and not as
-            // a proof.
-            if began == turn.since && now >= until(turn.looks) {
-                turn.looks += 1;
-            }
-        } else {
-            turn.looks += 1;
-        }
-        let (looks, is_proof) = (turn.looks, began >= until(LOOKS.len() - 1));
-        if self.entries[n].state == State::Unsure && looks >= LOOKS.len() {
-            if !is_proof {
-                return self.leave(n);
-            }
-            // Nothing was created.
-            let entry = &mut self.entries[n];
-            entry.state = match entry.sends >= SENDS {
-                true => State::Refused,
-                false => State::Waiting,
-            };
-            return self.settle(n, now);
-        }
-        self.settle_quietly(n, now);
     }
 
     /// Gives a device that stands otherwise now its next turn.
@@ -945,21 +582,13 @@ impl Book {
             self.breaker.until().filter(|_| is_waiting),
             self.later.first().map(|(at, _)| *at),
             self.due.iter().map(|(at, _)| *at).find(|at| *at > now),
-            self.read_after,
             self.picture
                 .read
                 .map(|read| read + FRESH)
                 .filter(|_| is_waiting),
-            self.last[0].map(|last| last + APART),
-            self.last[1].map(|last| last + APART),
-            self.round_may_begin(),
         ];
-        times.into_iter().flatten().filter(|at| *at > now).min()
-    }
-
-    fn device_of(&self, action: &MachineAction) -> Option<usize> {
-        let machine: MachineId = action.machine_id.as_deref()?.parse().ok()?;
-        self.by_machine.get(&machine).copied()
+        let times = times.into_iter().chain(self.may_read_from());
+        times.flatten().filter(|at| *at > now).min()
     }
 
     fn is_own(&self, n: usize, action: &MachineAction) -> bool {
@@ -990,95 +619,4 @@ pub(super) fn reference(nonce: &[u8; 16], machine: &MachineId) -> String {
         .take(12)
         .map(|byte| char::from(LETTERS[usize::from(byte % 32)]))
         .collect()
-}
-
-/// What an error makes of a device that was sent for.
-enum Fate {
-    /// It may have happened.
-    Doubt,
-    /// One is under way.
-    Barred,
-    /// Nothing left, for reasons that pass.
-    NotSent { nowhere: bool },
-    /// The service has no time for it now.
-    PutOff,
-    /// As things stand, the quota has no room before the deadline. What is under way can end sooner
-    /// than it counts.
-    NotYet,
-    /// The next one would meet the same.
-    All,
-    /// It is this device's own.
-    Refused,
-}
-
-fn fate(error: &CallError, has_contact: bool) -> Fate {
-    if error.effect() == Effect::Unknown {
-        return Fate::Doubt;
-    }
-    match error {
-        CallError::Identity(IdentityError::NoAnswer(_)) if has_contact => {
-            Fate::NotSent { nowhere: true }
-        }
-        CallError::Quota { .. } => Fate::NotYet,
-        CallError::Identity(_)
-        | CallError::Ledger(_)
-        | CallError::Stopped
-        | CallError::Withheld(_)
-        | CallError::Audit(_)
-        | CallError::TokenEchoed { .. } => Fate::All,
-        CallError::TimedOut { .. } => Fate::NotSent { nowhere: false },
-        // The plugin's. It would do it again.
-        CallError::Fault { .. } => Fate::Refused,
-        CallError::Answered { error, .. } => match &error.reason {
-            Reason::AlreadyInProgress => Fate::Barred,
-            Reason::RateLimited(_) => Fate::PutOff,
-            Reason::InvalidArgument(argument) if argument.parameter == "comment" => Fate::All,
-            Reason::Denied | Reason::Unauthorized => Fate::All,
-            Reason::Unavailable | Reason::Transport if has_contact => {
-                Fate::NotSent { nowhere: true }
-            }
-            Reason::Unavailable | Reason::Transport => Fate::All,
-            _ => Fate::Refused,
-        },
-    }
-}
-
-/// Whether somebody was there who may have got it.
-fn may_have_arrived(error: &CallError) -> bool {
-    let CallError::Answered { detail, .. } = error else {
-        return false;
-    };
-    detail
-        .as_ref()
-        .is_some_and(|detail| detail.kind.may_have_arrived())
-}
-
-/// What an error makes of reading.
-enum ReadingFate {
-    /// It may go better later. `is_away`: nothing answered.
-    Later { is_away: bool },
-    /// It never will.
-    Never,
-    /// And nothing else will either.
-    All,
-}
-
-fn reading_fate(error: &CallError) -> ReadingFate {
-    match error {
-        CallError::Identity(IdentityError::NoAnswer(_)) => ReadingFate::Later { is_away: true },
-        CallError::Identity(_)
-        | CallError::Ledger(_)
-        | CallError::Withheld(_)
-        | CallError::Audit(_) => ReadingFate::All,
-        CallError::TokenEchoed { .. } | CallError::Fault { .. } => ReadingFate::Never,
-        CallError::Quota { .. } | CallError::Stopped | CallError::TimedOut { .. } => {
-            ReadingFate::Later { is_away: false }
-        }
-        CallError::Answered { error, .. } => match &error.reason {
-            Reason::Forbidden(_) | Reason::Denied | Reason::Unauthorized => ReadingFate::Never,
-            Reason::Transport | Reason::Unavailable => ReadingFate::Later { is_away: true },
-            Reason::RateLimited(_) => ReadingFate::Later { is_away: true },
-            _ => ReadingFate::Later { is_away: false },
-        },
-    }
 }

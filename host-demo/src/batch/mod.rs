@@ -30,7 +30,7 @@ pub use self::entry::{Action, Entry, Outcome, Problem, State, Verdict};
 
 use self::book::{Book, News, Read, Rules};
 use crate::clock::Moment;
-use crate::contract::{MachineAction, MachineActionFilter};
+use crate::contract::{MachineAction, MachineActionFilter, Reason};
 use crate::grant::Operation;
 use crate::host::{CallError, Consent, Host, Patience};
 use crate::journal::{Begun, Call, Journal, JournalError};
@@ -440,7 +440,7 @@ impl Drive {
                 if !drive.may_leave(n).await {
                     let mut sending = sending.lock().unwrap_or_else(PoisonError::into_inner);
                     sending.is_put_off = true;
-                    return Err("what is under way has to be looked at first".to_owned());
+                    return Err("it is not to leave yet".to_owned());
                 }
                 let kind = drive.journal.run().kind;
                 let call = drive.call(kind.operation(), Some(n));
@@ -462,7 +462,9 @@ impl Drive {
                 // Once more only where the first was refused for its token.
                 let first = sending.call.replace(begun);
                 if let Some(first) = first {
-                    drive.journal.note_answer(first, began, "unauthorized");
+                    drive
+                        .journal
+                        .note_answer(first, began, "unauthorized", true);
                 }
                 Ok(())
             })
@@ -498,13 +500,15 @@ impl Drive {
             began: self.host.clock().wall(),
             ended: None,
             result: None,
+            left: true,
         }
     }
 
     fn answered(&self, call: Option<Begun>, result: Result<(), &CallError>) {
         if let Some(call) = call {
-            self.journal
-                .note_answer(call, self.host.clock().wall(), name_of(result));
+            let (name, left) = came_of(result);
+            let now = self.host.clock().wall();
+            self.journal.note_answer(call, now, name, left);
         }
     }
 }
@@ -536,21 +540,28 @@ async fn wait(clock: &dyn crate::clock::Clock, until: Option<Moment>) {
     }
 }
 
-/// What came of a call, in a word.
-fn name_of(result: Result<(), &CallError>) -> &'static str {
-    match result {
-        Ok(()) => "ok",
-        Err(error) => match error {
-            CallError::Answered { error, .. } => error.reason.name(),
-            CallError::Identity(_) => "no-token",
-            CallError::Quota { .. } => "quota",
-            CallError::Ledger(_) => "ledger",
-            CallError::Stopped => "stopped",
-            CallError::Withheld(_) => "withheld",
-            CallError::TokenEchoed { .. } => "token-echoed",
-            CallError::Audit(_) => "audit",
-            CallError::TimedOut { .. } => "timed-out",
-            CallError::Fault { .. } => "fault",
-        },
+/// What came of a call, in a word, and whether it may have left. What did not gave back what it had
+/// of the quota.
+const fn came_of(result: Result<(), &CallError>) -> (&'static str, bool) {
+    let Err(error) = result else {
+        return ("ok", true);
+    };
+    match error {
+        CallError::Answered { error, .. } => {
+            let stayed = matches!(
+                error.reason,
+                Reason::InvalidArgument(_) | Reason::Denied | Reason::Unavailable
+            );
+            (error.reason.name(), !stayed)
+        }
+        CallError::Identity(_) => ("no-token", false),
+        CallError::Quota { .. } => ("quota", false),
+        CallError::Ledger(_) => ("ledger", false),
+        CallError::Stopped => ("stopped", false),
+        CallError::Withheld(_) => ("withheld", false),
+        CallError::TokenEchoed { .. } => ("token-echoed", true),
+        CallError::Audit(_) => ("audit", false),
+        CallError::TimedOut { .. } => ("timed-out", true),
+        CallError::Fault { .. } => ("fault", true),
     }
 }

@@ -69,8 +69,7 @@ pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyh
     // token may have to say.
     let principal = interrupt
         .unless_over(&host, plan.deadline, async {
-            let what = format!("{}s", kind.name());
-            let sent_by = foretell(&host, kind.operation(), devices.len(), &what).await;
+            let sent_by = foretell_run(&host, kind, devices.len()).await;
             (sent_by, host.principal().await.ok())
         })
         .await;
@@ -116,61 +115,51 @@ pub(crate) async fn resume(args: args::Resume, format: Output) -> anyhow::Result
     let Record {
         run, mut entries, ..
     } = record;
+    let service = service.origin().to_string();
+    is_for(&run, "service", Some(&run.service), &service)?;
     let plan = plan(&args.pace, entries.len(), &host);
     let interrupt = Interrupt::listen();
-    let principal = interrupt
-        .unless_over(&host, plan.deadline, host.principal())
-        .await;
-    let now = principal.and_then(Result::ok);
-    let now = now.as_ref().map(|who| [&who.tenant, &who.application]);
-    is_for(&run, &service.origin().to_string(), now)?;
     for entry in &mut entries {
         if args.retry && matches!(entry.state, State::Failed | State::Refused) {
             entry.state = State::Waiting;
         }
     }
     let count = |states: &[State]| entries.iter().filter(|e| states.contains(&e.state)).count();
+    let (kind, left) = (run.kind, count(&[State::Waiting, State::Held]));
+    let sent_by = interrupt
+        .unless_over(&host, plan.deadline, async {
+            if let Ok(who) = host.principal().await {
+                is_for(&run, "tenant", run.tenant.as_ref(), &who.tenant)?;
+                let application = run.application.as_ref();
+                is_for(&run, "application", application, &who.application)?;
+            }
+            anyhow::Ok(foretell_run(&host, kind, left).await)
+        })
+        .await;
+    let sent_by = sent_by.transpose()?.flatten();
     note!(
         "host-demo: run {id}, {}: {} {}, {} to be sent, {} to be looked up, {} to be followed",
         output::clean(&run.comment),
         count(&[State::Done]),
-        run.kind.done(),
-        count(&[State::Waiting, State::Held]),
+        kind.done(),
+        left,
         count(&[State::Sending, State::Unsure, State::Barred]),
         count(&[State::Accepted]),
     );
-    let (kind, left) = (run.kind, count(&[State::Waiting, State::Held]));
-    let sent_by = interrupt
-        .unless_over(&host, plan.deadline, async {
-            let what = format!("{}s", kind.name());
-            foretell(&host, kind.operation(), left, &what).await
-        })
-        .await
-        .flatten();
     let progress = Progress::new(&host, kind, &entries, sent_by, format);
     drive(&host, &journal, entries, &plan, &interrupt, progress).await
 }
 
 const NO_JOURNAL: &str = "without a journal of what is done, nothing is";
 
-/// Whether this is the service, tenant and application that the run was begun for: another one
-/// knows neither its devices nor its actions.
-fn is_for(run: &Run, service: &str, now: Option<[&String; 2]>) -> anyhow::Result<()> {
-    let differs = |what: &str, then: &str, now: &str| {
-        bail!(
+/// Whether this is the service, tenant or application that the run was begun for: another one knows
+/// neither its devices nor its actions.
+fn is_for(run: &Run, what: &str, then: Option<&String>, now: &str) -> anyhow::Result<()> {
+    match then {
+        Some(then) if then != now => bail!(
             "the run {} was begun for the {what} {then}, and this is {now}: go on with it there",
             run.id
-        )
-    };
-    if run.service != service {
-        return differs("service", &run.service, service);
-    }
-    let Some([tenant, application]) = now else {
-        return Ok(());
-    };
-    match (&run.tenant, &run.application) {
-        (Some(then), _) if then != tenant => differs("tenant", then, tenant),
-        (_, Some(then)) if then != application => differs("application", then, application),
+        ),
         _ => Ok(()),
     }
 }
@@ -247,6 +236,12 @@ pub(super) async fn foretell(
     let roughly = quota::roughly(time);
     note!("host-demo: by what is left of the quota, {calls} {what} take {roughly} to be sent");
     Some(host.clock().now() + time)
+}
+
+/// The same for a run.
+async fn foretell_run(host: &Host, kind: Kind, devices: usize) -> Option<Moment> {
+    let what = format!("{}s", kind.name());
+    foretell(host, kind.operation(), devices, &what).await
 }
 
 async fn drive(

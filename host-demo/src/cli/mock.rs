@@ -23,7 +23,7 @@ pub(crate) static SWITCHES_HELP: LazyLock<String> = LazyLock::new(|| {
         let _ = writeln!(text, "      {}", switch.question);
         let _ = writeln!(text, "      One of: {}", switch.values);
     }
-    let _ = write!(text, "\n{}", args::PLAIN_EXIT_CODES);
+    let _ = write!(text, "\n{}", args::help::PLAIN_EXIT_CODES);
     text
 });
 

@@ -269,27 +269,12 @@ mod tests {
 
     fn claimed() -> MachineAction {
         MachineAction {
-            id: ACTION.to_owned(),
-            type_: ActionType::UnrestrictCodeExecution,
-            title: None,
-            requestor: None,
-            requestor_comment: None,
-            status: ActionStatus::Pending,
             machine_id: Some(MACHINE.to_owned()),
-            computer_dns_name: None,
-            creation_date_time_utc: None,
-            last_update_date_time_utc: None,
-            cancellation_requestor: None,
-            cancellation_comment: None,
-            cancellation_date_time_utc: None,
-            error_h_result: None,
-            scope: None,
-            external_id: None,
-            request_source: None,
-            related_file_info: None,
-            commands: None,
-            troubleshoot_info: None,
-            additional_properties: Vec::new(),
+            ..MachineAction::blank(
+                ACTION,
+                ActionType::UnrestrictCodeExecution,
+                ActionStatus::Pending,
+            )
         }
     }
 

@@ -1,8 +1,10 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use proptest::prelude::*;
+use rusqlite::Connection;
 
 use super::*;
+use crate::batch::{Action, Problem, State};
 
 struct Place {
     folder: tempfile::TempDir,
@@ -61,6 +63,7 @@ fn call(device: Option<usize>, began: i64) -> Call {
         began: at(began),
         ended: None,
         result: None,
+        left: true,
     }
 }
 
@@ -217,11 +220,12 @@ proptest! {
             began: times[0],
             ended: None,
             result: None,
+            left: true,
         };
         let sending = Call { device: Some(last), began: times[1], ..call(None, 0) };
         let read = wait(journal.begin(reading.clone(), None)).unwrap();
         let _ = wait(journal.begin(sending.clone(), Some((last, changed.clone())))).unwrap();
-        journal.note_answer(read, times[2], "ok");
+        journal.note_answer(read, times[2], "no-token", false);
         wait(journal.end(Some(times[2]), ending.clone())).unwrap();
         drop(journal);
 
@@ -230,7 +234,8 @@ proptest! {
         entries[last] = changed;
         let answered = Call {
             ended: Some(times[2]),
-            result: Some("ok".to_owned()),
+            result: Some("no-token".to_owned()),
+            left: false,
             ..reading
         };
         prop_assert_eq!(record.run, Run { ended: Some(times[2]), ending, ..run });
@@ -347,16 +352,18 @@ fn a_run_is_named_by_its_beginning_or_as_the_last() {
 }
 
 #[test]
-fn a_newer_programs_run_is_left_alone() {
+fn a_newer_or_an_older_programs_run_is_left_alone() {
     let place = Place::new();
     drop(place.runs().create(&run("one"), &devices(1)).unwrap());
-    place.sql("one", "PRAGMA user_version = 2");
-    let newer = JournalError::Newer {
-        run: "one".to_owned(),
-        found: 2,
-    };
-    assert_eq!(place.runs().read("one"), Err(newer.clone()));
-    assert_eq!(place.runs().resume("one").err(), Some(newer));
+    for found in [FORMAT - 1, FORMAT + 1] {
+        place.sql("one", &format!("PRAGMA user_version = {found}"));
+        let other = JournalError::OtherFormat {
+            run: "one".to_owned(),
+            found,
+        };
+        assert_eq!(place.runs().read("one"), Err(other.clone()));
+        assert_eq!(place.runs().resume("one").err(), Some(other));
+    }
 }
 
 #[test]
@@ -373,7 +380,7 @@ fn what_is_damaged_is_said_to_be_and_drives_nothing() {
         "UPDATE device SET machine = 'abc/offboard?' WHERE n = 1",
         "UPDATE device SET action = '{' WHERE n = 1",
         "UPDATE device SET sends = -1 WHERE n = 1",
-        "INSERT INTO call (operation, began) VALUES ('format-disk', 0)",
+        "INSERT INTO call (operation, began, left) VALUES ('format-disk', 0, 1)",
         "UPDATE run SET kind = 'wipe'",
         "UPDATE run SET nonce = x'00'",
         "DELETE FROM run",
@@ -449,7 +456,7 @@ fn on_a_full_disk_nothing_is_begun_and_what_was_noted_is_written_once_there_is_r
     assert!(begin(&entries, left).0.is_err(), "still full");
     entries[first].state = State::Done;
     journal.note(first, &entries[first], at(501));
-    journal.note_answer(begun[first], at(502), "ok");
+    journal.note_answer(begun[first], at(502), "ok", true);
 
     place.sql("one", "DROP TABLE filler");
     wait(journal.end(Some(at(600)), None)).unwrap();
@@ -504,7 +511,8 @@ fn a_device_takes_two_kibibytes_at_most() {
     for (n, entry) in entries.iter().enumerate() {
         changes.push(Change::Call(call(Some(n), 1)));
         changes.push(Change::Entry(n, Box::new(entry.clone()), at(2)));
-        changes.push(Change::Answered(i64::try_from(n).unwrap() + 1, at(2), "ok"));
+        let place = i64::try_from(n).unwrap() + 1;
+        changes.push(Change::Answered(place, at(2), "ok", true));
     }
     wait(journal.wait_for(changes)).unwrap();
     drop(journal);

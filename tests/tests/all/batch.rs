@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use host_demo::batch::{Finished, Follow, Outcome, Plan, Reporter, State, Verdict};
 use host_demo::clock::Moment;
-use host_demo::journal::Journal;
+use host_demo::journal::{Call, Journal, Standing};
 use host_demo::kind::Kind;
 use host_demo::limits::Quota;
 use host_demo::mock::{Api, DeviceBehaviour, Duplicate, Ending, Fault};
 use host_demo::policy::Policy;
+use host_demo::report::Report;
 use tests::batch::{Told, begun, drive, entries, go_on, names, release};
 use tests::world::{World, meanwhile};
 use tokio::net::TcpSocket;
@@ -661,6 +662,34 @@ async fn what_was_interrupted_goes_on_where_it_was() {
     );
     let reads = record.calls.len() - sent.len();
     assert_eq!(reads, world.mock.arrivals(Api::ListMachineActions));
+}
+
+#[tokio::test]
+async fn what_did_not_leave_is_in_the_journal_and_not_in_the_reports_pace() {
+    let world = World::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let runs = host_demo::journal::Runs::new(folder.path().join("runs"));
+    let run = begun(Kind::Release, &world.host);
+    let devices = entries(&world.mock.machine_ids());
+    drop(runs.create(&run, &devices).unwrap());
+    let [tenant, id, _] = world.application();
+    let wrong = Arc::new(world.client_secret(world.service(), [tenant, id, "wrong"]));
+    let without_a_token = world.another_host(|setup| setup.tokens = wrong);
+    for host in [&without_a_token, &world.host] {
+        let (journal, record) = runs.resume(&run.id).unwrap();
+        let plan = Plan::new(Follow::ToTheEnd);
+        go_on(&world, host, &journal, record.entries, &plan).await;
+    }
+    let record = runs.read(&run.id).unwrap();
+    let (left, stayed): (Vec<_>, _) = record.calls.iter().partition(|call| call.left);
+    assert!(!stayed.is_empty(), "{left:?}");
+    let is_of_one = |name: &'static str| move |call: &&Call| call.result.as_deref() == Some(name);
+    assert!(stayed.iter().all(is_of_one("no-token")), "{stayed:?}");
+    assert!(left.iter().all(is_of_one("ok")), "{left:?}");
+    let report = Report::new(&record, Standing::Ended, run.created);
+    let paces: Vec<usize> = report.paces.iter().map(|pace| pace.calls()).collect();
+    let reads = world.mock.arrivals(Api::ListMachineActions);
+    assert_eq!(paces, [world.releases(), reads]);
 }
 
 /// What is under way is read before a minute's worth is sent, and not for each device. One that

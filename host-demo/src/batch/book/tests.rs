@@ -12,9 +12,12 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
+use super::reading::ROUNDS;
 use super::*;
 use crate::batch::Outcome;
-use crate::contract::{Error, Limiter, MissingRoles, RateLimit};
+use crate::contract::{
+    ActionStatus, Effect, Error, Limiter, MachineActionFilter, MissingRoles, RateLimit,
+};
 use crate::limits::{NotUntil, Why};
 
 /// All times are whole seconds.
@@ -320,6 +323,20 @@ fn who_waited_long_for_the_quota_is_looked_at_once_more() {
 }
 
 #[test]
+fn who_waited_for_the_quota_does_not_leave_in_a_pause() {
+    let mut devices = vec![device(&[Meets::Rejection]); 10];
+    devices.push(device(&[Meets::Service]));
+    devices[10].requests[0].waits = 5;
+    let mut scene = scene(devices);
+    scene.at_once = 11;
+    let mut play = Play::new(scene);
+    play.play();
+    let waited = &play.journal[10];
+    assert_eq!(waited.state, State::Done);
+    assert!(waited.sent >= Some(wall(60)), "{waited:?}");
+}
+
+#[test]
 fn what_a_reading_that_is_cut_off_does_not_show_may_still_be_under_way() {
     let mut late = device(&[Meets::Service]);
     late.requests[0].waits = 1000;
@@ -418,6 +435,7 @@ struct Process {
     until: Seconds,
     is_closed: bool,
     is_blind: bool,
+    paused_until: Option<Moment>,
     has_seen_less: bool,
     /// The reading that is under way.
     reading: bool,
@@ -547,6 +565,7 @@ impl Play {
             until: began + until,
             is_closed: false,
             is_blind: false,
+            paused_until: None,
             has_seen_less: false,
             reading: false,
             round: (None, 0),
@@ -618,7 +637,7 @@ impl Play {
         {
             process.reading = true;
             if matches!(read, Read::Known(_)) {
-                let round = process.book.last[2];
+                let round = process.book.last.round;
                 let (last, readings) = &mut process.round;
                 if let (Some(last), Some(round)) = (*last, round) {
                     let apart = round.since(last);
@@ -648,7 +667,8 @@ impl Play {
             match news {
                 News::Changed(n) => self.noted.push((n, process.book.entries()[n].clone())),
                 News::Blind(_) => process.is_blind = true,
-                News::Left(_) | News::Paused(..) | News::Hopeless(_) => {}
+                News::Paused(until, ..) => process.paused_until = Some(until),
+                News::Left(_) | News::Hopeless(_) => {}
             }
         }
     }
@@ -714,6 +734,8 @@ impl Play {
                         Event::Answer(n, 0, None, Box::new(Err(CallError::Stopped))),
                     );
                 }
+                let is_paused = process.paused_until > Some(now(self.at));
+                assert!(!is_paused, "it is sent in a pause");
                 self.send(n, process);
             }
             Event::Acts(n, request, process) => self.act(n, request, process),
@@ -899,27 +921,11 @@ impl Play {
             Some(time.to_string())
         };
         MachineAction {
-            id: act.id.clone(),
-            type_: act.kind.action_type(),
-            title: None,
-            requestor: None,
             requestor_comment: Some(comment),
-            status,
             machine_id: Some(self.journal[act.device].machine.to_string()),
-            computer_dns_name: None,
             creation_date_time_utc: time(act.created),
             last_update_date_time_utc: time(updated),
-            cancellation_requestor: None,
-            cancellation_comment: None,
-            cancellation_date_time_utc: None,
-            error_h_result: None,
-            scope: None,
-            external_id: None,
-            request_source: None,
-            related_file_info: None,
-            commands: None,
-            troubleshoot_info: None,
-            additional_properties: Vec::new(),
+            ..MachineAction::blank(&act.id, act.kind.action_type(), status)
         }
     }
 

@@ -96,9 +96,9 @@ const FILE_MAX: u64 = 32 << 20;
 #[cfg(feature = "bundled-plugin")]
 pub const BUNDLED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/defender-endpoint.wasm"));
 
-/// The same component, composed with one that answers its import `connection` from the environment:
-/// from `DEFENDER_BASE_URL` and `DEFENDER_TOKEN`. For other hosts, that can set variables and supply
-/// no import of their own.
+/// The same component, composed with one that answers its import `connection` from the
+/// environment: from `DEFENDER_BASE_URL` and `DEFENDER_TOKEN`. For other hosts, that can set
+/// variables and supply no import of their own.
 ///
 /// It is the weaker one. The guest holds the token, and whoever controls its code or its
 /// environment has it; it may do for every device all that the token may; nothing keeps the quotas.

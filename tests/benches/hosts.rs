@@ -3,8 +3,8 @@
 //!
 //! One table: how large the components are and what they import; then for each host the time of a
 //! fresh instance and of a call against one stand-in, without TLS, in this process. The hosts take
-//! turns. Each number is the median over the rounds, of a round's own median; the ratio is that of the
-//! same round's calls. `-- --quick` takes fewer rounds.
+//! turns. Each number is the median over the rounds, of a round's own median; the ratio is that of
+//! the same round's calls. `-- --quick` takes fewer rounds.
 
 use std::path::Path;
 use std::sync::Arc;

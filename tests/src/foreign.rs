@@ -82,8 +82,8 @@ pub struct Foreign {
 }
 
 impl Foreign {
-    /// In this folder of the build's. Whoever comes meanwhile waits. Where something is missing, that
-    /// is said; in CI nothing may be.
+    /// In this folder of the build's. Whoever comes meanwhile waits. Where something is missing,
+    /// that is said; in CI nothing may be.
     pub fn install(tmp: &Path) -> Result<Self, String> {
         let installed = Self::install_in(tmp);
         if let Err(missing) = &installed {
@@ -303,8 +303,8 @@ impl Driver {
         }
     }
 
-    /// Makes a call: what came of it, as `{"ok": …}`, `{"err": …}` or, where the host itself failed,
-    /// `{"fault": …}`.
+    /// Makes a call: what came of it, as `{"ok": …}`, `{"err": …}` or, where the host itself
+    /// failed, `{"fault": …}`.
     pub fn call(&mut self, asked: &Asked) -> Value {
         self.ask(&asked.to_json())
     }

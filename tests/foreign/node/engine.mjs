@@ -3,8 +3,8 @@
 // It releases one device, by jco's transpiler and its shim for WASI (package.json), with what the
 // variables DEFENDER_BASE_URL and DEFENDER_TOKEN say, and prints one line of JSON: {"ok": ...} or
 // {"err": ...}, with the names of the contract. The component is either one: the plugin, whose
-// import `connection` is supplied here, or the one that reads the environment itself. The exit code is
-// 0 for `ok`, 1 for `err`, and 2 where the component can't be run.
+// import `connection` is supplied here, or the one that reads the environment itself. The exit code
+// is 0 for `ok`, 1 for `err`, and 2 where the component can't be run.
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import { transpile } from '@bytecodealliance/jco-transpile';
@@ -80,9 +80,10 @@ export const fromEnvironment = (environment) => () => {
   return { baseUrl, authorization: { tag: 'bearer', val: token } };
 };
 
-// Ends the process after a while, unless it is terminated. A call blocks its thread until the answer is
-// there, so that no timer of that thread can. The shim's own time-outs are no help: one that strikes
-// after the request was sent is a `connection-timeout`, of which the contract says that nothing was.
+// Ends the process after a while, unless it is terminated. A call blocks its thread until the
+// answer is there, so that no timer of that thread can. The shim's own time-outs are no help: one
+// that strikes after the request was sent is a `connection-timeout`, of which the contract says
+// that nothing was.
 export function deadline() {
   const end = `setTimeout(() => process.kill(process.pid, 'SIGALRM'), ${DEADLINE_MS})`;
   const thread = new Worker(end, { eval: true });

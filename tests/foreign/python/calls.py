@@ -1,9 +1,9 @@
 """Many calls in one process, for the tests and the benchmark: `python calls.py COMPONENT`.
 
 Each line of standard input is a call as JSON: machine_id, comment, environment; refusal, where the
-host refuses; and no_connection, where it supplies none. Each is answered with a line: what engine.py
-prints, or {"fault": "..."}. A call with rounds is made so many times, and answered with the seconds
-that each instance and each call took.
+host refuses; and no_connection, where it supplies none. Each is answered with a line: what
+engine.py prints, or {"fault": "..."}. A call with rounds is made so many times, and answered with
+the seconds that each instance and each call took.
 """
 
 import json

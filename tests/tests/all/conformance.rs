@@ -1,5 +1,5 @@
-//! The components on hosts that nobody here wrote, and on our own: one table of cases, each with one
-//! result, the same for all.
+//! The components on hosts that nobody here wrote, and on our own: one table of cases, each with
+//! one result, the same for all.
 //!
 //! Where a host gives another one, and rightly, that stands beside the case with the reason. What
 //! came of it all is printed.
@@ -268,8 +268,8 @@ async fn every_host_tells_its_caller_the_same() {
         cells.push(column.expect("the hosts come to an end").unwrap());
     }
     let (table, wrong) = table(&cells);
-    // Whoever looks at the tests' output is to see it, passed or not: what is printed by macros, and
-    // that alone, is kept from them.
+    // Whoever looks at the tests' output is to see it, passed or not: what is printed by macros,
+    // and that alone, is kept from them.
     std::io::stderr().write_all(table.as_bytes()).unwrap();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

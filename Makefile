@@ -21,7 +21,7 @@ lint: setup
 
 # Prints sizes and ratios, each within one run. BENCH=--quick takes few rounds.
 bench: setup
-	cargo bench --locked --package tests --bench call --bench limits --bench batch -- $(BENCH)
+	cargo bench --locked --package tests --bench call --bench limits --bench batch --bench hosts -- $(BENCH)
 
 setup:
 	@bash .ci/setup

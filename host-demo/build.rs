@@ -1,7 +1,11 @@
-//! Builds the plugin: `$OUT_DIR/defender-endpoint.wasm`.
+//! Builds the plugin: `$OUT_DIR/defender-endpoint.wasm`; and where that is asked for, composes it
+//! with what answers its import from the environment: `$OUT_DIR/defender-endpoint-env.wasm`.
 
 #[path = "build/component.rs"]
 mod component;
+#[cfg(feature = "environment-plugin")]
+#[path = "build/compose.rs"]
+mod compose;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -9,7 +13,7 @@ fn main() {
     if std::env::var_os("CARGO_FEATURE_BUNDLED_PLUGIN").is_none() {
         return;
     }
-    if let Err(problem) = plugin() {
+    if let Err(problem) = components() {
         // Line by line: cargo shows what stands behind this prefix, without a panic's noise.
         for line in problem.lines() {
             println!("cargo::error={line}");
@@ -17,12 +21,29 @@ fn main() {
     }
 }
 
-fn plugin() -> Result<(), String> {
-    let root = component::root()?;
-    for input in ["plugin/src", "plugin/Cargo.toml"] {
+fn components() -> Result<(), String> {
+    let plugin = built("plugin")?;
+    write("defender-endpoint.wasm", &plugin)?;
+    #[cfg(feature = "environment-plugin")]
+    {
+        let provider = built("plugin/environment")?;
+        let composed = compose::plugged(plugin, provider)?;
+        write("defender-endpoint-env.wasm", &composed)?;
+    }
+    Ok(())
+}
+
+/// The component of the package in this folder, which has the folder's name.
+fn built(folder: &str) -> Result<Vec<u8>, String> {
+    let root = component::root()?.join(folder);
+    for input in ["src", "Cargo.toml"] {
         println!("cargo::rerun-if-changed={}", root.join(input).display());
     }
-    let bytes = component::build("plugin")?;
-    let file = component::var("OUT_DIR")?.join("defender-endpoint.wasm");
+    let package = folder.rsplit('/').next().unwrap_or(folder);
+    component::build(package)
+}
+
+fn write(name: &str, bytes: &[u8]) -> Result<(), String> {
+    let file = component::var("OUT_DIR")?.join(name);
     std::fs::write(file, bytes).map_err(|e| e.to_string())
 }

@@ -119,6 +119,17 @@ const FILE_MAX: u64 = 32 << 20;
 #[cfg(feature = "bundled-plugin")]
 pub const BUNDLED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/defender-endpoint.wasm"));
 
+/// The same component, composed with one that answers its import `connection` from the
+/// environment: from `DEFENDER_BASE_URL` and `DEFENDER_TOKEN`. For other hosts, that can set
+/// variables and supply no import of their own.
+///
+/// It is the weaker one. The guest holds the token, and whoever controls its code or its
+/// environment has it; it may do for every device all that the token may; nothing keeps the quotas.
+/// It imports `wasi:cli/environment`, so [`Plugin`] does not load it.
+#[cfg(feature = "environment-plugin")]
+pub const BUNDLED_ENVIRONMENT: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/defender-endpoint-env.wasm"));
+
 /// A component that is not loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {

@@ -19,9 +19,8 @@ use host_demo::plugin::{self, Plugin};
 use serde_json::Value;
 use tests::bare::{self, COMMENT, Error};
 use tests::binary::host_demo_binary;
+use tests::instances::instances;
 use tests::usage;
-use wasmtime::Store;
-use wasmtime::component::{Component, Linker};
 
 /// How much is done for each number.
 struct Effort {
@@ -70,10 +69,12 @@ fn main() -> Result<(), Error> {
         "131072",
         "98304",
     );
-    let fresh = instances(effort.instances)?;
+    let mut fresh = instances(effort.instances)?;
+    fresh.sort_by(f64::total_cmp);
+    let [median, late] = [50, 99].map(|percent| fresh[fresh.len() * percent / 100] * 1e6);
     row(
         "fresh store and instance, median (99 of 100)",
-        &format!("{:.1} us ({:.1})", fresh.0, fresh.1),
+        &format!("{median:.1} us ({late:.1})"),
         "15 us",
         "",
     );
@@ -202,30 +203,6 @@ impl Drop for StandIn {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-/// Microseconds for a store and an instance in it: the middle one, and the 99th of a hundred.
-fn instances(count: usize) -> Result<(f64, f64), Error> {
-    let engine = plugin::engine(None)?;
-    let component = Component::from_binary(&engine, plugin::BUNDLED)?;
-    let mut linker = Linker::new(&engine);
-    linker.define_unknown_imports_as_traps(&component)?;
-    let pre = linker.instantiate_pre(&component)?;
-    let runtime = tokio::runtime::Runtime::new()?;
-    let mut times = runtime.block_on(async {
-        let mut times = Vec::with_capacity(count);
-        for _ in 0..count {
-            let start = Instant::now();
-            let mut store = Store::new(&engine, ());
-            store.set_fuel(u64::MAX)?;
-            store.set_epoch_deadline(1);
-            pre.instantiate_async(&mut store).await?;
-            times.push(start.elapsed().as_secs_f64() * 1e6);
-        }
-        Ok::<_, Error>(times)
-    })?;
-    times.sort_by(f64::total_cmp);
-    Ok((times[count / 2], times[count * 99 / 100]))
 }
 
 /// Both sides of the comparison.

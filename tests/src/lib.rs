@@ -4,6 +4,8 @@ pub mod bare;
 pub mod batch;
 pub mod binary;
 pub mod browser;
+pub mod foreign;
+pub mod instances;
 pub mod lot;
 pub mod redis;
 pub mod simulation;

@@ -5,7 +5,7 @@ mod bodies;
 mod connections;
 mod heads;
 mod http2;
-mod server;
+pub(super) mod server;
 mod time;
 
 use host_demo::contract::MachineAction;

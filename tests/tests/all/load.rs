@@ -1,7 +1,9 @@
 //! Which components are loaded, and what the built one is.
 
-use host_demo::plugin::{BUNDLED, LoadError, Plugin};
+use host_demo::plugin::{BUNDLED, BUNDLED_ENVIRONMENT, LoadError, Plugin};
 use tests::world::{EVIL, engine, real_plugin};
+use wasmtime::component::Component;
+use wasmtime::component::types::ComponentItem;
 
 fn load(bytes: &[u8]) -> Result<Plugin, LoadError> {
     Plugin::from_bytes(&engine(), bytes)
@@ -152,21 +154,25 @@ fn a_file_that_is_not_there_is_named() {
     assert!(error.to_string().contains("no/such/plugin.wasm"), "{error}");
 }
 
-#[test]
-fn the_plugin_imports_seven_interfaces_and_exports_four() {
-    let plugin = real_plugin();
-    let about = plugin.about();
-    let mut imports: Vec<&str> = about
-        .imports
-        .iter()
+/// In alphabetical order, without the versions of WASI 0.2.
+fn names<'a>(interfaces: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut names: Vec<&str> = interfaces
+        .into_iter()
         .map(|name| match name.split_once("@0.2.") {
             Some((name, patch)) if name.starts_with("wasi:") && patch.parse::<u8>().is_ok() => name,
             _ => name,
         })
         .collect();
-    imports.sort_unstable();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn the_plugin_imports_seven_interfaces_and_exports_four() {
+    let plugin = real_plugin();
+    let about = plugin.about();
     assert_eq!(
-        imports,
+        names(about.imports.iter().map(String::as_str)),
         [
             "defender:endpoint/connection@0.1.0",
             "defender:endpoint/types@0.1.0",
@@ -189,22 +195,73 @@ fn the_plugin_imports_seven_interfaces_and_exports_four() {
 }
 
 #[test]
+fn the_component_for_the_environment_imports_that_instead_of_a_connection() {
+    // Of two that were composed, each has a memory: more than the library's engine gives to one.
+    let engine = wasmtime::Engine::default();
+    let component = Component::from_binary(&engine, BUNDLED_ENVIRONMENT).unwrap();
+    let kind = component.component_type();
+    let imports: Vec<_> = kind.imports(&engine).collect();
+    assert_eq!(
+        names(imports.iter().map(|(name, _)| *name)),
+        [
+            "defender:endpoint/types@0.1.0",
+            "wasi:cli/environment",
+            "wasi:http/outgoing-handler",
+            "wasi:http/types",
+            "wasi:io/error",
+            "wasi:io/poll",
+            "wasi:io/streams",
+        ]
+    );
+    for (name, import) in imports {
+        let ComponentItem::ComponentInstance(instance) = import.ty else {
+            panic!("{name} is no instance");
+        };
+        let mut items = instance.exports(&engine);
+        if name.starts_with("defender:") {
+            let is_type = |item: ComponentItem| matches!(item, ComponentItem::Type(_));
+            assert!(items.all(|(_, item)| is_type(item.ty)), "{name}");
+        } else if name.starts_with("wasi:cli/") {
+            let only: Vec<_> = items.map(|(name, _)| name).collect();
+            assert_eq!(only, ["get-environment"]);
+        }
+    }
+    let exports: Vec<_> = kind.exports(&engine).map(|(name, _)| name).collect();
+    assert_eq!(names(exports), real_plugin().about().exports);
+}
+
+#[test]
+fn the_component_for_the_environment_is_not_for_this_host() {
+    match load(BUNDLED_ENVIRONMENT) {
+        Err(LoadError::ForbiddenImports(names)) => {
+            assert_eq!(names.len(), 1, "{names:?}");
+            assert!(names[0].starts_with("wasi:cli/environment@"), "{names:?}");
+        }
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("loaded"),
+    }
+}
+
+#[test]
 fn the_hostile_guest_is_a_plugin_like_any_other() {
     let plugin = load(EVIL).unwrap();
     assert_eq!(plugin.about().exports, real_plugin().about().exports);
 }
 
 #[test]
-fn the_plugin_is_small_and_names_no_machine() {
+fn the_components_are_small_and_name_no_machine() {
     assert!(BUNDLED.len() <= 128 * 1024, "{} bytes", BUNDLED.len());
+    let provider = BUNDLED_ENVIRONMENT.len() - BUNDLED.len();
+    assert!(provider <= 16 * 1024, "{provider} bytes more");
     let here = env!("CARGO_MANIFEST_DIR").trim_end_matches("/tests");
     let mut paths = vec!["/root/".to_owned(), "/home/".to_owned(), here.to_owned()];
     let homes = ["CARGO_HOME", "RUSTUP_HOME", "HOME"].map(std::env::var);
     paths.extend(homes.into_iter().flatten().filter(|home| home.len() > 1));
     for path in paths {
-        let found = BUNDLED
-            .windows(path.len())
-            .any(|bytes| bytes == path.as_bytes());
-        assert!(!found, "the component names {path}");
+        for component in [BUNDLED, BUNDLED_ENVIRONMENT] {
+            let mut windows = component.windows(path.len());
+            let found = windows.any(|bytes| bytes == path.as_bytes());
+            assert!(!found, "the component names {path}");
+        }
     }
 }

@@ -18,18 +18,18 @@ use tests::world::real_plugin;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-pub(super) const MACHINE: &str = "1e5bc9d7e413ddd7902c2932e418702b84d0cc07";
+pub(crate) const MACHINE: &str = "1e5bc9d7e413ddd7902c2932e418702b84d0cc07";
 
 /// What no error may show.
-pub(super) const TOKEN: &str = "eyJ0eXAiOiJKV1Qi/LCJhbGciOiJSUzI1.NiIsImtpZCI6Ijdkb-Rzc0Q";
+pub(crate) const TOKEN: &str = "eyJ0eXAiOiJKV1Qi/LCJhbGciOiJSUzI1.NiIsImtpZCI6Ijdkb-Rzc0Q";
 
 /// How long, by the machine's clock, a test waits for what must happen before it fails.
 const WATCHDOG: Duration = Duration::from_secs(60);
 
 /// A certification authority.
-pub(super) static CA: LazyLock<CertifiedIssuer<'static, KeyPair>> = LazyLock::new(authority);
+pub(crate) static CA: LazyLock<CertifiedIssuer<'static, KeyPair>> = LazyLock::new(authority);
 
-pub(super) fn authority() -> CertifiedIssuer<'static, KeyPair> {
+pub(crate) fn authority() -> CertifiedIssuer<'static, KeyPair> {
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap()
@@ -37,18 +37,18 @@ pub(super) fn authority() -> CertifiedIssuer<'static, KeyPair> {
 
 /// What a server has met, and what it did.
 #[derive(Clone, Default)]
-pub(super) struct Met {
+pub(crate) struct Met {
     /// Connections that were accepted.
-    pub(super) connections: Arc<AtomicUsize>,
+    pub(crate) connections: Arc<AtomicUsize>,
     /// Requests that were read to their end.
-    pub(super) requests: Arc<AtomicUsize>,
+    pub(crate) requests: Arc<AtomicUsize>,
     /// Bytes that were written without end, until the other side had enough.
-    pub(super) endless: Arc<AtomicUsize>,
+    pub(crate) endless: Arc<AtomicUsize>,
     /// Turns of whoever is done, or goes on and on.
-    pub(super) turns: Arc<AtomicUsize>,
+    pub(crate) turns: Arc<AtomicUsize>,
 }
 
-pub(super) fn count(counter: &AtomicUsize) -> usize {
+pub(crate) fn count(counter: &AtomicUsize) -> usize {
     counter.load(Ordering::SeqCst)
 }
 
@@ -58,10 +58,10 @@ type Behaviour = Arc<
 >;
 
 /// A server, and a host that takes it for the service.
-pub(super) struct Stage {
-    pub(super) host: Host,
-    pub(super) clock: ManualClock,
-    pub(super) met: Met,
+pub(crate) struct Stage {
+    pub(crate) host: Host,
+    pub(crate) clock: ManualClock,
+    pub(crate) met: Met,
     server: tokio::task::JoinHandle<()>,
 }
 
@@ -73,7 +73,7 @@ impl Drop for Stage {
 
 impl Stage {
     /// `origin` has `PORT` in the port's place.
-    pub(super) async fn new<F, R>(origin: &str, behaviour: F) -> Self
+    pub(crate) async fn new<F, R>(origin: &str, behaviour: F) -> Self
     where
         F: Fn(TcpStream, Met, ManualClock) -> R + Send + Sync + 'static,
         R: Future<Output = ()> + Send + 'static,
@@ -110,7 +110,7 @@ impl Stage {
 
     /// A server without TLS that reads a request, answers each with these bytes, and then does
     /// this.
-    pub(super) async fn answering(bytes: impl Into<Vec<u8>>, then: Then) -> Self {
+    pub(crate) async fn answering(bytes: impl Into<Vec<u8>>, then: Then) -> Self {
         let bytes: Arc<[u8]> = bytes.into().into();
         Self::new("http://127.0.0.1:PORT", move |mut tcp, met, clock| {
             let (bytes, then) = (Arc::clone(&bytes), then.clone());
@@ -129,7 +129,7 @@ impl Stage {
     }
 
     /// Releases a machine, to whatever end it comes without the clock.
-    pub(super) async fn release(&self) -> Result<MachineAction, CallError> {
+    pub(crate) async fn release(&self) -> Result<MachineAction, CallError> {
         let patience = Patience::default();
         let calling = self
             .host
@@ -149,7 +149,7 @@ impl Stage {
     }
 
     /// Releases a machine; whenever the server has had its turn, so much time goes by.
-    pub(super) async fn release_while(&self, step: Duration) -> Result<MachineAction, CallError> {
+    pub(crate) async fn release_while(&self, step: Duration) -> Result<MachineAction, CallError> {
         let clock = self.clock.clone();
         let turns = Arc::clone(&self.met.turns);
         let hands = tokio::spawn(async move {
@@ -169,13 +169,13 @@ impl Stage {
         result
     }
 
-    pub(super) fn elapsed_since(&self, began: host_demo::clock::Moment) -> Duration {
+    pub(crate) fn elapsed_since(&self, began: host_demo::clock::Moment) -> Duration {
         self.clock.now().since(began)
     }
 }
 
 /// Waits until something holds that needs no other time than the computer's.
-pub(super) async fn until(what: &str, holds: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
     let began = Instant::now();
     while !holds() {
         assert!(began.elapsed() < WATCHDOG, "in vain: {what}");
@@ -185,7 +185,7 @@ pub(super) async fn until(what: &str, holds: impl Fn() -> bool) {
 
 /// What a server does when it has written its answer.
 #[derive(Clone)]
-pub(super) enum Then {
+pub(crate) enum Then {
     /// Reads the next request.
     GoOn,
     /// Closes the connection.
@@ -227,7 +227,7 @@ impl Then {
 }
 
 /// Reads one request to its end. `None` where the other side has closed.
-pub(super) async fn read_request(
+pub(crate) async fn read_request(
     connection: &mut (impl AsyncRead + Unpin),
     met: &Met,
 ) -> Option<String> {
@@ -243,7 +243,7 @@ pub(super) async fn read_request(
 }
 
 /// Reads a request's head.
-pub(super) async fn read_head(connection: &mut (impl AsyncRead + Unpin)) -> Option<String> {
+pub(crate) async fn read_head(connection: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(connection.read_u8().await.ok()?);
@@ -252,14 +252,14 @@ pub(super) async fn read_head(connection: &mut (impl AsyncRead + Unpin)) -> Opti
 }
 
 /// An action as the service would answer it.
-pub(super) fn action() -> String {
+pub(crate) fn action() -> String {
     format!(
         r#"{{"id":"8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a","type":"UnrestrictCodeExecution","status":"Pending","machineId":"{MACHINE}"}}"#
     )
 }
 
 /// An answer with these headers (each with its line end) and this body.
-pub(super) fn answer(status: u16, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
+pub(crate) fn answer(status: u16, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
     let length = body.len();
     let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n{headers}\r\n");
@@ -267,7 +267,7 @@ pub(super) fn answer(status: u16, headers: &str, body: impl AsRef<[u8]>) -> Vec<
 }
 
 /// A server's TLS for `localhost`, with this protocol, its certificate bent as a test wants it.
-pub(super) fn tls(protocol: &str, bend: impl FnOnce(&mut Leaf)) -> tokio_rustls::TlsAcceptor {
+pub(crate) fn tls(protocol: &str, bend: impl FnOnce(&mut Leaf)) -> tokio_rustls::TlsAcceptor {
     let mut leaf = Leaf {
         params: CertificateParams::new(vec!["localhost".to_owned()]).unwrap(),
         issuer: Issuer::Ca,
@@ -292,18 +292,18 @@ pub(super) fn tls(protocol: &str, bend: impl FnOnce(&mut Leaf)) -> tokio_rustls:
 }
 
 /// A certificate in the making.
-pub(super) struct Leaf {
-    pub(super) params: CertificateParams,
-    pub(super) issuer: Issuer,
+pub(crate) struct Leaf {
+    pub(crate) params: CertificateParams,
+    pub(crate) issuer: Issuer,
 }
 
 /// Who signs it.
-pub(super) enum Issuer {
+pub(crate) enum Issuer {
     Ca,
     Stranger,
     Itself,
 }
 
 /// Both ways of a connection.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}

@@ -10,7 +10,8 @@
 //!
 //! - [`host`]: everything together. Start here.
 //! - [`plugin`]: loads a component and runs it. [`contract`] has its types.
-//! - `egress`: the boundary. One method decides the order.
+//! - [`egress`]: the boundary. One method decides the order. A host with an engine of its own, or
+//!   without a guest, begins there.
 //! - [`policy`], [`grant`], [`id`], [`query`], [`limits`], [`identity`], [`cloud`],
 //!   [`transport`], [`clock`]: what it decides by. None of them knows of WebAssembly.
 //! - [`network`], [`guard`]: how a service is reached, and which addresses may be dialled for it.
@@ -46,7 +47,7 @@ pub mod cloud;
 pub mod config;
 pub mod contract;
 mod each;
-mod egress;
+pub mod egress;
 pub mod files;
 pub mod grant;
 pub mod guard;

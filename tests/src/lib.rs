@@ -5,6 +5,7 @@ pub mod batch;
 pub mod binary;
 pub mod browser;
 pub mod lot;
+pub mod naive;
 pub mod redis;
 pub mod simulation;
 pub mod usage;

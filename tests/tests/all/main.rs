@@ -19,6 +19,7 @@ mod cli;
 mod clouds;
 mod config;
 mod crash;
+mod egress;
 mod faults;
 mod guest;
 mod hostile_servers;

@@ -12,6 +12,7 @@
 //! - [`plugin`]: loads a component and runs it. [`contract`] has its types.
 //! - [`egress`]: the boundary. One method decides the order. A host with an engine of its own, or
 //!   without a guest, begins there.
+//! - [`gateway`]: the same as a service on loopback, for engines that can't hook what leaves.
 //! - [`policy`], [`grant`], [`id`], [`query`], [`limits`], [`identity`], [`cloud`],
 //!   [`transport`], [`clock`]: what it decides by. None of them knows of WebAssembly.
 //! - [`network`], [`guard`]: how a service is reached, and which addresses may be dialled for it.
@@ -49,6 +50,7 @@ pub mod contract;
 mod each;
 pub mod egress;
 pub mod files;
+pub mod gateway;
 pub mod grant;
 pub mod guard;
 pub mod harmless;

@@ -34,8 +34,8 @@ Exit codes:
   130  interrupted
 
 With --output json, standard output has one JSON object a line. Its \"type\" says what it is: run,
-device, name (that leads to no device), summary, report, action, check, config, plugin, quota, audit or
-error. What went wrong stands in its \"error\", as a \"message\" and, where there is something to do
+device, name (that leads to no device), summary, report, action, check, config, plugin, quota, audit,
+gateway or error. What went wrong stands in its \"error\", as a \"message\" and, where there is something to do
 about it, an \"advice\"; that holds for wrong arguments too. The other commands print text: completion,
 config example, demo, mock.";
 
@@ -191,6 +191,41 @@ Examples:
   host-demo status 1e5bc9d7e413ddd7902c2932e418702b84d0cc07 --output json"
 );
 
+const GATEWAY_HELP: &str = concat!(
+    credentials!(),
+    "\
+It is for engines that can't hook the requests of what they run: stock hosts of components, and
+connectors in other languages. Policy, quotas, identity and record are those of the other commands,
+and the token stays here. A request is sent once, and only as its capability says; what has no
+capability, a used one or one whose time is up is refused. With -v there is a line for each call.
+
+  1. The engine asks for a capability. It can have the gateway wait for the quota (wait_seconds).
+  2. Its guest sends one request to base_url, with the capability as its bearer token, before
+     expires_at, which is as long as a call may take (--timeout).
+
+Example:
+  host-demo gateway --listen 127.0.0.1:8787 --key-file ~/.gateway.key -v
+  id=1e5bc9d7e413ddd7902c2932e418702b84d0cc07
+  capability=$(printf 'header = \"Authorization: Bearer %s\"' \"$(cat ~/.gateway.key)\" | \\
+    curl -sS --config - http://127.0.0.1:8787/capabilities \\
+      --json '{\"operation\": \"unrestrict-code-execution\", \"target\": \"'$id'\"}' | jq -r .capability)
+  curl -sS http://127.0.0.1:8787/api/machines/$id/unrestrictCodeExecution \\
+    -H \"Authorization: Bearer $capability\" --json '{\"Comment\": \"INC-42: cleaned\"}'
+
+Or, for a component that takes its connection from the environment, in a stock host:
+  wasmtime run -S http --env DEFENDER_BASE_URL=http://127.0.0.1:8787 \\
+    --env DEFENDER_TOKEN=$capability \\
+    --invoke 'unrestrict-code-execution(\"'$id'\", \"INC-42: cleaned\")' defender-endpoint-env.wasm
+
+Ctrl-C, or what a service manager sends, ends it after the calls that are under way; capabilities
+that were not used give their calls back to the quota.
+
+Exit codes:
+  0  it was ended
+  1  what came of a call is not on record
+  2  it could not run: wrong arguments, no loopback address, no credentials"
+);
+
 const CHECK_HELP: &str = concat!(
     credentials!(),
     "\
@@ -314,6 +349,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Audit,
     },
+
+    /// Let engines on this machine make calls that they can't see to themselves: by capabilities,
+    /// each for one request, for one operation on one device.
+    #[command(after_help = GATEWAY_HELP)]
+    Gateway(Box<Gateway>),
 
     /// Run a stand-in for Defender and Entra on this machine, to try things out.
     #[command(after_help = super::mock::SWITCHES_HELP.as_str())]
@@ -914,6 +954,21 @@ pub(crate) struct Connection {
     /// The run that calls belong to, for the record.
     #[arg(skip)]
     pub(crate) run: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Gateway {
+    /// Where to listen: a loopback address, and a port. 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    pub(crate) listen: std::net::SocketAddr,
+
+    /// Write the key that engines have to show to this file, for you alone; it is removed in the
+    /// end [default: host-demo/gateway-PORT.key in the user's state directory].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) connection: Connection,
 }
 
 #[derive(Debug, Args)]

@@ -21,6 +21,7 @@ mod config;
 mod crash;
 mod egress;
 mod faults;
+mod gateway;
 mod guest;
 mod hostile_servers;
 mod identity;

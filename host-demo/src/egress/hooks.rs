@@ -87,7 +87,7 @@ impl WasiHttpHooks for Hooks {
         let span = call.span();
         let sending = async move {
             let answer = call.send(request).await.map_err(|e| told(&e))?;
-            let answer = answer.map(|body| body.map_err(|e| told_of_body(e)).boxed_unsync());
+            let answer = answer.map(|body| body.map_err(told_of_body).boxed_unsync());
             let nothing_left_to_do: Connection = Box::new(std::future::ready(Ok(())));
             Ok((answer, nothing_left_to_do))
         };

@@ -105,7 +105,9 @@ impl Shared {
         let unavailable =
             |message: &str| Reply::error(StatusCode::SERVICE_UNAVAILABLE, "Unavailable", message);
         let Some(place) = self.capabilities.place() else {
-            return unavailable("as many capabilities are out as there may be: use them, or wait until their time is up")
+            return unavailable(
+                "as many capabilities are out as there may be: use them, or wait until their time is up",
+            )
                 .again_in(1);
         };
         let _waiting = match wait.is_zero() {

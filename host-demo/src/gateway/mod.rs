@@ -295,7 +295,7 @@ async fn overdue(
 impl Shared {
     async fn handle(&self, request: Request<Incoming>, stop: watch::Receiver<bool>) -> Reply {
         let (head, body) = request.into_parts();
-        if let Err(reply) = self.is_for_here(&head) {
+        if let Some(reply) = self.misdirected(&head) {
             return reply;
         }
         if head.uri.path() == "/capabilities" {
@@ -313,9 +313,9 @@ impl Shared {
     }
 
     /// A name that leads here from elsewhere, or a request that names two places, is not for here.
-    fn is_for_here(&self, head: &Parts) -> Result<(), Reply> {
+    fn misdirected(&self, head: &Parts) -> Option<Reply> {
         if head.uri.authority().is_some() || !head.uri.path().starts_with('/') {
-            return Err(Reply::error(
+            return Some(Reply::error(
                 StatusCode::BAD_REQUEST,
                 "NotAPath",
                 "The request's target is not a path. Nothing was sent: the gateway is no proxy.",
@@ -323,8 +323,8 @@ impl Shared {
         }
         let mut hosts = head.headers.get_all(HOST).iter();
         match (hosts.next(), hosts.next()) {
-            (Some(host), None) if host.as_bytes() == self.authority.as_bytes() => Ok(()),
-            _ => Err(Reply::error(
+            (Some(host), None) if host.as_bytes() == self.authority.as_bytes() => None,
+            _ => Some(Reply::error(
                 StatusCode::MISDIRECTED_REQUEST,
                 "OtherHost",
                 &format!(

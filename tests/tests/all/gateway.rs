@@ -389,13 +389,13 @@ async fn a_capability_that_is_not_used_in_time_is_nothing_and_the_quota_has_its_
     );
 
     stage.let_time_pass();
+    stage.until_used_is(0).await;
     is(
         stage.release(&capability, &device).await,
         "unauthorized",
         Effect::None,
         "Nothing was sent",
     );
-    stage.until_used_is(0).await;
     let next = stage.capability(&device).await;
     stage.release(&next, &device).await.unwrap();
     assert_eq!(stage.world.releases(), 1);

@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame};
 use http_body_util::{LengthLimitError, Limited};
-use wasmtime_wasi_http::Error as WasiError;
 
 use crate::clock::{Clock, Moment, Sleep};
 
@@ -167,6 +166,27 @@ impl Search {
     }
 }
 
+/// Why an answer's body ends before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AnswerError {
+    /// The token is in it, and it is withheld from there on.
+    #[error("the answer repeats the token, and is withheld")]
+    Echoed,
+    /// It has more bytes than any answer of its kind.
+    #[error("the answer is longer than any of its kind")]
+    TooLong,
+    /// It comes in too many pieces.
+    #[error("the answer comes in too many pieces")]
+    TooManyPieces,
+    /// Its next part takes too long.
+    #[error("the next part of the answer did not come within {} s", IDLE_MAX.as_secs())]
+    Stalled,
+    /// The connection failed in the middle of it.
+    #[error("the answer broke off")]
+    BrokenOff,
+}
+
 /// What to do when the token is found.
 pub(crate) type OnEcho = Box<dyn FnOnce() + Send>;
 
@@ -209,16 +229,16 @@ impl<B> Answer<B> {
     }
 
     /// What can be handed on after this piece.
-    fn sift(&mut self, piece: Bytes) -> Result<Bytes, WasiError> {
+    fn sift(&mut self, piece: Bytes) -> Result<Bytes, AnswerError> {
         self.pieces += 1;
         if self.pieces > PIECES_MAX {
-            return Err(WasiError::HttpResponseTransferCoding(None));
+            return Err(AnswerError::TooManyPieces);
         }
         if self.search.finds(&piece) {
             if let Some(on_echo) = self.on_echo.take() {
                 on_echo();
             }
-            return Err(WasiError::HttpProtocolError);
+            return Err(AnswerError::Echoed);
         }
         let mut all = if self.held.is_empty() {
             piece
@@ -250,12 +270,12 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     type Data = Bytes;
-    type Error = WasiError;
+    type Error = AnswerError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, WasiError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         let this = &mut *self;
         while !this.ended {
             let result = match Pin::new(&mut this.body).poll_frame(cx) {
@@ -263,16 +283,16 @@ where
                     if this.poll_idle(cx).is_pending() {
                         return Poll::Pending;
                     }
-                    Err(WasiError::HttpResponseTimeout)
+                    Err(AnswerError::Stalled)
                 }
                 Poll::Ready(None) => {
                     this.ended = true;
                     Ok(std::mem::take(&mut this.held))
                 }
                 Poll::Ready(Some(Err(error))) if error.is::<LengthLimitError>() => {
-                    Err(WasiError::HttpResponseBodySize(None))
+                    Err(AnswerError::TooLong)
                 }
-                Poll::Ready(Some(Err(_))) => Err(WasiError::HttpResponseIncomplete),
+                Poll::Ready(Some(Err(_))) => Err(AnswerError::BrokenOff),
                 Poll::Ready(Some(Ok(frame))) => {
                     this.idle = None;
                     frame
@@ -463,7 +483,7 @@ mod tests {
         clock.advance(IDLE_MAX);
         let end = next(&mut answer);
         assert!(
-            matches!(end, Poll::Ready(Some(Err(WasiError::HttpResponseTimeout)))),
+            matches!(end, Poll::Ready(Some(Err(AnswerError::Stalled)))),
             "{end:?}"
         );
         assert!(matches!(next(&mut answer), Poll::Ready(None)));

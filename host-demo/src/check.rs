@@ -143,7 +143,7 @@ async fn connect(host: &Host, service: &Service) -> Result<Option<SignedDuration
     let clock = host.clock();
     let patience = patience(host);
     let deadline: Moment = clock.now() + patience;
-    let transport = &host.egress().transport;
+    let transport = host.egress().transport();
     let sending = transport.send(head, Bytes::new(), std::sync::Arc::clone(clock), deadline);
     let answer = tokio::select! {
         answer = sending => answer?,

@@ -18,9 +18,7 @@ mod generated {
     });
 }
 
-pub(crate) use generated::defender::endpoint::connection;
-pub(crate) use generated::{Plugin, PluginPre};
-
+pub use generated::defender::endpoint::connection;
 pub use generated::defender::endpoint::types::{
     ActionStatus, ActionType, Effect, Error, Failure, InvalidArgument, Limiter, MachineAction,
     MissingRoles, Property, RateLimit, Reason, ServiceError,
@@ -29,6 +27,7 @@ pub use generated::exports::defender::endpoint::machine_actions::{
     MachineActionFilter, MachineActionPage,
 };
 pub use generated::exports::defender::endpoint::machines::{FoundMachines, Machine};
+pub use generated::{Plugin, PluginPre};
 
 use crate::query::{ActionQuery, Asked};
 use crate::said::{Listed, Said, SaidAction, SaidMachine};

@@ -10,7 +10,9 @@
 //!
 //! - [`host`]: everything together. Start here.
 //! - [`plugin`]: loads a component and runs it. [`contract`] has its types.
-//! - `egress`: the boundary. One method decides the order.
+//! - [`egress`]: the boundary. One method decides the order. A host with an engine of its own, or
+//!   without a guest, begins there.
+//! - [`gateway`]: the same as a service on loopback, for engines that can't hook what leaves.
 //! - [`policy`], [`grant`], [`id`], [`query`], [`limits`], [`identity`], [`cloud`],
 //!   [`transport`], [`clock`]: what it decides by. None of them knows of WebAssembly.
 //! - [`network`], [`guard`]: how a service is reached, and which addresses may be dialled for it.
@@ -46,8 +48,9 @@ pub mod cloud;
 pub mod config;
 pub mod contract;
 mod each;
-mod egress;
+pub mod egress;
 pub mod files;
+pub mod gateway;
 pub mod grant;
 pub mod guard;
 pub mod harmless;

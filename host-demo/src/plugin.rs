@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::types::ComponentItem;
-use wasmtime::component::{Component, HasData, HasSelf, Linker, ResourceTable};
+use wasmtime::component::{Component, HasData, Linker, ResourceTable};
 use wasmtime::{
     Cache, CacheConfig, Config, Enabled, Engine, InstanceAllocationStrategy,
     PoolingAllocationConfig, Store, StoreLimits, StoreLimitsBuilder, WasmBacktraceDetails,
@@ -40,8 +40,8 @@ use wasmtime::{
 use wasmtime_wasi::p2::bindings::io;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use crate::contract::{self, connection};
-use crate::egress::{Call, Hooks};
+use crate::contract;
+use crate::egress::{self, Hooks};
 use crate::files::{self, FileError};
 use crate::grant::Operation;
 use crate::pulse::{Needed, Pulse};
@@ -351,11 +351,11 @@ impl Plugin {
     /// Calls `code-execution.unrestrict-code-execution`.
     pub(crate) async fn unrestrict_code_execution(
         &self,
-        call: Arc<Call>,
+        hooks: Hooks,
         machine_id: &str,
         comment: &str,
     ) -> Result<Result<contract::MachineAction, contract::Error>, Fault> {
-        let (_place, mut store, plugin) = self.instance(call).await?;
+        let (_place, mut store, plugin) = self.instance(hooks).await?;
         plugin
             .defender_endpoint_code_execution()
             .call_unrestrict_code_execution(&mut store, machine_id, comment)
@@ -366,11 +366,11 @@ impl Plugin {
     /// Calls `restriction.restrict-code-execution`.
     pub(crate) async fn restrict_code_execution(
         &self,
-        call: Arc<Call>,
+        hooks: Hooks,
         machine_id: &str,
         comment: &str,
     ) -> Result<Result<contract::MachineAction, contract::Error>, Fault> {
-        let (_place, mut store, plugin) = self.instance(call).await?;
+        let (_place, mut store, plugin) = self.instance(hooks).await?;
         plugin
             .defender_endpoint_restriction()
             .call_restrict_code_execution(&mut store, machine_id, comment)
@@ -381,10 +381,10 @@ impl Plugin {
     /// Calls `machine-actions.get-machine-action`.
     pub(crate) async fn get_machine_action(
         &self,
-        call: Arc<Call>,
+        hooks: Hooks,
         action_id: &str,
     ) -> Result<Result<contract::MachineAction, contract::Error>, Fault> {
-        let (_place, mut store, plugin) = self.instance(call).await?;
+        let (_place, mut store, plugin) = self.instance(hooks).await?;
         plugin
             .defender_endpoint_machine_actions()
             .call_get_machine_action(&mut store, action_id)
@@ -395,12 +395,12 @@ impl Plugin {
     /// Calls `machine-actions.list-machine-actions`.
     pub(crate) async fn list_machine_actions(
         &self,
-        call: Arc<Call>,
+        hooks: Hooks,
         filter: &contract::MachineActionFilter,
         top: u32,
         skip: u32,
     ) -> Result<Result<contract::MachineActionPage, contract::Error>, Fault> {
-        let (_place, mut store, plugin) = self.instance(call).await?;
+        let (_place, mut store, plugin) = self.instance(hooks).await?;
         plugin
             .defender_endpoint_machine_actions()
             .call_list_machine_actions(&mut store, filter, top, skip)
@@ -411,11 +411,11 @@ impl Plugin {
     /// Calls `machine-actions.cancel-machine-action`.
     pub(crate) async fn cancel_machine_action(
         &self,
-        call: Arc<Call>,
+        hooks: Hooks,
         action_id: &str,
         comment: &str,
     ) -> Result<Result<contract::MachineAction, contract::Error>, Fault> {
-        let (_place, mut store, plugin) = self.instance(call).await?;
+        let (_place, mut store, plugin) = self.instance(hooks).await?;
         plugin
             .defender_endpoint_machine_actions()
             .call_cancel_machine_action(&mut store, action_id, comment)
@@ -426,10 +426,10 @@ impl Plugin {
     /// Calls `machines.find-machines`.
     pub(crate) async fn find_machines(
         &self,
-        call: Arc<Call>,
+        hooks: Hooks,
         computer_dns_name: &str,
     ) -> Result<Result<contract::FoundMachines, contract::Error>, Fault> {
-        let (_place, mut store, plugin) = self.instance(call).await?;
+        let (_place, mut store, plugin) = self.instance(hooks).await?;
         plugin
             .defender_endpoint_machines()
             .call_find_machines(&mut store, computer_dns_name)
@@ -440,15 +440,15 @@ impl Plugin {
     /// A new store, with its limits, and a new instance in it. The place must outlive both.
     async fn instance(
         &self,
-        call: Arc<Call>,
+        hooks: Hooks,
     ) -> Result<(Place, Store<State>, contract::Plugin), Fault> {
         let closed = |_| Fault::Engine("it is shutting down".to_owned());
         let place = Arc::clone(&self.places)
             .acquire_owned()
             .await
             .map_err(closed)?;
-        let bounds = Bounds::of(call.operation());
-        let mut store = Store::new(self.pre.engine(), State::new(call, bounds));
+        let bounds = Bounds::of(hooks.operation());
+        let mut store = Store::new(self.pre.engine(), State::new(hooks, bounds));
         store.limiter(|state| &mut state.limits);
         store.set_hostcall_fuel(bounds.hostcall);
         store.set_fuel(bounds.fuel)?;
@@ -482,7 +482,7 @@ fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
 /// Links `connection`, `wasi:http` and the parts of `wasi:io` that it is made of, and nothing else.
 fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
-    connection::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
+    egress::add_to_linker(&mut linker, |state: &mut State| &mut state.hooks)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     io::error::add_to_linker::<State, Io>(&mut linker, |state| &mut state.table)?;
     io::poll::add_to_linker::<State, Io>(&mut linker, |state| &mut state.table)?;
@@ -505,7 +505,7 @@ struct State {
 }
 
 impl State {
-    fn new(call: Arc<Call>, bounds: Bounds) -> Self {
+    fn new(hooks: Hooks, bounds: Bounds) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(bounds.resources);
         let mut http = WasiHttpCtx::new();
@@ -520,7 +520,7 @@ impl State {
         Self {
             table,
             http,
-            hooks: Hooks(call),
+            hooks,
             limits,
         }
     }
@@ -533,16 +533,6 @@ impl WasiHttpView for State {
             table: &mut self.table,
             ctx: &mut self.http,
         }
-    }
-}
-
-impl connection::Host for State {
-    fn open(
-        &mut self,
-        operation: connection::Operation,
-        target: Option<String>,
-    ) -> Result<connection::Access, connection::Refusal> {
-        self.hooks.0.open(operation, target.as_deref())
     }
 }
 

@@ -1,6 +1,6 @@
-//! The command `host-demo`, built as this program was.
+//! The command `host-demo`, and the library's examples, built as this program was.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Builds the command, unless it is built already, and says where it is.
@@ -9,17 +9,26 @@ use std::process::Command;
 ///
 /// When it does not build.
 pub fn host_demo_binary() -> PathBuf {
+    build(["--bin", "host-demo"]).join("host-demo")
+}
+
+/// Builds an example of the library's, unless it is built already, and says where it is.
+///
+/// # Panics
+///
+/// When it does not build.
+pub fn example(name: &str) -> PathBuf {
+    build(["--example", name]).join("examples").join(name)
+}
+
+/// Says in which folder it is.
+fn build(what: [&str; 2]) -> PathBuf {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // With the whole workspace: on its own it would be built with fewer features of the crates that
     // are shared, which means once more.
-    cargo.args([
-        "build",
-        "--quiet",
-        "--locked",
-        "--workspace",
-        "--bin",
-        "host-demo",
-    ]);
+    cargo
+        .args(["build", "--quiet", "--locked", "--workspace"])
+        .args(what);
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }
@@ -27,9 +36,9 @@ pub fn host_demo_binary() -> PathBuf {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
         .expect("cargo runs");
-    assert!(status.success(), "host-demo does not build");
+    assert!(status.success(), "{what:?} does not build");
     // target/<profile>/deps/<this program>
     let this = std::env::current_exe().expect("this program has a path");
     let profile = this.ancestors().nth(2).expect("it lies in deps");
-    profile.join("host-demo")
+    Path::to_owned(profile)
 }

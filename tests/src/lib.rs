@@ -7,6 +7,7 @@ pub mod browser;
 pub mod foreign;
 pub mod instances;
 pub mod lot;
+pub mod naive;
 pub mod redis;
 pub mod simulation;
 pub mod usage;

@@ -15,8 +15,8 @@ use host_demo::identity::Method;
 use host_demo::plugin::Digest;
 
 use self::help::{
-    CANCEL_HELP, CHECK_HELP, EXAMPLES, PLAIN_EXIT_CODES, PURGE_HELP, QUOTA_HELP, REPORT_HELP,
-    RESTRICT_HELP, RESTRICTED_HELP, RESUME_HELP, RUNS_HELP, SHOW_HELP, STATUS_HELP,
+    CANCEL_HELP, CHECK_HELP, EXAMPLES, GATEWAY_HELP, PLAIN_EXIT_CODES, PURGE_HELP, QUOTA_HELP,
+    REPORT_HELP, RESTRICT_HELP, RESTRICTED_HELP, RESUME_HELP, RUNS_HELP, SHOW_HELP, STATUS_HELP,
     UNRESTRICT_HELP, VERIFY_HELP,
 };
 
@@ -110,6 +110,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Audit,
     },
+
+    /// Let engines on this machine make calls that they can't see to themselves: by capabilities,
+    /// each for one request, for one operation on one device.
+    #[command(after_help = GATEWAY_HELP)]
+    Gateway(Box<Gateway>),
 
     /// Run a stand-in for Defender and Entra on this machine, to try things out.
     #[command(after_help = super::mock::SWITCHES_HELP.as_str())]
@@ -657,6 +662,21 @@ pub(crate) struct Connection {
     /// The run that calls belong to, for the record.
     #[arg(skip)]
     pub(crate) run: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Gateway {
+    /// Where to listen: a loopback address, and a port. 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    pub(crate) listen: std::net::SocketAddr,
+
+    /// Write the key that engines have to show to this file, for you alone; it is removed in the
+    /// end [default: host-demo/gateway-PORT.key in the user's state directory].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) connection: Connection,
 }
 
 #[derive(Debug, Args)]

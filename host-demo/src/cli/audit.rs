@@ -46,7 +46,12 @@ pub(super) fn private(folder: PathBuf) -> anyhow::Result<PathBuf> {
 /// Why what was done is not on record, if it is not after a last attempt. What was done is not
 /// affected.
 pub(super) async fn missing(host: &Host) -> Option<AuditError> {
-    let audit = host.audit()?;
+    missing_of(host.audit()).await
+}
+
+/// The same, of a record.
+pub(super) async fn missing_of(audit: Option<&Arc<Audit>>) -> Option<AuditError> {
+    let audit = audit?;
     audit.catch_up().await;
     let error = audit.unwritten()?;
     let text = format!("{NOT_RECORDED}: {error}; {KEEP_THIS}");

@@ -8,9 +8,10 @@ use etcetera::BaseStrategy as _;
 use host_demo::clock::{Clock, SystemClock};
 use host_demo::cloud::Service;
 use host_demo::config::{Key, Settings, TOKEN_FILE};
+use host_demo::egress::{Egress, Setup};
 pub(super) use host_demo::files::make_private;
 use host_demo::files::{self, Contents};
-use host_demo::host::{Host, Setup};
+use host_demo::host::Host;
 use host_demo::identity::{self, FixedToken, Identity, Method, Prompt, SignIn, TokenSource};
 use host_demo::network::Network;
 use host_demo::plugin::{self, Digest, LoadError, Plugin};
@@ -30,6 +31,15 @@ pub(crate) fn settled(
     args: &args::Connection,
     settings: &Settings,
 ) -> anyhow::Result<(Host, Service)> {
+    let (egress, service) = boundary(args, settings)?;
+    Ok((Host::new(load(&args.plugin)?, &egress), service))
+}
+
+/// What any call goes through, whoever makes it.
+pub(crate) fn boundary(
+    args: &args::Connection,
+    settings: &Settings,
+) -> anyhow::Result<(Egress, Service)> {
     let service = service(args, settings)?;
     let clock = clock(args.time_scale, &service)?;
     let tokens = tokens(args, settings, &service, Arc::clone(&clock))?;
@@ -41,7 +51,7 @@ pub(crate) fn settled(
         audit: Some(audit::open(args)?),
         ledger: Some(quota::ledger(&args.ledger, args.time_scale)?),
         name: quota::name(),
-        ..Setup::new(load(&args.plugin)?, service.clone(), tokens)
+        ..Setup::new(service.clone(), tokens)
     };
     Ok((setup.build()?, service))
 }

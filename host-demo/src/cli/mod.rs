@@ -15,6 +15,7 @@ mod config;
 mod connect;
 mod demo;
 mod devices;
+mod gateway;
 mod inspect;
 mod interrupt;
 mod mock;
@@ -127,6 +128,7 @@ async fn dispatch(command: Command, format: args::Output) -> anyhow::Result<Exit
         Command::Audit {
             command: args::Audit::Verify(args),
         } => audit::verify(&config::verify(args)?, format),
+        Command::Gateway(args) => gateway::run(*args, format).await,
         Command::Mock(args) => mock::run(args, format).await,
         Command::Demo => demo::run().await,
         Command::Completion { shell } => completion(shell),
@@ -145,7 +147,8 @@ fn completion(shell: clap_complete::Shell) -> anyhow::Result<Exit> {
 fn diagnose(verbose: u8) {
     let filter = match verbose {
         0 => return,
-        1 => "host_demo=warn",
+        // Who runs a gateway sees each call that comes through it.
+        1 => "host_demo=warn,host_demo::gateway=info",
         2 => "host_demo=debug",
         _ => "debug,host_demo=trace",
     };

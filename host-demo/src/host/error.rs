@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::audit::AuditError;
-use crate::clock::Moment;
 use crate::contract::{self, Effect, Reason};
+use crate::egress::{BeginError, when};
 use crate::identity::IdentityError;
-use crate::limits::{LedgerError, NotUntil, Why};
+use crate::limits::{LedgerError, NotUntil};
 use crate::plugin::Fault;
 use crate::transport::TransportError;
 
@@ -76,17 +76,16 @@ pub enum CallError {
     },
 }
 
-fn when(wait: NotUntil, until: jiff::Timestamp) -> String {
-    if wait.at == Moment::from_nanos(u64::MAX) {
-        return "at any time: a quota is zero".to_owned();
+impl From<BeginError> for CallError {
+    fn from(error: BeginError) -> Self {
+        match error {
+            BeginError::Identity(error) => Self::Identity(error),
+            BeginError::Quota { wait, until } => Self::Quota { wait, until },
+            BeginError::Ledger(error) => Self::Ledger(error),
+            BeginError::Stopped => Self::Stopped,
+            BeginError::Withheld(why) => Self::Withheld(why),
+        }
     }
-    let why = match wait.why {
-        Why::Quota => "as many were made as the quota allows",
-        Why::Service => "the service said to wait",
-        Why::Lost => "what was counted before is lost, and taken for used",
-    };
-    let until = until.strftime("%Y-%m-%d %H:%M:%S");
-    format!("before {until} UTC, because {why}")
 }
 
 const fn meaning(effect: Effect) -> &'static str {

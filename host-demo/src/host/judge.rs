@@ -1,10 +1,10 @@
 //! What a plugin says, held against what the boundary saw.
 
-use super::{Begun, CallError, Host};
-use crate::audit::{Claimed, Ending, Observed, Outcome};
+use super::{CallError, Host};
+use crate::audit::{Claimed, Ending};
 use crate::contract::{self, Effect, Reason};
-use crate::egress::Seen;
-use crate::grant::{Grant, Operation, Target};
+use crate::egress::{Call, Seen, Word};
+use crate::grant::{Operation, Target};
 use crate::plugin::Fault;
 use crate::said::Said;
 
@@ -16,7 +16,7 @@ impl Host {
     )]
     pub(super) fn judge<T>(
         &self,
-        begun: &Begun,
+        call: &Call,
         result: Option<Result<Result<T, contract::Error>, Fault>>,
         seen: &Seen,
         said: Option<&Said>,
@@ -24,23 +24,30 @@ impl Host {
     where
         for<'a> Said: From<&'a T>,
     {
-        let effect = seen.effect(begun.grant.operation());
+        let effect = seen.effect(call.grant().operation());
         let claimed = match &result {
             Some(Ok(Err(error))) => Some(error),
             _ => None,
         };
-        begun.heed(claimed, seen);
+        let word = claimed.and_then(|error| match &error.reason {
+            Reason::RateLimited(limit) => Some(Word {
+                retry_after: limit.retry_after_seconds,
+                window: limit.window_seconds,
+            }),
+            _ => None,
+        });
+        call.heed(seen, word);
         if seen.echoed {
             return Err(CallError::TokenEchoed { effect });
         }
         match result {
             None => Err(CallError::TimedOut {
-                after: self.call_timeout,
+                after: self.call_timeout(),
                 effect,
             }),
             Some(Err(fault)) => Err(CallError::Fault { fault, effect }),
             Some(Ok(Ok(success))) => {
-                match seen.contradicts(&(&success).into(), said, begun.grant.target()) {
+                match seen.contradicts(&(&success).into(), said, call.grant().target()) {
                     Some(what) => Err(CallError::Fault {
                         fault: Fault::UnfoundedSuccess(what),
                         effect,
@@ -90,21 +97,11 @@ impl Host {
 impl Seen {
     /// Whether the call can have changed anything, by what crossed the boundary.
     pub(super) fn effect(&self, operation: Operation) -> Effect {
-        let harmless = match self.status {
-            None => !self.may_have_arrived,
-            // A redirect or a refusal of the service's; see the contract's table.
-            Some(status) => (300..500).contains(&status),
-        };
-        if harmless || !operation.changes_something() {
-            Effect::None
-        } else {
+        if self.may_have_changed_something(operation) {
             Effect::Unknown
+        } else {
+            Effect::None
         }
-    }
-
-    /// What the service's answer says.
-    pub(super) fn said(&self, grant: &Grant) -> Option<Said> {
-        Said::in_answer(grant.target(), &self.answer)
     }
 
     /// What is wrong with a success that the plugin reports, if something is.
@@ -162,55 +159,6 @@ impl Seen {
                 Some("the service answered with another status")
             }
             _ => None,
-        }
-    }
-
-    /// For the record.
-    pub(super) fn outcome<T>(
-        &self,
-        ended: Ending,
-        grant: &Grant,
-        said: Option<Said>,
-        claimed: Option<Claimed>,
-        judged: &Result<T, CallError>,
-    ) -> Outcome {
-        let failure = match (&self.audit, &self.identity, &self.transport) {
-            (Some(error), ..) => Some(error.to_string()),
-            (_, Some(error), _) => Some(error.to_string()),
-            (_, _, Some(error)) => Some(error.to_string()),
-            _ => None,
-        };
-        let milliseconds = self
-            .sent_at
-            .zip(self.answered_at)
-            .map(|(from, to)| u64::try_from(to.since(from).as_millis()).unwrap_or(u64::MAX));
-        Outcome {
-            ended,
-            allowed_by: self
-                .is_allowed
-                .then(|| grant.operation().route().to_string()),
-            denied: self.denied.iter().map(ToString::to_string).collect(),
-            denials: self.denials,
-            observed: Observed {
-                sent: match (self.status, self.may_have_arrived) {
-                    (Some(_), _) => "answered",
-                    (None, true) => "unanswered",
-                    (None, false) => "no",
-                },
-                status: self.status,
-                milliseconds,
-                request_bytes: self.request_bytes,
-                response_bytes: self.status.map(|_| self.answer.len() as u64),
-                correlation_id: self.correlation_id.clone(),
-                action: said.as_ref().and_then(Said::action).cloned(),
-                list: said.as_ref().and_then(Said::count),
-                failure,
-            },
-            claimed,
-            fault: match judged {
-                Err(CallError::Fault { fault, .. }) => Some(fault.to_string()),
-                _ => None,
-            },
         }
     }
 }

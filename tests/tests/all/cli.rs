@@ -2,6 +2,7 @@
 
 mod batch;
 mod cancel;
+mod gateway;
 mod hostile_plugin;
 mod input;
 mod names;

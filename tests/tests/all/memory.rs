@@ -7,12 +7,11 @@ use std::sync::{Arc, Mutex};
 use host_demo::identity::FixedToken;
 use host_demo::mock::Grant;
 use host_demo::plugin::{BUNDLED, Plugin};
+use tests::naive;
 use tests::world::{World, release};
 use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, LinearMemory, MemoryCreator, MemoryType,
 };
-
-mod naive;
 
 const COMMENT: &str = "INC-42: a text that is found in the guest's memory";
 

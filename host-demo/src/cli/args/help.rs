@@ -22,9 +22,9 @@ Exit codes:
   130  interrupted
 
 With --output json, standard output has one JSON object a line. Its \"type\" says what it is: run,
-device, name (that leads to no device), summary, report, action, check, config, plugin, quota, audit or
-error. What went wrong stands in its \"error\", as a \"message\" and, where there is something to do
-about it, an \"advice\"; that holds for wrong arguments too. The other commands print text: completion,
+device, name (that leads to no device), summary, report, action, check, config, plugin, quota, audit,
+gateway or error. What went wrong stands in its \"error\", as a \"message\" and, where there is something
+to do about it, an \"advice\"; that holds for wrong arguments too. The other commands print text: completion,
 config example, demo, mock.";
 
 /// Where credentials come from: at the end of the help of every subcommand that wants some.
@@ -177,6 +177,42 @@ Exit codes:
 Examples:
   host-demo status 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a
   host-demo status 1e5bc9d7e413ddd7902c2932e418702b84d0cc07 --output json"
+);
+
+pub(crate) const GATEWAY_HELP: &str = concat!(
+    credentials!(),
+    "\
+It is for engines that can't hook the requests of what they run: stock hosts of components, and
+connectors in other languages. Policy, quotas, identity and record are those of the other commands,
+and the token stays here. A request is sent once, and only as its capability says; what has no
+capability, a used one or one whose time is up is refused. With -v there is a line for each call.
+
+  1. The engine asks for a capability. It can have the gateway wait for the quota (wait_seconds).
+  2. Its guest sends one request to base_url, with the capability as its bearer token, before
+     expires_at, which is as long as a call may take (--timeout).
+
+Example:
+  host-demo gateway --listen 127.0.0.1:8787 --key-file ~/.gateway.key -v
+
+  bearer() { printf 'header = \"Authorization: Bearer %s\"' \"$1\"; }   # not an argument, which all can see
+  id=1e5bc9d7e413ddd7902c2932e418702b84d0cc07
+  capability=$(bearer \"$(cat ~/.gateway.key)\" | curl -sS --config - http://127.0.0.1:8787/capabilities \\
+    --json '{\"operation\": \"unrestrict-code-execution\", \"target\": \"'$id'\"}' | jq -r .capability)
+  bearer \"$capability\" | curl -sS --config - --json '{\"Comment\": \"INC-42: cleaned\"}' \\
+    http://127.0.0.1:8787/api/machines/$id/unrestrictCodeExecution
+
+Or, for a component that takes its connection from the environment, in a stock host:
+  export DEFENDER_BASE_URL=http://127.0.0.1:8787 DEFENDER_TOKEN=$capability
+  wasmtime run -S http --env DEFENDER_BASE_URL --env DEFENDER_TOKEN \\
+    --invoke 'unrestrict-code-execution(\"'$id'\", \"INC-42: cleaned\")' defender-endpoint-env.wasm
+
+Ctrl-C, or what a service manager sends, ends it after the calls that are under way; capabilities
+that were not used give their calls back to the quota.
+
+Exit codes:
+  0  it was ended
+  1  what came of a call is not on record
+  2  it could not run: wrong arguments, no loopback address, no credentials"
 );
 
 pub(crate) const CHECK_HELP: &str = concat!(

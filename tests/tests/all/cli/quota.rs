@@ -8,7 +8,7 @@ use tests::redis::RedisServer;
 use super::*;
 
 /// A stand-in in real time, and a configuration with a quota of two calls in an hour.
-fn strict() -> Stage {
+pub(super) fn strict() -> Stage {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let mock = runtime
         .block_on(Mock::builder().machines(5).start())

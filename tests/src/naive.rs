@@ -1,9 +1,10 @@
 //! A host that hands its token to the guest and sends whatever the guest wants: the least that runs
 //! the plugin.
 
+use host_demo::contract::connection::{self, Access, Authorization, Operation, Refusal};
+use host_demo::contract::{self, MachineAction, Plugin};
 use host_demo::plugin::BUNDLED;
 use http_body_util::BodyExt as _;
-use tests::bare;
 use wasmtime::component::{Component, HasData, HasSelf, Linker, ResourceTable};
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::p2::bindings::io;
@@ -11,43 +12,40 @@ use wasmtime_wasi_http::{
     Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
 
-mod generated {
-    #![allow(unreachable_pub, clippy::pedantic, reason = "generated")]
-
-    wasmtime::component::bindgen!({
-        path: "../wit",
-        world: "plugin",
-        exports: { default: async },
-    });
-}
-
-use generated::defender::endpoint::connection::{self, Access, Authorization, Operation, Refusal};
+use crate::bare;
 
 /// Where to, and with what.
 #[derive(Clone)]
-pub(super) struct Service {
-    pub(super) base_url: String,
-    pub(super) token: String,
+pub struct Service {
+    /// An origin.
+    pub base_url: String,
+    /// What the guest sends as its bearer token.
+    pub token: String,
 }
 
-/// Releases a machine with the bundled plugin; `Err` has what the plugin says.
-pub(super) async fn release(
+/// Releases a machine with the bundled plugin.
+///
+/// # Panics
+///
+/// When the plugin traps.
+pub async fn release(
     engine: &Engine,
     service: Service,
     machine: &str,
     comment: &str,
-) -> Result<(), String> {
+) -> Result<MachineAction, contract::Error> {
     let (mut store, plugin) = instance(engine, service).await;
-    let result = plugin
-        .defender_endpoint_code_execution()
-        .call_unrestrict_code_execution(&mut store, machine, comment)
-        .await
-        .unwrap();
-    result.map(drop).map_err(|error| error.message)
+    let release = plugin.defender_endpoint_code_execution();
+    let result = release.call_unrestrict_code_execution(&mut store, machine, comment);
+    result.await.expect("no trap")
 }
 
 /// What one instance says to each call in turn with an argument that is no id: nothing is sent.
-pub(super) async fn refusals(engine: &Engine, service: Service) -> Vec<String> {
+///
+/// # Panics
+///
+/// When the plugin traps.
+pub async fn refusals(engine: &Engine, service: Service) -> Vec<String> {
     let (mut store, plugin) = instance(engine, service).await;
     let store = &mut store;
     let release = plugin.defender_endpoint_code_execution();
@@ -69,19 +67,25 @@ pub(super) async fn refusals(engine: &Engine, service: Service) -> Vec<String> {
             .await,
         actions.call_get_machine_action(&mut *store, "x").await,
     ];
-    let message = |result: wasmtime::Result<
-        Result<_, generated::defender::endpoint::types::Error>,
-    >| { result.unwrap().map(drop).unwrap_err().message };
+    let message = |result: wasmtime::Result<Result<MachineAction, contract::Error>>| {
+        let refused = result.expect("no trap").map(drop);
+        refused.expect_err("no id is no success").message
+    };
     results.into_iter().map(message).collect()
 }
 
-async fn instance(engine: &Engine, service: Service) -> (Store<State>, generated::Plugin) {
+async fn instance(engine: &Engine, service: Service) -> (Store<State>, Plugin) {
     let mut linker = Linker::new(engine);
-    connection::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state).unwrap();
-    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).unwrap();
-    io::error::add_to_linker::<State, Io>(&mut linker, |state| &mut state.table).unwrap();
-    io::poll::add_to_linker::<State, Io>(&mut linker, |state| &mut state.table).unwrap();
-    io::streams::add_to_linker::<State, Io>(&mut linker, |state| &mut state.table).unwrap();
+    connection::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)
+        .expect("the plugin is linked");
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)
+        .expect("the plugin is linked");
+    io::error::add_to_linker::<State, Io>(&mut linker, |state| &mut state.table)
+        .expect("the plugin is linked");
+    io::poll::add_to_linker::<State, Io>(&mut linker, |state| &mut state.table)
+        .expect("the plugin is linked");
+    io::streams::add_to_linker::<State, Io>(&mut linker, |state| &mut state.table)
+        .expect("the plugin is linked");
 
     let state = State {
         table: ResourceTable::new(),
@@ -90,10 +94,10 @@ async fn instance(engine: &Engine, service: Service) -> (Store<State>, generated
         service,
     };
     let mut store = Store::new(engine, state);
-    store.set_fuel(u64::MAX).unwrap();
-    let component = Component::new(engine, BUNDLED).unwrap();
-    let plugin = generated::Plugin::instantiate_async(&mut store, &component, &linker);
-    let plugin = plugin.await.unwrap();
+    store.set_fuel(u64::MAX).expect("the plugin is linked");
+    let component = Component::new(engine, BUNDLED).expect("the plugin is linked");
+    let plugin = Plugin::instantiate_async(&mut store, &component, &linker);
+    let plugin = plugin.await.expect("the plugin is linked");
     (store, plugin)
 }
 

@@ -1,6 +1,6 @@
-//! The boundary: where a call's one request leaves, or does not.
+//! One call's way out.
 //!
-//! [`Call::send`] is the only way out, and its order is the point:
+//! [`Call::send`] is the only one, and its order is the point:
 //!
 //! 1. *policy and grant*: what the guest asks for is what this call may do;
 //! 2. *permit*: the quota has room for it, and this is the one request that it has room for;
@@ -8,33 +8,32 @@
 //! 4. *identity*: asked for last, because waiting for a quota or a disk can outlive a token;
 //! 5. *transport*: once.
 
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::uri::Scheme;
+use http_body::Body;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Limited};
 use tokio::sync::watch;
 use tracing::Instrument as _;
-use wasmtime_wasi_http::{
-    DEFAULT_FORBIDDEN_HEADERS, Error as WasiError, ForbiddenHeaderFilter, RequestOptions, WasiBody,
-    WasiHttpHooks,
-};
 
-use crate::answer::{Answer as AnswerBody, Needle};
-use crate::audit::{AuditError, Trail};
-use crate::clock::{Clock, Moment};
-use crate::cloud::Service;
-use crate::contract::connection;
+use super::{AnswerError, Egress, Refusal, Seen, SendError};
+use crate::answer::{Answer, Needle};
+use crate::audit::{AuditError, Claimed, Ending, Trail};
+use crate::clock::Moment;
 use crate::grant::{Grant, Operation};
-use crate::identity::{BearerToken, IdentityError, TokenSource};
 use crate::limits::Permit;
-use crate::policy::{Denial, Policy};
-use crate::transport::{RESPONSE_HEADERS_MAX, Transport, TransportError, TransportErrorKind};
+use crate::policy::{Denial, Origin};
+use crate::said::Said;
+use crate::transport::RESPONSE_HEADERS_MAX;
 
 /// The longest comment, with every character escaped, is a quarter of this.
-const REQUEST_BODY_MAX: usize = 128 * 1024;
+pub(super) const REQUEST_BODY_MAX: usize = 128 * 1024;
 
 /// What a guest may send along. `host` is set by the library below, from the authority that was
 /// checked.
@@ -58,37 +57,24 @@ const DENIALS_KEPT: usize = 4;
 const CORRELATION_ID: HeaderName = HeaderName::from_static("mise-correlation-id");
 
 /// How long a 429 of the service's is heeded at most.
-pub(crate) const HEEDED_MAX: Duration = Duration::from_secs(24 * 3600);
+const HEEDED_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// What all calls share.
-pub(crate) struct Egress {
-    pub(crate) policy: Policy,
-    /// The one that the policy is for.
-    pub(crate) service: Service,
-    pub(crate) tokens: Arc<dyn TokenSource>,
-    pub(crate) transport: Transport,
-    pub(crate) clock: Arc<dyn Clock>,
+/// How long a 429 that does not say so is heeded: the service's shorter window.
+const WITHOUT_A_WORD: Duration = Duration::from_secs(60);
+
+/// One call: the right to one request, and the way out for it.
+///
+/// Whoever has it made the call. [Ended](Self::end) or dropped, nothing leaves any more: a permit of
+/// which no use was made is free again, and what the boundary saw is recorded.
+pub struct Call {
+    way: Arc<WayOut>,
+    /// It was waited for, and what it came to is known and on its way to the record.
+    is_judged: AtomicBool,
 }
 
-impl Egress {
-    /// A token, if it is one that may go to the service. Wherever it comes from: a file, or
-    /// a source that was made for another service.
-    pub(crate) async fn token(&self) -> Result<BearerToken, IdentityError> {
-        let token = self.tokens.token().await?;
-        match self.service.may_receive(&token.claims().audiences) {
-            Ok(()) => Ok(token),
-            Err(audience) => Err(IdentityError::NotForThisService {
-                audience: audience.to_owned(),
-                origin: self.service.origin().to_string(),
-                scope: self.service.scope().to_owned(),
-            }),
-        }
-    }
-}
-
-/// One call's way out.
-pub(crate) struct Call {
-    egress: Arc<Egress>,
+/// What a [`Call`] has that its guest may use as well.
+pub(crate) struct WayOut {
+    egress: Egress,
     grant: Grant,
     deadline: Moment,
     /// The caller's word that nothing more is to be sent.
@@ -107,91 +93,124 @@ struct State {
     is_over: bool,
 }
 
-/// What the boundary saw of a call, whatever the guest says of it.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Seen {
-    /// The request was handed to the transport, and may have reached the service.
-    pub(crate) may_have_arrived: bool,
-    /// The status of the answer.
-    pub(crate) status: Option<u16>,
-    /// What was denied, the first few of it.
-    pub(crate) denied: Vec<Denial>,
-    pub(crate) denials: u32,
-    /// The policy, the grant and the permit let a request pass.
-    pub(crate) is_allowed: bool,
-    /// The guest was told that the quota has no call left.
-    pub(crate) is_held_back: bool,
-    /// The caller stopped it before it was sent.
-    pub(crate) stopped: bool,
-    /// Another call's 429 closed the key while this one was on its way out: for so many seconds.
-    pub(crate) closed: Option<u32>,
-    /// What a 429 says of the time to wait, in seconds.
+/// What a call is made of.
+pub(super) struct Parts {
+    pub(super) egress: Egress,
+    pub(super) grant: Grant,
+    pub(super) permit: Option<Permit>,
+    pub(super) deadline: Moment,
+    pub(super) stop: Option<watch::Receiver<bool>>,
+    pub(super) trail: Option<Trail>,
+    pub(super) span: tracing::Span,
+}
+
+/// What a guest says of a 429, in seconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Word {
     pub(crate) retry_after: Option<u32>,
-    pub(crate) audit: Option<AuditError>,
-    /// The token that the service refused with 401.
-    pub(crate) rejected: Option<BearerToken>,
-    pub(crate) identity: Option<IdentityError>,
-    pub(crate) transport: Option<TransportError>,
-    pub(crate) request_bytes: Option<u64>,
-    /// When the request was handed to the transport.
-    pub(crate) sent_at: Option<Moment>,
-    /// When the answer's head came.
-    pub(crate) answered_at: Option<Moment>,
-    pub(crate) correlation_id: Option<String>,
-    /// As much of the answer's body as the guest has read.
-    pub(crate) answer: Vec<u8>,
-    /// The answer repeats the token.
-    pub(crate) echoed: bool,
+    pub(crate) window: Option<u32>,
 }
 
 impl Call {
-    pub(crate) fn new(
-        egress: Arc<Egress>,
-        grant: Grant,
-        permit: Option<Permit>,
-        deadline: Moment,
-        stop: Option<watch::Receiver<bool>>,
-        trail: Option<Trail>,
-        span: tracing::Span,
-    ) -> Self {
-        let state = Mutex::new(State {
-            permit,
-            seen: Seen::default(),
-            is_over: false,
-        });
+    pub(super) fn new(parts: Parts) -> Self {
+        let way = WayOut {
+            egress: parts.egress,
+            grant: parts.grant,
+            deadline: parts.deadline,
+            stop: parts.stop,
+            trail: parts.trail,
+            span: parts.span,
+            state: Mutex::new(State {
+                permit: parts.permit,
+                seen: Seen::default(),
+                is_over: false,
+            }),
+        };
         Self {
-            egress,
-            grant,
-            deadline,
-            stop,
-            trail,
-            span,
-            state,
+            way: Arc::new(way),
+            is_judged: AtomicBool::new(false),
         }
     }
 
-    /// Where the call's records go, if they are kept.
-    pub(crate) const fn trail(&self) -> Option<&Trail> {
-        self.trail.as_ref()
+    /// What it may do.
+    pub fn grant(&self) -> &Grant {
+        &self.way.grant
     }
 
-    /// What the call does.
-    pub(crate) const fn operation(&self) -> Operation {
-        self.grant.operation()
+    /// After this moment it sends nothing.
+    pub fn deadline(&self) -> Moment {
+        self.way.deadline
+    }
+
+    /// Decides whether a guest may do what it is about to do, before there is a request. Redeems
+    /// nothing.
+    pub fn open(&self, operation: Operation, target: Option<&str>) -> Result<(), Refusal> {
+        self.way.open(operation, target)
+    }
+
+    /// Lets the call's one request leave, and its answer in.
+    ///
+    /// It has no time-out of its own: [`until_deadline`](Self::until_deadline) is one.
+    pub async fn send<B>(
+        &self,
+        request: http::Request<B>,
+    ) -> Result<http::Response<UnsyncBoxBody<Bytes, AnswerError>>, SendError>
+    where
+        B: Body<Data = Bytes> + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let span = self.way.span();
+        self.way.send(request).instrument(span).await
+    }
+
+    /// What becomes of something until the call's deadline: a request, a guest's run. The time is
+    /// looked at whenever it lets others run, because a runtime that is kept busy looks at its
+    /// timers late.
+    pub async fn until_deadline<T>(&self, running: impl Future<Output = T>) -> Option<T> {
+        let (clock, deadline) = (self.way.egress.clock(), self.way.deadline);
+        let mut running = std::pin::pin!(running);
+        let mut sleep = clock.sleep_until(deadline);
+        std::future::poll_fn(move |cx| {
+            if let Poll::Ready(result) = running.as_mut().poll(cx) {
+                return Poll::Ready(Some(result));
+            }
+            if clock.now() >= deadline || sleep.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Ends the call: records what came of it, heeds a 429, and says what was seen.
+    ///
+    /// Where the disk is slow to take the record, that can add up to a second to the call's time.
+    pub async fn end(self) -> Seen {
+        let seen = self.close();
+        self.heed(&seen, None);
+        let said = seen.said(self.grant());
+        let is_late = self.way.egress.clock().now() >= self.deadline();
+        let ended = seen.ending(self.grant(), said.as_ref(), is_late);
+        self.conclude(&seen, ended, said, None, None).await;
+        seen
+    }
+
+    pub(crate) const fn way_out(&self) -> &Arc<WayOut> {
+        &self.way
     }
 
     /// What everything that is logged of the call belongs to.
     pub(crate) fn span(&self) -> tracing::Span {
-        self.span.clone()
+        self.way.span()
     }
 
-    /// Ends the call, and says what was seen.
+    /// Lets nothing out any more, and says what was seen.
     ///
     /// A guest that did not wait for its answer leaves a request behind, which goes down in a task
     /// of its own and may be at work at this very moment. From now on it does not get out, so what
     /// is told of the call stays true.
-    pub(crate) fn end(&self) -> Seen {
-        let mut state = self.state();
+    pub(crate) fn close(&self) -> Seen {
+        let mut state = self.way.state();
         state.is_over = true;
         if !state.seen.may_have_arrived
             && let Some(permit) = &mut state.permit
@@ -206,31 +225,107 @@ impl Call {
         }
     }
 
-    /// Answers `connection.open`. Redeems nothing.
-    pub(crate) fn open(
-        &self,
-        operation: connection::Operation,
-        target: Option<&str>,
-    ) -> Result<connection::Access, connection::Refusal> {
-        let operation = operation.into();
-        if let Err(denial) = self.decide(operation, self.grant.opens(operation, target)) {
-            return Err(connection::Refusal::Denied(self.deny(denial).to_string()));
+    /// A 429 closes the key, if the boundary saw one, whatever became of the call: for as long as
+    /// its header says (a day at most) or, by the guest's reading, its message (one window at most).
+    pub(crate) fn heed(&self, seen: &Seen, word: Option<Word>) {
+        let state = self.way.state();
+        let (Some(permit), Some(429)) = (&state.permit, seen.status) else {
+            return;
+        };
+        let egress = &self.way.egress;
+        let longest = egress.limiter().longest_window().max(WITHOUT_A_WORD);
+        let seconds = |n: Option<u32>, most| n.map(|n| Duration::from_secs(n.into()).min(most));
+        let (mut wait, mut window) = (seconds(seen.retry_after, HEEDED_MAX), None);
+        if let Some(word) = word {
+            // The later of the two: a guest can't shorten what the service said.
+            wait = wait.max(seconds(word.retry_after, longest));
+            window = seconds(word.window, longest);
         }
-        let now = self.egress.clock.now();
+        let wait = wait.or(window).unwrap_or(WITHOUT_A_WORD);
+        tracing::warn!(?wait, "the service's quota is used up: no call before that");
+        permit.close(egress.clock().now(), wait);
+    }
+
+    /// Records how the call ended, and waits for it.
+    pub(crate) async fn conclude(
+        &self,
+        seen: &Seen,
+        ended: Ending,
+        said: Option<Said>,
+        claimed: Option<Claimed>,
+        fault: Option<String>,
+    ) {
+        // From here to the record's writer there is no waiting.
+        self.is_judged.store(true, Ordering::Relaxed);
+        // What could not be recorded was not sent, and has no outcome.
+        if let Some(trail) = &self.way.trail
+            && seen.audit.is_none()
+        {
+            let outcome = seen.outcome(ended, self.grant(), said, claimed, fault);
+            trail.conclude(&outcome, self.deadline()).await;
+        }
+    }
+}
+
+/// Whoever made the call may not have waited for its end.
+impl Drop for Call {
+    fn drop(&mut self) {
+        if *self.is_judged.get_mut() {
+            return;
+        }
+        let seen = self.close();
+        self.heed(&seen, None);
+        if let Some(trail) = &self.way.trail
+            && seen.audit.is_none()
+        {
+            let said = seen.said(self.grant());
+            trail.abandon(&seen.outcome(Ending::Abandoned, self.grant(), said, None, None));
+        }
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("grant", self.grant())
+            .field("deadline", &self.deadline())
+            .finish_non_exhaustive()
+    }
+}
+
+impl WayOut {
+    /// What the call does.
+    pub(super) const fn operation(&self) -> Operation {
+        self.grant.operation()
+    }
+
+    /// Where its request goes.
+    pub(super) fn origin(&self) -> &Origin {
+        self.egress.policy().origin()
+    }
+
+    pub(super) fn span(&self) -> tracing::Span {
+        self.span.clone()
+    }
+
+    /// Answers `connection.open`. Redeems nothing.
+    pub(super) fn open(&self, operation: Operation, target: Option<&str>) -> Result<(), Refusal> {
+        if let Err(denial) = self.decide(operation, self.grant.opens(operation, target)) {
+            return Err(self.deny(denial).into());
+        }
+        let now = self.egress.clock().now();
         let closed = self.state().permit.as_ref().and_then(|p| p.closed_for(now));
         if let Some(wait) = closed {
             self.state().seen.is_held_back = true;
-            return Err(connection::Refusal::RateLimited(whole_seconds(wait)));
+            let seconds = whole_seconds(wait);
+            return Err(Refusal::Closed { seconds });
         }
-        Ok(connection::Access {
-            base_url: self.egress.policy.origin().to_string(),
-            authorization: connection::Authorization::AttachedByHost,
-        })
+        Ok(())
     }
 
     /// The one decision, for `open` and for a request alike.
     fn decide(&self, operation: Operation, granted: Result<(), Denial>) -> Result<(), Denial> {
-        self.egress.policy.allows(operation)?;
+        self.egress.policy().allows(operation)?;
         granted?;
         if self.state().permit.as_ref().is_some_and(Permit::is_fresh) {
             Ok(())
@@ -240,37 +335,41 @@ impl Call {
     }
 
     /// Lets the call's one request leave, and its answer in.
-    async fn send(
+    pub(super) async fn send<B>(
         self: &Arc<Self>,
-        request: http::Request<WasiBody>,
-    ) -> Result<http::Response<WasiBody>, WasiError> {
+        request: http::Request<B>,
+    ) -> Result<http::Response<UnsyncBoxBody<Bytes, AnswerError>>, SendError>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let (mut head, body) = request.into_parts();
-        self.allows(&head).map_err(|denial| self.refuse(denial))?;
-        let body = whole(body).await.map_err(|denial| self.refuse(denial))?;
-        self.redeem().map_err(|denial| self.refuse(denial))?;
+        self.allows(&head).map_err(|denial| self.deny(denial))?;
+        let body = whole(body).await.map_err(|denial| self.deny(denial))?;
+        self.redeem().map_err(|denial| self.deny(denial))?;
 
         if let Err(error) = self.intend().await {
             tracing::error!(%error, "not recorded, so not sent");
-            self.not_sent(|seen| seen.audit = Some(error));
-            return Err(WasiError::ConfigurationError);
+            self.not_sent(|seen| seen.audit = Some(error.clone()));
+            return Err(SendError::NotRecorded(error));
         }
 
         let token = match self.egress.token().await {
             Ok(token) => token,
             Err(error) => {
                 tracing::warn!(%error, "no token");
-                self.not_sent(|seen| seen.identity = Some(error));
-                return Err(WasiError::ConfigurationError);
+                self.not_sent(|seen| seen.identity = Some(error.clone()));
+                return Err(SendError::NoToken(Box::new(error)));
             }
         };
         head.headers
             .insert(header::AUTHORIZATION, token.header().clone());
 
         self.depart(body.len())?;
-        let clock = Arc::clone(&self.egress.clock);
+        let clock = Arc::clone(self.egress.clock());
         match self
             .egress
-            .transport
+            .transport()
             .send(head, body, clock, self.deadline)
             .await
         {
@@ -283,20 +382,19 @@ impl Call {
             }
             Err(error) => {
                 tracing::warn!(%error, "no answer");
-                let code = wasi_error(error.kind);
                 if error.kind.may_have_arrived() {
-                    self.state().seen.transport = Some(error);
+                    self.state().seen.transport = Some(error.clone());
                 } else {
-                    self.not_sent(|seen| seen.transport = Some(error));
+                    self.not_sent(|seen| seen.transport = Some(error.clone()));
                 }
-                Err(code)
+                Err(SendError::Transport(error))
             }
         }
     }
 
     /// Decides about a request's head.
     fn allows(&self, head: &http::request::Parts) -> Result<(), Denial> {
-        let (operation, target) = self.egress.policy.check(&head.method, &head.uri)?;
+        let (operation, target) = self.egress.policy().check(&head.method, &head.uri)?;
         self.decide(operation, self.grant.covers(operation, &target))?;
         match head
             .headers
@@ -316,26 +414,26 @@ impl Call {
     }
 
     /// From here on the request may arrive.
-    fn depart(&self, bytes: usize) -> Result<(), WasiError> {
+    fn depart(&self, bytes: usize) -> Result<(), SendError> {
         let mut state = self.state();
         if state.is_over {
-            // Nobody is there to hear it.
-            return Err(WasiError::ConnectionTerminated);
+            return Err(SendError::Over);
         }
         if self.stop.as_ref().is_some_and(|stop| *stop.borrow()) {
             state.seen.stopped = true;
             if let Some(permit) = &mut state.permit {
                 permit.give_back();
             }
-            return Err(WasiError::HttpRequestDenied);
+            return Err(SendError::Stopped);
         }
-        let now = self.egress.clock.now();
+        let now = self.egress.clock().now();
         if let Some(wait) = state.permit.as_ref().and_then(|p| p.closed_for(now)) {
-            state.seen.closed = Some(whole_seconds(wait));
+            let seconds = whole_seconds(wait);
+            state.seen.closed = Some(seconds);
             if let Some(permit) = &mut state.permit {
                 permit.give_back();
             }
-            return Err(WasiError::HttpRequestDenied);
+            return Err(SendError::Closed { seconds });
         }
         state.seen.may_have_arrived = true;
         state.seen.request_bytes = Some(bytes as u64);
@@ -360,8 +458,8 @@ impl Call {
         self: &Arc<Self>,
         response: http::Response<reqwest::Body>,
         bearer: &HeaderValue,
-    ) -> Result<http::Response<WasiBody>, WasiError> {
-        let now = self.egress.clock.now();
+    ) -> Result<http::Response<UnsyncBoxBody<Bytes, AnswerError>>, SendError> {
+        let now = self.egress.clock().now();
         let (mut head, body) = response.into_parts();
         {
             let mut state = self.state();
@@ -372,7 +470,7 @@ impl Call {
             state.seen.answered_at = Some(now);
             let said = head.headers.get(header::RETRY_AFTER);
             state.seen.retry_after =
-                said.and_then(|said| retry_after(said.to_str().ok()?, self.egress.clock.wall()));
+                said.and_then(|said| retry_after(said.to_str().ok()?, self.egress.clock().wall()));
             // From its head on, whatever becomes of the rest of it.
             if let (429, Some(seconds), Some(permit)) =
                 (head.status.as_u16(), state.seen.retry_after, &state.permit)
@@ -383,7 +481,7 @@ impl Call {
         tracing::debug!(status = head.status.as_u16(), "answer");
         let size = section_size(&head.headers);
         if size > RESPONSE_HEADERS_MAX {
-            return Err(WasiError::HttpResponseHeaderSectionSize(Some(size)));
+            return Err(SendError::HeadersTooLong(size));
         }
         let correlation_id = correlation_id(&head.headers);
         head.headers = visible(&head.headers);
@@ -391,16 +489,16 @@ impl Call {
         let needle = Needle::new(bearer.strip_prefix(b"Bearer ").unwrap_or(bearer));
         if head.headers.values().any(|v| needle.is_in(v.as_bytes())) {
             self.note_echo();
-            return Err(WasiError::HttpProtocolError);
+            return Err(SendError::Echoed);
         }
         self.state().seen.correlation_id = correlation_id.filter(|id| !needle.is_in(id.as_bytes()));
         let call = Arc::clone(self);
-        let body = AnswerBody::new(
+        let body = Answer::new(
             body,
             self.operation().reads_a_list(),
             needle,
             Box::new(move || call.note_echo()),
-            Arc::clone(&self.egress.clock),
+            Arc::clone(self.egress.clock()),
             self.deadline,
         );
         let call = Arc::clone(self);
@@ -444,18 +542,17 @@ impl Call {
         denial
     }
 
-    fn refuse(&self, denial: Denial) -> WasiError {
-        self.deny(denial);
-        WasiError::HttpRequestDenied
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The whole body, before anything leaves: a request that the guest does not finish is never begun.
-async fn whole(body: WasiBody) -> Result<Bytes, Denial> {
+async fn whole<B>(body: B) -> Result<Bytes, Denial>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let body = Limited::new(body, REQUEST_BODY_MAX)
         .collect()
         .await
@@ -512,75 +609,3 @@ fn correlation_id(headers: &HeaderMap) -> Option<String> {
 fn whole_seconds(wait: Duration) -> u32 {
     u32::try_from(wait.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u32::MAX)
 }
-
-const fn wasi_error(kind: TransportErrorKind) -> WasiError {
-    match kind {
-        TransportErrorKind::Dns => WasiError::DnsError {
-            rcode: None,
-            info_code: None,
-        },
-        TransportErrorKind::Address => WasiError::DestinationIpProhibited,
-        TransportErrorKind::Refused | TransportErrorKind::Proxy => WasiError::ConnectionRefused,
-        TransportErrorKind::ConnectTimeout => WasiError::ConnectionTimeout,
-        TransportErrorKind::Certificate => WasiError::TlsCertificateError,
-        TransportErrorKind::Tls => WasiError::TlsProtocolError,
-        TransportErrorKind::NotARequest => WasiError::HttpRequestUriInvalid,
-        TransportErrorKind::TooLate => WasiError::ConnectionWriteTimeout,
-        TransportErrorKind::Broken => WasiError::ConnectionTerminated,
-    }
-}
-
-impl From<connection::Operation> for Operation {
-    fn from(operation: connection::Operation) -> Self {
-        match operation {
-            connection::Operation::UnrestrictCodeExecution => Self::UnrestrictCodeExecution,
-            connection::Operation::RestrictCodeExecution => Self::RestrictCodeExecution,
-            connection::Operation::GetMachineAction => Self::GetMachineAction,
-            connection::Operation::ListMachineActions => Self::ListMachineActions,
-            connection::Operation::CancelMachineAction => Self::CancelMachineAction,
-            connection::Operation::FindMachines => Self::FindMachines,
-        }
-    }
-}
-
-/// What `wasi:http` calls: a call's way out, and nothing more.
-pub(crate) struct Hooks(pub(crate) Arc<Call>);
-
-impl WasiHttpHooks for Hooks {
-    /// Both ways: a guest can neither set nor read these.
-    fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {
-        Arc::new(|name| {
-            [header::AUTHORIZATION, header::COOKIE, header::SET_COOKIE].contains(name)
-                || DEFAULT_FORBIDDEN_HEADERS.contains(name)
-        })
-    }
-
-    fn default_scheme(&mut self) -> Option<Scheme> {
-        None
-    }
-
-    fn send_request(
-        &mut self,
-        request: http::Request<WasiBody>,
-        _the_hosts_deadline_holds: Option<RequestOptions>,
-        _: Box<dyn Future<Output = Result<(), WasiError>> + Send>,
-    ) -> Box<dyn Future<Output = Result<Answer, WasiError>> + Send> {
-        let call = Arc::clone(&self.0);
-        let span = call.span();
-        let sending = async move {
-            let response = call.send(request).await?;
-            let nothing_left_to_do: Connection = Box::new(std::future::ready(Ok(())));
-            Ok((response, nothing_left_to_do))
-        };
-        Box::new(sending.instrument(span))
-    }
-
-    /// What the host holds of each body that a guest has begun. There can be as many as there are
-    /// resources.
-    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
-        REQUEST_BODY_MAX
-    }
-}
-
-type Connection = Box<dyn Future<Output = Result<(), WasiError>> + Send>;
-type Answer = (http::Response<WasiBody>, Connection);

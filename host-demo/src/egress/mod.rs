@@ -1,0 +1,347 @@
+//! The boundary: where a call's one request leaves, or does not.
+//!
+//! It knows nothing of WebAssembly, so it serves a host with an engine, a linker and stores of its
+//! own as it serves [`Host`](crate::host::Host), and one without any guest as well. An [`Egress`] is
+//! what all calls share. [`Egress::begin`] waits for the quota and makes a [`Call`], which may send
+//! one request, for what its [`Grant`] names. [`Hooks`] are the same for a guest: the only file
+//! below that knows wasmtime is theirs.
+//!
+//! ```no_run
+//! # async fn example(token: &str) -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
+//!
+//! use host_demo::cloud::Service;
+//! use host_demo::egress::{Patience, Setup};
+//! use host_demo::grant::{Grant, Operation, Target};
+//! use host_demo::identity::FixedToken;
+//!
+//! let service = Service::commercial();
+//! let egress = Setup::new(service, Arc::new(FixedToken::new(token)?)).build()?;
+//!
+//! let device = Target::Machine("1e5bc9d7e413ddd7902c2932e418702b84d0cc07".parse()?);
+//! let grant = Grant::new(Operation::UnrestrictCodeExecution, Some(device));
+//! let call = egress.begin(grant, Patience::default()).await?;
+//! let request = http::Request::post(format!(
+//!     "{}/api/machines/1e5bc9d7e413ddd7902c2932e418702b84d0cc07/unrestrictCodeExecution",
+//!     egress.policy().origin()
+//! ))
+//! .header("content-type", "application/json")
+//! .body(http_body_util::Full::from(r#"{"Comment":"INC-42: cleaned"}"#))?;
+//! let answer = call.until_deadline(call.send(request)).await;
+//! // Whatever came of it: the quota counts it rightly from here on, and it is on record.
+//! let seen = call.end().await;
+//! println!("{:?}, {answer:?}", seen.status);
+//! # Ok(()) }
+//! ```
+
+mod call;
+mod error;
+mod hooks;
+mod patience;
+mod seen;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::audit::{Audit, Trail};
+use crate::clock::{Clock, Moment, SystemClock};
+use crate::cloud::Service;
+use crate::grant::{Grant, Operation, Target};
+use crate::identity::{BearerToken, IdentityError, Principal, TokenSource};
+use crate::limits::{Key, Ledger, Limiter, Memory, NoPermit, Permit, Quota};
+use crate::policy::Policy;
+use crate::transport::{SetupError, Transport};
+
+pub use crate::answer::AnswerError;
+pub use call::Call;
+pub use error::{BeginError, Refusal, SendError};
+pub use hooks::{Hooks, add_to_linker};
+pub use patience::{Consent, Consenting, Patience};
+pub use seen::Seen;
+
+pub(crate) use call::Word;
+pub(crate) use error::when;
+pub(crate) use patience::stopped;
+
+use call::Parts;
+
+/// How long one call may take, unless configured.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a boundary is made of. [`new`](Self::new) asks for what has no default.
+pub struct Setup {
+    /// The service to call.
+    pub service: Service,
+    /// Where tokens come from.
+    pub tokens: Arc<dyn TokenSource>,
+    /// What may leave. Releasing and reading, at the service's origin; restricting and cancelling
+    /// need a [`Route`](crate::policy::Route) of their own.
+    pub policy: Policy,
+    /// What the quotas are: [`Quota::DOCUMENTED`].
+    pub quotas: Vec<Quota>,
+    /// How long one call may take, from the moment it has its permit: [`CALL_TIMEOUT`].
+    pub call_timeout: Duration,
+    /// What time it is: the machine's clock.
+    pub clock: Arc<dyn Clock>,
+    /// Where every call is recorded: nowhere, unless it is said.
+    pub audit: Option<Arc<Audit>>,
+    /// Where calls are counted: in this process's memory, unless it is said.
+    pub ledger: Option<Arc<dyn Ledger>>,
+    /// Who this is, for those who look at the ledger: the process, by its number.
+    pub name: String,
+}
+
+impl Setup {
+    /// With the defaults that are stated at each field.
+    pub fn new(service: Service, tokens: Arc<dyn TokenSource>) -> Self {
+        Self {
+            policy: Policy::release_and_read(service.origin().clone()),
+            service,
+            tokens,
+            quotas: Quota::DOCUMENTED.to_vec(),
+            call_timeout: CALL_TIMEOUT,
+            clock: Arc::new(SystemClock::new()),
+            audit: None,
+            ledger: None,
+            name: format!("process {}", std::process::id()),
+        }
+    }
+
+    /// Makes the boundary. Connects to nothing yet.
+    pub fn build(self) -> Result<Egress, SetupError> {
+        // The token goes where the policy says, so the two must be one.
+        if self.policy.origin() != self.service.origin() {
+            return Err(SetupError::OtherOrigin {
+                policy: self.policy.origin().clone(),
+                service: self.service.origin().clone(),
+            });
+        }
+        let clock = Arc::clone(&self.clock);
+        let ledger = self
+            .ledger
+            .unwrap_or_else(|| Arc::new(Memory::new(Arc::clone(&clock))));
+        let shared = Shared {
+            policy: self.policy,
+            tokens: self.tokens,
+            transport: Transport::to_service(&self.service, self.call_timeout)?,
+            service: self.service,
+            limiter: Limiter::new(clock, &self.quotas, ledger, &self.name),
+            call_timeout: self.call_timeout,
+            clock: self.clock,
+            audit: self.audit,
+        };
+        Ok(Egress {
+            shared: Arc::new(shared),
+            component: Arc::from("unknown"),
+        })
+    }
+}
+
+/// Lets calls out. Cheap to clone; the clones share connections, tokens and quotas.
+#[derive(Clone)]
+pub struct Egress {
+    shared: Arc<Shared>,
+    component: Arc<str>,
+}
+
+/// What all calls share.
+struct Shared {
+    policy: Policy,
+    /// The one that the policy is for.
+    service: Service,
+    tokens: Arc<dyn TokenSource>,
+    transport: Transport,
+    limiter: Limiter,
+    call_timeout: Duration,
+    clock: Arc<dyn Clock>,
+    audit: Option<Arc<Audit>>,
+}
+
+impl Egress {
+    /// The same boundary, for calls that are made for this component: by its digest, as the record
+    /// is to name it.
+    #[must_use]
+    pub fn made_for(&self, component: &str) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            component: Arc::from(component),
+        }
+    }
+
+    /// Everything that comes before a call's time begins to run: waits for the quota, as long as
+    /// `patience` allows, and makes the way out of one call, which may send one request for what the
+    /// grant names, before its deadline.
+    ///
+    /// A grant without a target takes no call of the quota, because no request can follow.
+    pub async fn begin(&self, grant: Grant, patience: Patience) -> Result<Call, BeginError> {
+        let permit = if grant.target().is_some() {
+            let permit = tokio::select! {
+                biased;
+                permitted = self.permit(grant.operation(), &patience) => permitted?,
+                () = stopped(patience.stop.clone()) => return Err(BeginError::Stopped),
+            };
+            if let Some(consent) = &patience.consent {
+                consent().await.map_err(BeginError::Withheld)?;
+            }
+            Some(permit)
+        } else {
+            None
+        };
+        let deadline = permit
+            .as_ref()
+            .map_or(self.clock().now() + self.call_timeout(), Permit::deadline);
+        let id = uuid::Uuid::new_v4().to_string();
+        // At a level at which it is there for every event that is shown. Without the comment, in
+        // which people name people.
+        let span = tracing::error_span!(
+            "call",
+            %id,
+            operation = %grant.operation(),
+            target = grant.target().and_then(Target::named),
+        );
+        let used = permit.as_ref().map(|permit| permit.used().to_vec());
+        let trail = self.trail(id, &grant, used.unwrap_or_default());
+        Ok(Call::new(Parts {
+            egress: self.clone(),
+            grant,
+            permit,
+            deadline,
+            stop: patience.stop,
+            trail,
+            span,
+        }))
+    }
+
+    /// The service refused the token of this call with 401: whether another one can be had, for a
+    /// call of its own.
+    pub async fn renew(&self, seen: &Seen) -> Result<bool, IdentityError> {
+        match &seen.rejected {
+            Some(rejected) => self.shared.tokens.renew(rejected).await,
+            None => Ok(false),
+        }
+    }
+
+    /// What may leave.
+    pub fn policy(&self) -> &Policy {
+        &self.shared.policy
+    }
+
+    /// Where every call is recorded.
+    pub fn audit(&self) -> Option<&Arc<Audit>> {
+        self.shared.audit.as_ref()
+    }
+
+    /// How long one call may take.
+    pub fn call_timeout(&self) -> Duration {
+        self.shared.call_timeout
+    }
+
+    /// The clock that everything here goes by.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.shared.clock
+    }
+
+    /// What makes the calls wait for each other.
+    pub fn limiter(&self) -> &Limiter {
+        &self.shared.limiter
+    }
+
+    /// A moment to come, on the calendar.
+    pub fn calendar(&self, at: Moment) -> jiff::Timestamp {
+        at.on_calendar(self.clock().now(), self.clock().wall())
+    }
+
+    /// Who calls are made and counted for. Where that is not configured, a token is fetched to know.
+    pub async fn principal(&self) -> Result<Principal, IdentityError> {
+        self.shared.tokens.principal().await
+    }
+
+    pub(crate) fn transport(&self) -> &Transport {
+        &self.shared.transport
+    }
+
+    /// A token, if it is one that may go to the service. Wherever it comes from: a file, or
+    /// a source that was made for another service.
+    pub(crate) async fn token(&self) -> Result<BearerToken, IdentityError> {
+        let token = self.shared.tokens.token().await?;
+        let service = &self.shared.service;
+        match service.may_receive(&token.claims().audiences) {
+            Ok(()) => Ok(token),
+            Err(audience) => Err(IdentityError::NotForThisService {
+                audience: audience.to_owned(),
+                origin: service.origin().to_string(),
+                scope: service.scope().to_owned(),
+            }),
+        }
+    }
+
+    pub(crate) async fn key(&self, operation: Operation) -> Result<Key, IdentityError> {
+        let principal = self.principal().await?;
+        Ok(Key {
+            tenant: principal.tenant,
+            application: principal.application,
+            operation,
+        })
+    }
+
+    /// Who waits for a token waits for an authority, and perhaps for a person: no longer than the
+    /// caller does.
+    pub(crate) async fn in_time<T>(
+        &self,
+        until: Option<Moment>,
+        waiting: impl Future<Output = Result<T, IdentityError>>,
+    ) -> Result<T, IdentityError> {
+        let Some(until) = until else {
+            return waiting.await;
+        };
+        tokio::select! {
+            biased;
+            done = waiting => done,
+            () = self.clock().sleep_until(until) => Err(IdentityError::NotInTime),
+        }
+    }
+
+    /// The right to one call, when there is one.
+    async fn permit(
+        &self,
+        operation: Operation,
+        patience: &Patience,
+    ) -> Result<Permit, BeginError> {
+        let key = self.in_time(patience.until, self.key(operation)).await?;
+        let on_wait = |wait| {
+            if let Some(on_wait) = &patience.on_wait {
+                on_wait(wait);
+            }
+        };
+        self.limiter()
+            .acquire(&key, self.call_timeout(), patience.until, &on_wait)
+            .await
+            .map_err(|none| match none {
+                NoPermit::Ledger(error) => error.into(),
+                NoPermit::NotUntil(wait) => BeginError::Quota {
+                    wait,
+                    until: self.calendar(wait.at),
+                },
+            })
+    }
+
+    fn trail(&self, call: String, grant: &Grant, used: Vec<(Quota, usize)>) -> Option<Trail> {
+        Some(Trail::new(
+            Arc::clone(self.audit()?),
+            Arc::clone(self.clock()),
+            call,
+            self.component.to_string(),
+            grant,
+            used,
+        ))
+    }
+}
+
+impl fmt::Debug for Egress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Egress")
+            .field("policy", self.policy())
+            .finish_non_exhaustive()
+    }
+}

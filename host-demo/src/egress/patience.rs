@@ -1,0 +1,51 @@
+//! How long a caller waits before its call begins.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::clock::Moment;
+use crate::limits::NotUntil;
+
+/// How long a caller is ready to wait for the quota, and for a token to call with, before anything
+/// is sent.
+#[derive(Clone, Default)]
+pub struct Patience {
+    /// Until then. Without it, as long as it takes. What is there without waiting is taken later,
+    /// too.
+    pub until: Option<Moment>,
+    /// Until this becomes true. What has been sent by then is not affected.
+    pub stop: Option<watch::Receiver<bool>>,
+    /// Is told when it has to wait, and when what it waits for changes.
+    pub on_wait: Option<Arc<dyn Fn(NotUntil) + Send + Sync>>,
+    /// Is asked each time the quota has room, right before the call is begun: a caller who keeps a
+    /// journal writes down here that a request may leave. Where it says no, none does.
+    pub consent: Option<Consent>,
+}
+
+/// Whether a call may be begun now, or why not.
+pub type Consent = Arc<dyn Fn() -> Consenting + Send + Sync>;
+
+/// The answer of a [`Consent`], which may take its time.
+pub type Consenting = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
+impl fmt::Debug for Patience {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Patience")
+            .field("until", &self.until)
+            .field("stop", &self.stop)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Completes when it becomes true; without a sender, never.
+pub(crate) async fn stopped(stop: Option<watch::Receiver<bool>>) {
+    if let Some(mut stop) = stop
+        && stop.wait_for(|stop| *stop).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}

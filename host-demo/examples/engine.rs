@@ -1,9 +1,10 @@
-//! An engine of one's own on the library's boundary: it releases one device with the bundled plugin.
+//! An engine of one's own on the library's boundary: it releases one device with the bundled
+//! plugin.
 //!
-//! For most, `host_demo::host::Host` is the better thing: it does all of this, and besides bounds what
-//! a plugin may use, repeats a call with a new token after a 401, and holds what the plugin says
-//! against what the boundary saw. Where an engine, a linker and stores are there already, this is
-//! the part that is to be taken: grant, policy, quota, record, identity and transport.
+//! For most, `host_demo::host::Host` is the better thing: it does all of this, and besides bounds
+//! what a plugin may use, repeats a call with a new token after a 401, and holds what the plugin
+//! says against what the boundary saw. Where an engine, a linker and stores are there already, this
+//! is the part that is to be taken: grant, policy, quota, record, identity and transport.
 //!
 //! ```sh
 //! cargo run --example engine -- BASE_URL AUTHORITY SCOPE TOKEN_FILE MACHINE_ID COMMENT

@@ -64,8 +64,8 @@ const WITHOUT_A_WORD: Duration = Duration::from_secs(60);
 
 /// One call: the right to one request, and the way out for it.
 ///
-/// Whoever has it made the call. [Ended](Self::end) or dropped, nothing leaves any more: a permit of
-/// which no use was made is free again, and what the boundary saw is recorded.
+/// Whoever has it made the call. [Ended](Self::end) or dropped, nothing leaves any more: a permit
+/// of which no use was made is free again, and what the boundary saw is recorded.
 pub struct Call {
     way: Arc<WayOut>,
     /// It was waited for, and what it came to is known and on its way to the record.
@@ -226,7 +226,8 @@ impl Call {
     }
 
     /// A 429 closes the key, if the boundary saw one, whatever became of the call: for as long as
-    /// its header says (a day at most) or, by the guest's reading, its message (one window at most).
+    /// its header says (a day at most) or, by the guest's reading, its message (one window at
+    /// most).
     pub(crate) fn heed(&self, seen: &Seen, word: Option<Word>) {
         let state = self.way.state();
         let (Some(permit), Some(429)) = (&state.permit, seen.status) else {
@@ -595,7 +596,8 @@ fn retry_after(said: &str, now: jiff::Timestamp) -> Option<u32> {
     Some(u32::try_from(left).unwrap_or(u32::MAX).saturating_add(1))
 }
 
-/// A GUID, or what has the form of an id. It goes into the record, so nothing else is taken for one.
+/// A GUID, or what has the form of an id. It goes into the record, so nothing else is taken for
+/// one.
 fn correlation_id(headers: &HeaderMap) -> Option<String> {
     let id = headers.get(CORRELATION_ID)?.to_str().ok()?;
     let is_id = id.len() <= 64

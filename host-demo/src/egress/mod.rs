@@ -1,10 +1,10 @@
 //! The boundary: where a call's one request leaves, or does not.
 //!
 //! It knows nothing of WebAssembly, so it serves a host with an engine, a linker and stores of its
-//! own as it serves [`Host`](crate::host::Host), and one without any guest as well. An [`Egress`] is
-//! what all calls share. [`Egress::begin`] waits for the quota and makes a [`Call`], which may send
-//! one request, for what its [`Grant`] names. [`Hooks`] are the same for a guest: the only file
-//! below that knows wasmtime is theirs.
+//! own as it serves [`Host`](crate::host::Host), and one without any guest as well. An [`Egress`]
+//! is what all calls share. [`Egress::begin`] waits for the quota and makes a [`Call`], which may
+//! send one request, for what its [`Grant`] names. [`Hooks`] are the same for a guest: the only
+//! file below that knows wasmtime is theirs.
 //!
 //! ```no_run
 //! # async fn example(token: &str) -> Result<(), Box<dyn std::error::Error>> {
@@ -170,8 +170,8 @@ impl Egress {
     }
 
     /// Everything that comes before a call's time begins to run: waits for the quota, as long as
-    /// `patience` allows, and makes the way out of one call, which may send one request for what the
-    /// grant names, before its deadline.
+    /// `patience` allows, and makes the way out of one call, which may send one request for what
+    /// the grant names, before its deadline.
     ///
     /// A grant without a target takes no call of the quota, because no request can follow.
     pub async fn begin(&self, grant: Grant, patience: Patience) -> Result<Call, BeginError> {
@@ -252,7 +252,8 @@ impl Egress {
         at.on_calendar(self.clock().now(), self.clock().wall())
     }
 
-    /// Who calls are made and counted for. Where that is not configured, a token is fetched to know.
+    /// Who calls are made and counted for. Where that is not configured, a token is fetched to
+    /// know.
     pub async fn principal(&self) -> Result<Principal, IdentityError> {
         self.shared.tokens.principal().await
     }

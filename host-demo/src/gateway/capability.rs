@@ -13,8 +13,8 @@ use crate::egress::Call;
 /// under way.
 pub(super) const LIVE_MAX: usize = 1000;
 
-/// How many of those that were used are known as such: more than the documented quotas allow for all
-/// operations in an hour.
+/// How many of those that were used are known as such: more than the documented quotas allow for
+/// all operations in an hour.
 const USED_MAX: usize = 10_000;
 
 /// All that were handed out.

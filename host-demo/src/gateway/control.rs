@@ -106,9 +106,9 @@ impl Shared {
             |message: &str| Reply::error(StatusCode::SERVICE_UNAVAILABLE, "Unavailable", message);
         let Some(place) = self.capabilities.place() else {
             return unavailable(
-                "as many capabilities are out as there may be: use them, or wait until their time is up",
+                "no more capabilities may be out: use those that are, or wait until they expire",
             )
-                .again_in(1);
+            .again_in(1);
         };
         let _waiting = match wait.is_zero() {
             true => None,

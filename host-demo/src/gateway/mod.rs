@@ -2,8 +2,8 @@
 //! hosts of components, connectors in other languages.
 //!
 //! The engine asks for a *capability*: the right to one request, for one operation on one target,
-//! until a moment that the answer states. Its guest uses that as its bearer token, and the gateway's
-//! origin as its base URL (`connection`'s `authorization.bearer`). The gateway finds the
+//! until a moment that the answer states. Its guest uses that as its bearer token, and the
+//! gateway's origin as its base URL (`connection`'s `authorization.bearer`). The gateway finds the
 //! [`Call`](crate::egress::Call) that the capability stands for, and that decides, counts, records
 //! and sends as it does for any guest. The real token enters neither the guest nor the engine.
 //!
@@ -18,10 +18,10 @@
 //! `Authorization: Bearer KEY`, and a body like
 //! `{"operation": "unrestrict-code-execution", "target": "1e5b…", "wait_seconds": 0}`. The
 //! operations are those of `wit/connection.wit`. The target is a machine id, an action id, or a DNS
-//! name; `list-machine-actions` has, in its place, the whole `"query"` that the guest will send. The
-//! answer is 201 with `capability`, `base_url`, `expires_at`, `operation` and `target`, or
-//! `{"error": {"code", "message"}}` with 400 (the message says what is wrong), 401 (not the key), 403
-//! (the policy does not allow it, and which rule would), 429 (the quota has no call left within
+//! name; `list-machine-actions` has, in its place, the whole `"query"` that the guest will send.
+//! The answer is 201 with `capability`, `base_url`, `expires_at`, `operation` and `target`, or
+//! `{"error": {"code", "message"}}` with 400 (the message says what is wrong), 401 (not the key),
+//! 403 (the policy does not allow it, and which rule would), 429 (the quota has no call left within
 //! `wait_seconds`; `Retry-After` says when it has), or 503 (no token, no ledger, too many
 //! capabilities, or it is stopping).
 //!
@@ -30,9 +30,10 @@
 //!
 //! # The guest's side
 //!
-//! Everything that the service answers is passed on, with the headers that a guest may see. What the
-//! gateway answers itself is chosen so that the contract's table makes the right `effect` of it: 4xx
-//! only where nothing was sent, or the service itself refused; 5xx where something may have arrived.
+//! Everything that the service answers is passed on, with the headers that a guest may see. What
+//! the gateway answers itself is chosen so that the contract's table makes the right `effect` of
+//! it: 4xx only where nothing was sent, or the service itself refused; 5xx where something may have
+//! arrived.
 //!
 //! | what happened | answer | reason, effect |
 //! |---|---|---|
@@ -45,7 +46,7 @@
 //! | time was up before it was sent | 408 | `rejected`, none |
 //! | the connection failed with the request on it | 502 | `service-failure`, unknown |
 //! | no answer in time | 504 | `service-failure`, unknown |
-//! | an answer that may not be passed on (it repeats the token, is too long, broke off) | a refusal's own status, else 502 | as the status says |
+//! | an answer that may not be passed on, or is not whole | a refusal's own status, else 502 | by the status |
 //!
 //! # What it keeps to
 //!
@@ -193,8 +194,8 @@ impl Gateway {
         files::write(path, self.key.text().as_bytes())
     }
 
-    /// Answers until `stop` becomes true. What is under way then is brought to its end; capabilities
-    /// that were not used give their calls back to the quota.
+    /// Answers until `stop` becomes true. What is under way then is brought to its end;
+    /// capabilities that were not used give their calls back to the quota.
     pub async fn serve(self, stop: watch::Receiver<bool>) {
         let Self {
             listener, shared, ..
@@ -328,7 +329,7 @@ impl Shared {
                 StatusCode::MISDIRECTED_REQUEST,
                 "OtherHost",
                 &format!(
-                    "The request does not name {}, and nothing else, as its host. Nothing was sent.",
+                    "The request does not name {} as its only host. Nothing was sent.",
                     self.authority
                 ),
             )),

@@ -17,6 +17,8 @@ test:
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	@# What decides and sends does so without WebAssembly, and without the command's libraries.
+	cargo clippy --locked --package host-demo --lib --no-default-features --features gateway -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
 
 # Prints sizes and ratios, each within one run. BENCH=--quick takes few rounds.

@@ -1,6 +1,7 @@
 //! Builds the plugin: `$OUT_DIR/defender-endpoint.wasm`; and where that is asked for, composes it
 //! with what answers its import from the environment: `$OUT_DIR/defender-endpoint-env.wasm`.
 
+#[cfg(feature = "bundled-plugin")]
 #[path = "build/component.rs"]
 mod component;
 #[cfg(feature = "environment-plugin")]
@@ -10,9 +11,7 @@ mod compose;
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=build");
-    if std::env::var_os("CARGO_FEATURE_BUNDLED_PLUGIN").is_none() {
-        return;
-    }
+    #[cfg(feature = "bundled-plugin")]
     if let Err(problem) = components() {
         // Line by line: cargo shows what stands behind this prefix, without a panic's noise.
         for line in problem.lines() {
@@ -21,6 +20,7 @@ fn main() {
     }
 }
 
+#[cfg(feature = "bundled-plugin")]
 fn components() -> Result<(), String> {
     let plugin = built("plugin")?;
     write("defender-endpoint.wasm", &plugin)?;
@@ -33,6 +33,7 @@ fn components() -> Result<(), String> {
     Ok(())
 }
 
+#[cfg(feature = "bundled-plugin")]
 /// The component of the package in this folder, which has the folder's name.
 fn built(folder: &str) -> Result<Vec<u8>, String> {
     let root = component::root()?.join(folder);
@@ -43,6 +44,7 @@ fn built(folder: &str) -> Result<Vec<u8>, String> {
     component::build(package)
 }
 
+#[cfg(feature = "bundled-plugin")]
 fn write(name: &str, bytes: &[u8]) -> Result<(), String> {
     let file = component::var("OUT_DIR")?.join(name);
     std::fs::write(file, bytes).map_err(|e| e.to_string())

@@ -30,9 +30,24 @@
 //! - [`cancel`]: actions, taken back.
 //! - [`mock`]: a stand-in for the service, for tests and for trying things out.
 //!
+//! # Parts
+//!
+//! Without the default features the library is what decides and sends: policy, grant, quotas,
+//! identity, record, boundary; no wasmtime. `wasm` adds `plugin`, `host` and all that is made of
+//! them, `bundled-plugin` the component, `gateway` and `mock` the services on loopback, and `cli` is
+//! the command.
+//!
 //! The library never prints, exits, or reads the environment.
 
 #![deny(missing_docs)]
+#![cfg_attr(
+    not(feature = "wasm"),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "what only a plugin's call has: its claims, its faults, its way out"
+    )
+)]
 #![cfg_attr(
     test,
     allow(clippy::unwrap_used, reason = "a test that panics has failed")
@@ -40,37 +55,54 @@
 
 mod answer;
 pub mod audit;
+#[cfg(feature = "wasm")]
 pub mod batch;
+#[cfg(feature = "wasm")]
 pub mod cancel;
+#[cfg(feature = "wasm")]
 pub mod check;
 pub mod clock;
 pub mod cloud;
 pub mod config;
+#[cfg(feature = "wasm")]
 pub mod contract;
+pub mod digest;
+#[cfg(feature = "wasm")]
 mod each;
 pub mod egress;
 pub mod files;
+#[cfg(feature = "gateway")]
 pub mod gateway;
 pub mod grant;
 pub mod guard;
 pub mod harmless;
+#[cfg(feature = "wasm")]
 pub mod history;
+#[cfg(feature = "wasm")]
 pub mod host;
 pub mod id;
 pub mod identity;
 pub mod input;
+#[cfg(feature = "wasm")]
 pub mod journal;
+#[cfg(feature = "wasm")]
 pub mod kind;
 pub mod limits;
+#[cfg(feature = "mock")]
 pub mod mock;
+#[cfg(feature = "wasm")]
 pub mod names;
 pub mod network;
+#[cfg(feature = "wasm")]
 pub mod plugin;
 pub mod policy;
+#[cfg(feature = "wasm")]
 mod pulse;
 pub mod query;
+#[cfg(feature = "wasm")]
 pub mod report;
 mod resolve;
 mod said;
+#[cfg(feature = "wasm")]
 pub mod survey;
 pub mod transport;

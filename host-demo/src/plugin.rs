@@ -23,7 +23,6 @@
 //!
 //! To run it, with what a call needs besides: [`Host`](crate::host::Host).
 
-mod digest;
 mod fault;
 mod look;
 
@@ -46,7 +45,7 @@ use crate::files::{self, FileError};
 use crate::grant::Operation;
 use crate::pulse::{Needed, Pulse};
 
-pub use digest::{Digest, DigestError};
+pub use crate::digest::{Digest, DigestError};
 pub use fault::Fault;
 
 use fault::FRAMES_MAX;

@@ -15,10 +15,10 @@ pub use file::{ConfigError, File, Problem};
 pub use settings::{Replaced, Settings, SettingsError};
 
 use crate::cloud::{Cloud, Region};
+use crate::digest::Digest;
 use crate::identity::Method;
 use crate::limits::LedgerName;
 use crate::network::{Network, Proxy};
-use crate::plugin::Digest;
 use crate::policy::Origin;
 
 /// A configuration with every key, commented.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{File, KEYS, Key, LIST, Source, TOKEN_FILE, Value, duration, file};
 use crate::cloud::{Cloud, Service, ServiceError};
-use crate::host::CALL_TIMEOUT;
+use crate::egress::CALL_TIMEOUT;
 use crate::identity::Method;
 use crate::limits::Quota;
 use crate::network::{Network, Proxy};

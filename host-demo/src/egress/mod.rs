@@ -36,6 +36,7 @@
 
 mod call;
 mod error;
+#[cfg(feature = "wasm")]
 mod hooks;
 mod patience;
 mod seen;
@@ -56,6 +57,7 @@ use crate::transport::{SetupError, Transport};
 pub use crate::answer::AnswerError;
 pub use call::Call;
 pub use error::{BeginError, Refusal, SendError};
+#[cfg(feature = "wasm")]
 pub use hooks::{Hooks, add_to_linker};
 pub use patience::{Consent, Consenting, Patience};
 pub use seen::Seen;

@@ -69,7 +69,7 @@ pub use time::boot_id;
 
 use std::time::Duration;
 
-use crate::host::CALL_TIMEOUT;
+use crate::egress::CALL_TIMEOUT;
 
 /// How long a key is closed after a loss, by the documented quotas and the usual time of a call.
 const LOSS: Duration = CALL_TIMEOUT

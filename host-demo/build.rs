@@ -22,7 +22,7 @@ fn plugin() -> Result<(), String> {
     for input in ["plugin/src", "plugin/Cargo.toml"] {
         println!("cargo::rerun-if-changed={}", root.join(input).display());
     }
-    let bytes = component::build("plugin")?;
+    let bytes = component::plugin()?;
     let file = component::var("OUT_DIR")?.join("defender-endpoint.wasm");
     std::fs::write(file, bytes).map_err(|e| e.to_string())
 }

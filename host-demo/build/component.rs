@@ -184,27 +184,33 @@ fn is_this_builds(name: &OsStr) -> bool {
     }
 }
 
-/// Panic messages hold source paths. They are made the same wherever the plugin is built.
 fn rustflags(root: &Path, library: &Library) -> Vec<String> {
+    let mut flags = vec![
+        format!("-Clink-arg=-zstack-size={STACK_BYTES}"),
+        // For size alone the optimizer still copies into their callers what makes these larger.
+        "-Cllvm-args=-inline-threshold=10".to_owned(),
+        remap(&library.sysroot.join("lib/rustlib/src/rust"), "/rust"),
+    ];
+    flags.extend(remaps(root));
+    flags
+}
+
+/// Panic messages hold source paths. They are made the same wherever the source is built.
+pub(crate) fn remaps(root: &Path) -> Vec<String> {
     let home = env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")))
         .unwrap_or_default();
     let registry = home.join("registry/src");
-    let mut flags = vec![
-        format!("-Clink-arg=-zstack-size={STACK_BYTES}"),
-        // For size alone the optimizer still copies into their callers what makes these larger.
-        "-Cllvm-args=-inline-threshold=10".to_owned(),
-    ];
-    let mut remap =
-        |from: &Path, to: &str| flags.push(format!("--remap-path-prefix={}={to}", from.display()));
-    remap(&library.sysroot.join("lib/rustlib/src/rust"), "/rust");
-    remap(root, "/project");
     // The folder that the registry's packages lie in is named after its index.
-    for index in std::fs::read_dir(&registry).into_iter().flatten().flatten() {
-        remap(&index.path(), "/registry");
-    }
-    flags
+    let indexes = std::fs::read_dir(&registry).into_iter().flatten().flatten();
+    std::iter::once(remap(root, "/project"))
+        .chain(indexes.map(|index| remap(&index.path(), "/registry")))
+        .collect()
+}
+
+fn remap(from: &Path, to: &str) -> String {
+    format!("--remap-path-prefix={}={to}", from.display())
 }
 
 /// A rustc, and where its library for wasm comes from.

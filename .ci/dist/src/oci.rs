@@ -35,7 +35,10 @@ impl Layout {
     /// Adds a component under its name. What its annotations say it says itself.
     pub(crate) fn add(&mut self, name: &str, component: &[u8], claims: &Claims) -> Result<()> {
         let (imports, exports) = interfaces(component)?;
-        let layer = self.blob(LAYER, component.to_vec());
+        let file = format!("{name}.wasm");
+        let mut layer = self.blob(LAYER, component.to_vec());
+        // What `oras pull` calls the file.
+        layer["annotations"] = json!({ "org.opencontainers.image.title": file });
         let configuration = json!({
             "created": claims.made.as_deref().unwrap_or(NO_TIME),
             "architecture": "wasm",
@@ -53,7 +56,7 @@ impl Layout {
                 annotations.insert(format!("org.opencontainers.image.{key}"), value);
             }
         };
-        annotate("title", Some(format!("{name}.wasm")));
+        annotate("title", Some(file));
         annotate("version", about.version.as_ref().map(ToString::to_string));
         annotate("licenses", about.licenses.as_ref().map(ToString::to_string));
         annotate(
@@ -162,6 +165,8 @@ mod tests {
         let layers = manifest["layers"].as_array().unwrap();
         assert_eq!(layers.len(), 1);
         assert_eq!(layers[0]["mediaType"], LAYER);
+        let title = &layers[0]["annotations"]["org.opencontainers.image.title"];
+        assert_eq!(title, "defender-endpoint.wasm");
         assert_eq!(read(folder.path(), &layers[0]), BUNDLED);
         let said = |key: &str| &manifest["annotations"][format!("org.opencontainers.image.{key}")];
         assert_eq!(said("version"), env!("CARGO_PKG_VERSION"));

@@ -11,6 +11,11 @@
 //! it, files that can leave a time out have none, and the others 1970. `SOURCE_REVISION` is named in
 //! the images. Neither reaches a component.
 
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, reason = "a test that panics has failed")
+)]
+
 #[path = "../../../host-demo/build/component.rs"]
 mod component;
 mod host;

@@ -1,5 +1,5 @@
 # An index of commands. Each sets up what it needs; `make setup` alone says what is missing and installs it.
-.PHONY: demo test lint bench setup
+.PHONY: demo test lint bench deny dist setup
 
 demo := --locked --workspace --bin host-demo
 
@@ -24,6 +24,17 @@ lint: setup
 # Prints sizes and ratios, each within one run. BENCH=--quick takes few rounds.
 bench: setup
 	cargo bench --locked --package tests --bench call --bench limits --bench batch --bench hosts -- $(BENCH)
+
+# Holds what is depended on to deny.toml. CHECK=advisories needs the network, for their database.
+CHECK := licenses bans sources
+deny:
+	@bash .ci/setup deny
+	PATH="$$PATH:$(CURDIR)/target/deny/bin" cargo deny --locked --all-features check $(CHECK)
+
+# Makes what is shipped, in dist/. PROFILE=dev takes the host as the tests build it, to try the rest.
+PROFILE := release
+dist: setup
+	cargo run --locked --package dist -- $(PROFILE)
 
 setup:
 	@bash .ci/setup

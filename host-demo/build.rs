@@ -22,30 +22,31 @@ fn main() {
 
 #[cfg(feature = "bundled-plugin")]
 fn components() -> Result<(), String> {
-    let plugin = built("plugin")?;
+    let write = |name: &str, bytes: &[u8]| {
+        let file = component::var("OUT_DIR")?.join(name);
+        std::fs::write(file, bytes).map_err(|e| e.to_string())
+    };
+    let watch = |folder: &str| {
+        for input in ["src", "Cargo.toml"] {
+            let file = component::root()?.join(folder).join(input);
+            println!("cargo::rerun-if-changed={}", file.display());
+        }
+        Ok::<(), String>(())
+    };
+    watch("plugin")?;
+    let plugin = component::plugin()?;
     write("defender-endpoint.wasm", &plugin)?;
     #[cfg(feature = "environment-plugin")]
     {
-        let provider = built("plugin/environment")?;
-        let composed = compose::plugged(plugin, provider)?;
+        watch("plugin/environment")?;
+        let composed = compose::plugged(plugin, component::build("environment")?)?;
+        let composed = component::described(
+            &composed,
+            "defender-endpoint-env",
+            "Releases devices from app-execution restriction through Microsoft Defender for \
+             Endpoint, with a token from its environment",
+        )?;
         write("defender-endpoint-env.wasm", &composed)?;
     }
     Ok(())
-}
-
-#[cfg(feature = "bundled-plugin")]
-/// The component of the package in this folder, which has the folder's name.
-fn built(folder: &str) -> Result<Vec<u8>, String> {
-    let root = component::root()?.join(folder);
-    for input in ["src", "Cargo.toml"] {
-        println!("cargo::rerun-if-changed={}", root.join(input).display());
-    }
-    let package = folder.rsplit('/').next().unwrap_or(folder);
-    component::build(package)
-}
-
-#[cfg(feature = "bundled-plugin")]
-fn write(name: &str, bytes: &[u8]) -> Result<(), String> {
-    let file = component::var("OUT_DIR")?.join(name);
-    std::fs::write(file, bytes).map_err(|e| e.to_string())
 }

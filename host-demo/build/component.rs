@@ -25,6 +25,15 @@ building the plugin needs a Rust standard library for wasm32-unknown-unknown. Ei
   - or, where rustup cannot download, on Debian: apt-get install rustc-web rust-web-src lld-22
 (`make setup` does whichever works; PLUGIN_RUSTC names another rustc that has the library or its source.)";
 
+/// Builds the plugin.
+pub(crate) fn plugin() -> Result<Vec<u8>, String> {
+    described(
+        &build("plugin")?,
+        "defender-endpoint",
+        "Releases devices from app-execution restriction through Microsoft Defender for Endpoint",
+    )
+}
+
 /// Builds the workspace's package of this name. What it says to cargo about reruns leaves out the
 /// package's own files.
 pub(crate) fn build(package: &str) -> Result<Vec<u8>, String> {
@@ -47,52 +56,49 @@ pub(crate) fn build(package: &str) -> Result<Vec<u8>, String> {
     compile(package, &root, &target_dir, &library)?;
     let file = format!("plugin/{}.wasm", package.replace('-', "_"));
     let module = std::fs::read(target_dir.join(TARGET).join(file)).map_err(|e| e.to_string())?;
-    let component = wit_component::ComponentEncoder::default()
+    wit_component::ComponentEncoder::default()
         .module(&module)
         .and_then(|encoder| encoder.validate(true).encode())
-        .map_err(|e| format!("{package} can't be made a component: {e:#}"))?;
-    if keeps_names() {
-        return Ok(component);
-    }
-    without_names(&component).ok_or_else(|| format!("the component of {package} can't be read"))
+        .map_err(|e| format!("{package} can't be made a component: {e:#}"))
 }
 
 fn keeps_names() -> bool {
     env::var_os("PLUGIN_KEEP_NAMES").is_some()
 }
 
-/// Leaves out the names that the encoder gives to its own parts: five kilobytes that nothing reads
-/// but a debugger.
-fn without_names(component: &[u8]) -> Option<Vec<u8>> {
-    // component-model, "Binary Format": a preamble of 8 bytes, then sections of an id, a length and
-    // so many bytes. Custom sections have the id 0 and begin with their name.
-    let (preamble, mut rest) = component.split_at_checked(8)?;
-    let mut kept = preamble.to_vec();
-    while let Some((&id, after_id)) = rest.split_first() {
-        let (length, content) = leb128(after_id)?;
-        let (content, next) = content.split_at_checked(length)?;
-        let is_names = id == 0 && {
-            let (length, name) = leb128(content)?;
-            name.get(..length)? == b"component-name"
-        };
-        if !is_names {
-            kept.extend_from_slice(rest.get(..rest.len() - next.len())?);
-        }
-        rest = next;
+/// The component, which says what it is and what made it, where `wasm-tools metadata show` and
+/// registries look for that. It says nothing of where its source lies, or of which revision: the
+/// same source is the same component, wherever it was got from.
+pub(crate) fn described(component: &[u8], name: &str, about: &str) -> Result<Vec<u8>, String> {
+    let failed = |e| format!("{name} can't be described: {e:#}");
+    let mut nameless = wasm_metadata::AddMetadata::default();
+    if !keeps_names() {
+        // The names that the encoder gives to its own parts are six kilobytes that nothing reads
+        // but a debugger.
+        nameless.name = wasm_metadata::AddMetadataField::Clear;
     }
-    Some(kept)
-}
+    let component = nameless.to_wasm(component).map_err(failed)?;
 
-/// An unsigned number of WebAssembly's binary format, and what follows it.
-fn leb128(bytes: &[u8]) -> Option<(usize, &[u8])> {
-    let mut number = 0;
-    for (at, byte) in bytes.iter().take(5).enumerate() {
-        number |= usize::from(byte & 0x7f) << (7 * at);
-        if byte & 0x80 == 0 {
-            return Some((number, bytes.get(at + 1..)?));
-        }
+    let mut metadata = wasm_metadata::AddMetadata::default();
+    metadata.name = wasm_metadata::AddMetadataField::Set(name.to_owned());
+    // The linker took what the compiler had said of itself for something to strip.
+    metadata.language = vec![("Rust".to_owned(), String::new())];
+    metadata.processed_by = vec![("rustc".to_owned(), Library::find()?.version()?)];
+    let mut described = metadata.to_wasm(&component).map_err(failed)?;
+    // Each as the annotation of that name in the OCI image specification. This crate's version and
+    // licence are the workspace's.
+    for (name, text) in [
+        ("description", about),
+        ("licenses", env!("CARGO_PKG_LICENSE")),
+        ("version", env!("CARGO_PKG_VERSION")),
+    ] {
+        let section = wasm_encoder::CustomSection {
+            name: name.into(),
+            data: text.as_bytes().into(),
+        };
+        wasm_encoder::ComponentSection::append_to_component(&section, &mut described);
     }
-    None
+    Ok(described)
 }
 
 /// The workspace's folder.
@@ -178,27 +184,33 @@ fn is_this_builds(name: &OsStr) -> bool {
     }
 }
 
-/// Panic messages hold source paths. They are made the same wherever the plugin is built.
 fn rustflags(root: &Path, library: &Library) -> Vec<String> {
+    let mut flags = vec![
+        format!("-Clink-arg=-zstack-size={STACK_BYTES}"),
+        // For size alone the optimizer still copies into their callers what makes these larger.
+        "-Cllvm-args=-inline-threshold=10".to_owned(),
+        remap(&library.sysroot.join("lib/rustlib/src/rust"), "/rust"),
+    ];
+    flags.extend(remaps(root));
+    flags
+}
+
+/// Panic messages hold source paths. They are made the same wherever the source is built.
+pub(crate) fn remaps(root: &Path) -> Vec<String> {
     let home = env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")))
         .unwrap_or_default();
     let registry = home.join("registry/src");
-    let mut flags = vec![
-        format!("-Clink-arg=-zstack-size={STACK_BYTES}"),
-        // For size alone the optimizer still copies into their callers what makes these larger.
-        "-Cllvm-args=-inline-threshold=10".to_owned(),
-    ];
-    let mut remap =
-        |from: &Path, to: &str| flags.push(format!("--remap-path-prefix={}={to}", from.display()));
-    remap(&library.sysroot.join("lib/rustlib/src/rust"), "/rust");
-    remap(root, "/project");
     // The folder that the registry's packages lie in is named after its index.
-    for index in std::fs::read_dir(&registry).into_iter().flatten().flatten() {
-        remap(&index.path(), "/registry");
-    }
-    flags
+    let indexes = std::fs::read_dir(&registry).into_iter().flatten().flatten();
+    std::iter::once(remap(root, "/project"))
+        .chain(indexes.map(|index| remap(&index.path(), "/registry")))
+        .collect()
+}
+
+fn remap(from: &Path, to: &str) -> String {
+    format!("--remap-path-prefix={}={to}", from.display())
 }
 
 /// A rustc, and where its library for wasm comes from.
@@ -260,6 +272,16 @@ impl Library {
             from_source: !built,
             linker,
         })
+    }
+
+    /// As the compiler itself writes it into what it makes: `1.95.0 (59807616e 2026-04-14)`.
+    fn version(&self) -> Result<String, String> {
+        let said = Command::new(&self.rustc)
+            .arg("--version")
+            .output()
+            .map_err(|e| format!("{} can't be run: {e}", self.rustc.display()))?;
+        let said = String::from_utf8_lossy(&said.stdout);
+        Ok(said.trim().trim_start_matches("rustc ").to_owned())
     }
 }
 

@@ -2,6 +2,8 @@
 
 #[path = "build/component.rs"]
 mod component;
+#[path = "build/description.rs"]
+mod description;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -22,7 +24,7 @@ fn plugin() -> Result<(), String> {
     for input in ["plugin/src", "plugin/Cargo.toml"] {
         println!("cargo::rerun-if-changed={}", root.join(input).display());
     }
-    let bytes = component::plugin()?;
+    let bytes = description::plugin()?;
     let file = component::var("OUT_DIR")?.join("defender-endpoint.wasm");
     std::fs::write(file, bytes).map_err(|e| e.to_string())
 }

@@ -18,6 +18,8 @@
 
 #[path = "../../../host-demo/build/component.rs"]
 mod component;
+#[path = "../../../host-demo/build/description.rs"]
+mod description;
 mod host;
 mod oci;
 mod packages;
@@ -55,7 +57,7 @@ fn main() -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["component", file] => {
-            let bytes = component::plugin().map_err(|problem| anyhow!(problem))?;
+            let bytes = description::plugin().map_err(|problem| anyhow!(problem))?;
             Ok(fs::write(file, bytes)?)
         }
         [profile] => {

@@ -7,6 +7,9 @@ mod component;
 #[cfg(feature = "environment-plugin")]
 #[path = "build/compose.rs"]
 mod compose;
+#[cfg(feature = "bundled-plugin")]
+#[path = "build/description.rs"]
+mod description;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -34,13 +37,13 @@ fn components() -> Result<(), String> {
         Ok::<(), String>(())
     };
     watch("plugin")?;
-    let plugin = component::plugin()?;
+    let plugin = description::plugin()?;
     write("defender-endpoint.wasm", &plugin)?;
     #[cfg(feature = "environment-plugin")]
     {
         watch("plugin/environment")?;
         let composed = compose::plugged(plugin, component::build("environment")?)?;
-        let composed = component::described(
+        let composed = description::described(
             &composed,
             "defender-endpoint-env",
             "Releases devices from app-execution restriction through Microsoft Defender for \

@@ -25,15 +25,6 @@ building the plugin needs a Rust standard library for wasm32-unknown-unknown. Ei
   - or, where rustup cannot download, on Debian: apt-get install rustc-web rust-web-src lld-22
 (`make setup` does whichever works; PLUGIN_RUSTC names another rustc that has the library or its source.)";
 
-/// Builds the plugin.
-pub(crate) fn plugin() -> Result<Vec<u8>, String> {
-    described(
-        &build("plugin")?,
-        "defender-endpoint",
-        "Releases devices from app-execution restriction through Microsoft Defender for Endpoint",
-    )
-}
-
 /// Builds the workspace's package of this name. What it says to cargo about reruns leaves out the
 /// package's own files.
 pub(crate) fn build(package: &str) -> Result<Vec<u8>, String> {
@@ -56,49 +47,26 @@ pub(crate) fn build(package: &str) -> Result<Vec<u8>, String> {
     compile(package, &root, &target_dir, &library)?;
     let file = format!("plugin/{}.wasm", package.replace('-', "_"));
     let module = std::fs::read(target_dir.join(TARGET).join(file)).map_err(|e| e.to_string())?;
-    wit_component::ComponentEncoder::default()
+    let failed = |e| format!("{package} can't be made a component: {e:#}");
+    let component = wit_component::ComponentEncoder::default()
         .module(&module)
         .and_then(|encoder| encoder.validate(true).encode())
-        .map_err(|e| format!("{package} can't be made a component: {e:#}"))
+        .map_err(failed)?;
+
+    let mut metadata = wasm_metadata::AddMetadata::default();
+    if !keeps_names() {
+        // The names that the encoder gives to its own parts are six kilobytes that nothing reads
+        // but a debugger.
+        metadata.name = wasm_metadata::AddMetadataField::Clear;
+    }
+    // What the compiler had said of itself was stripped with the rest.
+    metadata.language = vec![("Rust".to_owned(), String::new())];
+    metadata.processed_by = vec![("rustc".to_owned(), library.version()?)];
+    metadata.to_wasm(&component).map_err(failed)
 }
 
 fn keeps_names() -> bool {
     env::var_os("PLUGIN_KEEP_NAMES").is_some()
-}
-
-/// The component, which says what it is and what made it, where `wasm-tools metadata show` and
-/// registries look for that. It says nothing of where its source lies, or of which revision: the
-/// same source is the same component, wherever it was got from.
-pub(crate) fn described(component: &[u8], name: &str, about: &str) -> Result<Vec<u8>, String> {
-    let failed = |e| format!("{name} can't be described: {e:#}");
-    let mut nameless = wasm_metadata::AddMetadata::default();
-    if !keeps_names() {
-        // The names that the encoder gives to its own parts are six kilobytes that nothing reads
-        // but a debugger.
-        nameless.name = wasm_metadata::AddMetadataField::Clear;
-    }
-    let component = nameless.to_wasm(component).map_err(failed)?;
-
-    let mut metadata = wasm_metadata::AddMetadata::default();
-    metadata.name = wasm_metadata::AddMetadataField::Set(name.to_owned());
-    // The linker took what the compiler had said of itself for something to strip.
-    metadata.language = vec![("Rust".to_owned(), String::new())];
-    metadata.processed_by = vec![("rustc".to_owned(), Library::find()?.version()?)];
-    let mut described = metadata.to_wasm(&component).map_err(failed)?;
-    // Each as the annotation of that name in the OCI image specification. This crate's version and
-    // licence are the workspace's.
-    for (name, text) in [
-        ("description", about),
-        ("licenses", env!("CARGO_PKG_LICENSE")),
-        ("version", env!("CARGO_PKG_VERSION")),
-    ] {
-        let section = wasm_encoder::CustomSection {
-            name: name.into(),
-            data: text.as_bytes().into(),
-        };
-        wasm_encoder::ComponentSection::append_to_component(&section, &mut described);
-    }
-    Ok(described)
 }
 
 /// The workspace's folder.

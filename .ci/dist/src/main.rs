@@ -18,6 +18,8 @@
 
 #[path = "../../../host-demo/build/component.rs"]
 mod component;
+#[path = "../../../host-demo/build/description.rs"]
+mod description;
 mod host;
 mod oci;
 mod packages;
@@ -62,7 +64,7 @@ fn main() -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["component", file] => {
-            let bytes = component::plugin().map_err(|problem| anyhow!(problem))?;
+            let bytes = description::plugin().map_err(|problem| anyhow!(problem))?;
             Ok(fs::write(file, bytes)?)
         }
         [profile] => {
@@ -243,8 +245,12 @@ mod tests {
         assert!(description.starts_with("Releases devices"), "{description}");
         // It says nothing of where it was made.
         assert!(about.source.is_none() && about.revision.is_none() && about.authors.is_none());
+    }
 
-        let producers = about.producers.as_ref().unwrap();
+    #[test]
+    fn the_plugin_says_what_made_it() {
+        let payload = Payload::from_binary(BUNDLED).unwrap();
+        let producers = payload.metadata().producers.as_ref().unwrap();
         assert!(producers.get("language").unwrap().get("Rust").is_some());
         let made = producers.get("processed-by").unwrap();
         let rustc = made.get("rustc").unwrap();

@@ -1,10 +1,12 @@
 //! The components on hosts that nobody here wrote, and on our own: one table of cases, each with
-//! one result, the same for all.
+//! one result, the same for all, and with the same requests to the service. The hosts that others
+//! wrote run them a second time, with the gateway before the service.
 //!
 //! Where a host gives another one, and rightly, that stands beside the case with the reason. What
 //! came of it all is printed.
 
 mod cases;
+mod gateway;
 mod hosts;
 
 use std::collections::BTreeMap;
@@ -12,29 +14,42 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use host_demo::clock::ManualClock;
 use host_demo::mock::{Grant, Mock, Switches};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tests::foreign::{Asked, Foreign};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 
-use crate::hostile_servers::server::{MACHINE, Met, TOKEN, count, read_request};
+use crate::hostile_servers::server::{MACHINE, Met, TOKEN, read_request};
 use cases::{Case, Expected, Service, cases};
-use hosts::HOSTS;
+use gateway::Gate;
+use hosts::{HOSTS, Kind};
 
 /// A service, for one case and one host.
 struct Stage {
     asked: Asked,
+    /// The service's own.
+    token: String,
     mock: Option<Mock>,
-    met: Met,
+    /// What arrived, where it is no stand-in.
+    sent: Arc<Mutex<Vec<Sent>>>,
     server: Option<JoinHandle<()>>,
     /// A port that nobody listens on, and nobody else gets.
     taken: Option<TcpSocket>,
+}
+
+/// A request, as it arrived.
+#[derive(Clone)]
+struct Sent {
+    /// Method, path and body.
+    what: String,
+    /// The status of its answer, if it had one.
+    answered: Option<u16>,
 }
 
 impl Drop for Stage {
@@ -55,12 +70,12 @@ impl Stage {
                 no_connection: case.no_connection,
                 environment: BTreeMap::new(),
             },
+            token: TOKEN.to_owned(),
             mock: None,
-            met: Met::default(),
+            sent: Arc::default(),
             server: None,
             taken: None,
         };
-        let mut token = TOKEN.to_owned();
         let base_url = match &case.service {
             Service::StandIn(bend) => {
                 let mut switches = Switches::default();
@@ -70,7 +85,7 @@ impl Stage {
                     .switches(switches)
                     .plain_http(true);
                 let mock = mock.start().await.unwrap();
-                token = mock.token((case.grant)(Grant::new()));
+                stage.token = mock.token((case.grant)(Grant::new()));
                 stage.asked.machine_id = mock.machine_ids().swap_remove(0);
                 let base_url = mock.base_url().to_owned();
                 stage.mock = Some(mock);
@@ -85,7 +100,10 @@ impl Stage {
                 origin
             }
         };
-        let environment = [("DEFENDER_BASE_URL", base_url), ("DEFENDER_TOKEN", token)];
+        let environment = [
+            ("DEFENDER_BASE_URL", base_url),
+            ("DEFENDER_TOKEN", stage.token.clone()),
+        ];
         stage.asked.environment = environment
             .map(|(name, value)| (name.to_owned(), value))
             .into();
@@ -97,15 +115,22 @@ impl Stage {
     async fn serve(&mut self, bytes: Vec<u8>, goes_on: bool) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap());
-        let met = self.met.clone();
+        let sent = Arc::clone(&self.sent);
+        let answered = std::str::from_utf8(&bytes[..bytes.len().min(12)])
+            .ok()
+            .and_then(|start| start.strip_prefix("HTTP/1.1 ")?.parse().ok());
         let bytes: Arc<[u8]> = bytes.into();
         self.server = Some(tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let (mut tcp, _) = listener.accept().await.unwrap();
-                let (met, bytes) = (met.clone(), Arc::clone(&bytes));
+                let (sent, bytes) = (Arc::clone(&sent), Arc::clone(&bytes));
                 connections.spawn(async move {
-                    while read_request(&mut tcp, &met).await.is_some() {
+                    while let Some(request) = read_request(&mut tcp, &Met::default()).await {
+                        let (head, body) = request.split_once("\r\n\r\n").unwrap();
+                        let (what, _) = head.split_once(" HTTP/1.1").unwrap();
+                        let what = format!("{what} {body}");
+                        sent.lock().unwrap().push(Sent { what, answered });
                         if tcp.write_all(&bytes).await.is_err() || !goes_on {
                             return;
                         }
@@ -116,12 +141,32 @@ impl Stage {
         origin
     }
 
-    /// How many requests have arrived.
-    fn requests(&self) -> usize {
-        match &self.mock {
-            Some(mock) => mock.requests().len(),
-            None => count(&self.met.requests),
-        }
+    /// What has arrived.
+    fn sent(&self) -> Vec<Sent> {
+        let Some(mock) = &self.mock else {
+            return self.sent.lock().unwrap().clone();
+        };
+        let arrivals = mock.requests().into_iter();
+        arrivals
+            .map(|arrival| {
+                let body = String::from_utf8_lossy(&arrival.body);
+                Sent {
+                    what: format!("{} {} {body}", arrival.method, arrival.path_and_query),
+                    answered: arrival.status,
+                }
+            })
+            .collect()
+    }
+
+    /// What each call of the case sends, on every host, with a gateway or without.
+    fn request(&self) -> String {
+        let Asked {
+            machine_id,
+            comment,
+            ..
+        } = &self.asked;
+        let body = json!({ "Comment": comment });
+        format!("POST /api/machines/{machine_id}/unrestrictCodeExecution {body}")
     }
 }
 
@@ -164,21 +209,31 @@ fn judge(case: &Case, host: usize, told: &Value, stage: &Stage) -> Cell {
     let expected = except.map_or(&case.expected, |except| &except.expected);
     let agrees = match expected {
         Expected::Told(expected) => cases::is_like(&essence(expected), &essence(told)),
-        Expected::Fault(names) => told["fault"].as_str().is_some_and(|f| f.contains(names)),
+        Expected::Fault(names) | Expected::FaultOnAnswer(names) => {
+            told["fault"].as_str().is_some_and(|f| f.contains(names))
+        }
         Expected::DidNotRun => unreachable!("it was not run"),
     };
-    let token = &stage.asked.environment.get("DEFENDER_TOKEN");
-    let shows_token = token.is_some_and(|t| t.len() > 8 && told.to_string().contains(&t[..8]));
-    let sent = stage.requests();
-    let may_be_sent = if expected.was_sent() { case.calls } else { 0 };
+    let shows_token = told.to_string().contains(&stage.token[..8]);
+    let sent = stage.sent();
+    let what: Vec<_> = sent.iter().map(|sent| sent.what.as_str()).collect();
+    let arrives = expected.was_sent() && !matches!(case.service, Service::Nobody);
+    let wanted = vec![stage.request(); if arrives { case.calls } else { 0 }];
+    // Nothing came of the last call for certain: it was not sent, or the service refused it.
+    let did_nothing = sent.get(case.calls - 1).is_none_or(|last| {
+        last.answered
+            .is_some_and(|status| (300..500).contains(&status))
+    });
     if !agrees {
         let told = told.to_string();
         let told: String = told.chars().take(1000).collect();
         Cell::Wrong(format!("gave {told}\n  instead of {expected:?}"))
     } else if shows_token {
         Cell::Wrong(format!("shows the token: {told}"))
-    } else if sent != may_be_sent {
-        Cell::Wrong(format!("sent {sent} requests, and not {may_be_sent}"))
+    } else if what != wanted {
+        Cell::Wrong(format!("sent {what:?}, and not {wanted:?}"))
+    } else if told["err"]["effect"] == "none" && !did_nothing {
+        Cell::Wrong("says that nothing was created, which is not certain".to_owned())
     } else {
         except.map_or(Cell::Agrees, |except| Cell::Differs(except.why))
     }
@@ -203,9 +258,16 @@ async fn column(host: usize, foreign: &Arc<Result<Foreign, String>>) -> Vec<Cell
             continue;
         }
         let stage = Stage::of(&case).await;
+        let gate = match HOSTS[host].is_through_gateway {
+            true => Some(Gate::before(&stage.asked).await),
+            false => None,
+        };
         let mut told = Value::Null;
         for _ in 0..case.calls {
-            told = host_at_work.call(&stage.asked).await;
+            told = match &gate {
+                Some(gate) => gate.call(&mut host_at_work, &stage.asked).await,
+                None => host_at_work.call(&stage.asked).await,
+            };
         }
         cells.push(judge(&case, host, &told, &stage));
     }
@@ -225,9 +287,10 @@ fn table(columns: &[Vec<Cell>]) -> (String, Vec<String>) {
             });
         at + 1
     };
+    let width = |host: &Kind| host.name.len().max(10) + 3;
     let _ = write!(table, "\n{:<40}", "conformance");
     for host in &HOSTS {
-        let _ = write!(table, "{:>13}", host.name);
+        let _ = write!(table, "{:>1$}", host.name, width(host));
     }
     for (row, case) in cases().iter().enumerate() {
         let _ = write!(table, "\n{:<40}", case.name);
@@ -241,7 +304,7 @@ fn table(columns: &[Vec<Cell>]) -> (String, Vec<String>) {
                     "WRONG".to_owned()
                 }
             };
-            let _ = write!(table, "{cell:>13}");
+            let _ = write!(table, "{cell:>0$}", width(host));
         }
     }
     for (at, note) in notes.iter().enumerate() {

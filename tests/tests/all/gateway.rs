@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use host_demo::audit::{Audit, Who};
 use host_demo::contract::{Effect, Error, MachineAction, Reason};
+use host_demo::egress::Egress;
 use host_demo::gateway::{Gateway, GatewayError};
 use host_demo::host::Host;
 use host_demo::limits::Quota;
@@ -32,6 +33,18 @@ struct Stage {
     client: reqwest::Client,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
+}
+
+/// A gateway that listens, and the engine's key to it.
+pub(crate) async fn listen(egress: &Egress) -> (Gateway, String) {
+    let at = SocketAddr::from(([127, 0, 0, 1], 0));
+    let gateway = Gateway::bind(egress, at).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key");
+    gateway.write_key(&file).unwrap();
+    let key = std::fs::read_to_string(file).unwrap();
+    assert!(!format!("{gateway:?}").contains(&key));
+    (gateway, key)
 }
 
 /// An answer of the gateway's.
@@ -68,13 +81,7 @@ impl Stage {
 
     /// With the boundary of another host than the world's own.
     async fn before(world: World, host: &Host) -> Self {
-        let at = SocketAddr::from(([127, 0, 0, 1], 0));
-        let gateway = Gateway::bind(host.egress(), at).await.unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("key");
-        gateway.write_key(&file).unwrap();
-        let key = std::fs::read_to_string(file).unwrap();
-        assert!(!format!("{gateway:?}").contains(&key));
+        let (gateway, key) = listen(host.egress()).await;
         let base_url = gateway.base_url().to_owned();
         let authority = gateway.address().unwrap().to_string();
         let (stop, stopped) = watch::channel(false);

@@ -4,8 +4,11 @@ use host_demo::mock::{Grant, Switches};
 use serde_json::{Value, json};
 use tests::foreign::Asked;
 
-use super::hosts::{COMMAND_LINE, NODE_ENV, OURS, PYTHON_ENV};
-use crate::hostile_servers::server::{MACHINE, action, answer};
+use super::hosts::{
+    COMMAND_LINE, COMMAND_LINE_GATEWAY, NODE, NODE_ENV, NODE_GATEWAY, OURS, PYTHON, PYTHON_ENV,
+    PYTHON_GATEWAY,
+};
+use crate::hostile_servers::server::{MACHINE, TOKEN, action, answer};
 
 /// Who answers.
 pub(super) enum Service {
@@ -22,8 +25,10 @@ pub(super) enum Service {
 pub(super) enum Expected {
     /// The plugin's result; `"*"` stands for any text.
     Told(Value),
-    /// A failure of its own, which names this.
+    /// A failure of its own, which names this, before anything is sent.
     Fault(&'static str),
+    /// The same, once the service has answered.
+    FaultOnAnswer(&'static str),
     /// The host has no such case.
     DidNotRun,
 }
@@ -36,6 +41,7 @@ impl Expected {
             Self::Told(told) => {
                 !(told["err"]["effect"] == "none" && told["err"]["service"].is_null())
             }
+            Self::FaultOnAnswer(_) => true,
             Self::Fault(_) | Self::DidNotRun => false,
         }
     }
@@ -137,6 +143,16 @@ fn mute(effect: &str, reason: impl Into<Value>, status: u16) -> Value {
     failed(effect, reason, json!({ "status": status }))
 }
 
+/// What a guest makes of an answer that is the gateway's own.
+fn by_the_gateway(effect: &str, reason: impl Into<Value>, status: u16, code: &str) -> Value {
+    let service = json!({ "status": status, "code": code, "message": "*" });
+    failed(effect, reason, service)
+}
+
+fn withheld(effect: &str, reason: impl Into<Value>, status: u16) -> Value {
+    by_the_gateway(effect, reason, status, "AnswerWithheld")
+}
+
 fn unsent(reason: impl Into<Value>) -> Value {
     failed("none", reason, Value::Null)
 }
@@ -171,6 +187,9 @@ fn told_action() -> Value {
     })
 }
 
+/// The columns with a gateway.
+const GATEWAY: [&str; 3] = [COMMAND_LINE_GATEWAY, NODE_GATEWAY, PYTHON_GATEWAY];
+
 const CONTEXT: &str = "@odata.context";
 
 const SET_UP: &str =
@@ -178,6 +197,15 @@ const SET_UP: &str =
 const NO_VARIABLES: &str = "host-demo's library reads no environment";
 const OWN_PACE: &str = "host-demo waits for its quota, or says so itself, before it calls a plugin";
 const NO_REFUSAL: &str = "the environment can't refuse";
+const NO_ID: &str = "the gateway hands out no capability for what is no machine id";
+const NO_CONNECTION: &str = "the gateway tells its guest by 424 that it has no connection";
+const NO_ANSWER: &str = "the gateway tells its guest by 502 that there is no answer";
+const WITHHELD: &str = "the gateway passes on answers that are whole, not long, and without the \
+    token; of a refusal the status, else 502";
+const NOT_FOR_THE_CALLER: &str =
+    "host-demo tells its caller nothing of an answer with the token in it but its effect";
+const IN_THE_GUEST: &str = "the guest has the token itself, and nobody searches answers for it";
+const BEFORE_IT: &str = "no request leaves, to a gateway or elsewhere";
 const NO_IMPORT: &str = "the component has no such import, or the host always supplies it";
 
 pub(super) fn cases() -> Vec<Case> {
@@ -291,6 +319,8 @@ fn by_the_stand_in() -> Vec<Case> {
 }
 
 fn by_status() -> Vec<Case> {
+    let failure = || json!({ "service-failure": {} });
+    let no_answer = || Expected::Told(by_the_gateway("unknown", failure(), 502, "NoAnswer"));
     let quota = r#"{"error":{"code":"429","message":"API calls quota exceeded! Maximum allowed 100 per 00:01:00. You can send requests again in 8 seconds."}}"#;
     vec![
         Case::new(
@@ -355,21 +385,37 @@ fn by_status() -> Vec<Case> {
             "a connection that is refused",
             Service::Nobody,
             unsent("transport"),
+        )
+        .except(
+            &GATEWAY,
+            Expected::Told(by_the_gateway("none", "rejected", 424, "NothingSent")),
+            NO_CONNECTION,
         ),
         Case::new(
             "a connection that closes unanswered",
             breaks_off(""),
             failed("unknown", "transport", Value::Null),
-        ),
+        )
+        .except(&GATEWAY, no_answer(), NO_ANSWER),
         Case::new(
             "what is no HTTP",
             breaks_off("SSH-2.0-x\r\n"),
             failed("unknown", "transport", Value::Null),
-        ),
+        )
+        .except(&GATEWAY, no_answer(), NO_ANSWER),
     ]
 }
 
 fn by_body() -> Vec<Case> {
+    let forbidden = || json!({ "forbidden": { "required-roles": [], "held-roles": [] } });
+    let failure = || json!({ "service-failure": {} });
+    let lost = || Expected::Told(withheld("unknown", failure(), 502));
+    let repeats_the_token = |name, service, told, fault| {
+        let have_it = [COMMAND_LINE, NODE, NODE_ENV, PYTHON, PYTHON_ENV];
+        Case::new(name, service, told)
+            .except(&[OURS], Expected::FaultOnAnswer(fault), NOT_FOR_THE_CALLER)
+            .except(&have_it, Expected::DidNotRun, IN_THE_GUEST)
+    };
     let nothing = |status| mute("unknown", "unexpected-response", status);
     let not_utf8 = action().into_bytes();
     let not_utf8: Vec<_> = not_utf8
@@ -404,7 +450,8 @@ fn by_body() -> Vec<Case> {
                 [vec![b' '; 2 << 20], action().into_bytes()].concat(),
             ),
             nothing(200),
-        ),
+        )
+        .except(&GATEWAY, lost(), WITHHELD),
         Case::new(
             "a property nested 9,000 deep",
             answers(200, "", with(&format!(r#""deep":{deep}"#))),
@@ -425,15 +472,33 @@ fn by_body() -> Vec<Case> {
             "an action that breaks off",
             breaks_off(&answer(201, "", action())[..150]),
             nothing(201),
-        ),
+        )
+        .except(&GATEWAY, lost(), WITHHELD),
         Case::new(
             "a refusal that breaks off",
             breaks_off("HTTP/1.1 403 X\r\ncontent-length: 99\r\n\r\n{"),
-            mute(
-                "none",
-                json!({ "forbidden": { "required-roles": [], "held-roles": [] } }),
+            mute("none", forbidden(), 403),
+        )
+        .except(
+            &GATEWAY,
+            Expected::Told(withheld("none", forbidden(), 403)),
+            WITHHELD,
+        ),
+        repeats_the_token(
+            "an action that repeats the token",
+            answers(200, "", with(&format!(r#""scope":"{TOKEN}""#))),
+            withheld("unknown", failure(), 502),
+            "TokenEchoed { effect: Effect::Unknown }",
+        ),
+        repeats_the_token(
+            "a refusal that repeats the token",
+            answers(
                 403,
+                "",
+                json!({ "error": { "message": TOKEN } }).to_string(),
             ),
+            withheld("none", forbidden(), 403),
+            "TokenEchoed { effect: Effect::None }",
         ),
     ]
 }
@@ -441,11 +506,13 @@ fn by_body() -> Vec<Case> {
 fn unsent_by_the_host() -> Vec<Case> {
     let refused = |name, refusal, reason: Value| Case {
         refusal: Some(refusal),
-        ..Case::new(name, STAND_IN, unsent(reason)).except(
-            &[COMMAND_LINE, NODE_ENV, PYTHON_ENV],
-            Expected::DidNotRun,
-            NO_REFUSAL,
-        )
+        ..Case::new(name, STAND_IN, unsent(reason))
+            .except(
+                &[COMMAND_LINE, NODE_ENV, PYTHON_ENV],
+                Expected::DidNotRun,
+                NO_REFUSAL,
+            )
+            .except(&GATEWAY, Expected::DidNotRun, NO_REFUSAL)
     };
     let invalid =
         |parameter: &str| json!({ "invalid-argument": { "parameter": parameter, "problem": "*" } });
@@ -455,7 +522,8 @@ fn unsent_by_the_host() -> Vec<Case> {
             STAND_IN,
             unsent(invalid("machine-id")),
         )
-        .bend(|asked| asked.machine_id = "device-001.contoso.com".to_owned()),
+        .bend(|asked| asked.machine_id = "device-001.contoso.com".to_owned())
+        .except(&GATEWAY, Expected::Fault("40 hexadecimal digits"), NO_ID),
         Case {
             comment: " \u{200b}",
             ..Case::new(
@@ -484,17 +552,23 @@ fn unsent_by_the_host() -> Vec<Case> {
         Case {
             no_connection: true,
             expected: Expected::Fault("defender:endpoint/connection"),
-            ..Case::new("a host without the import", STAND_IN, Value::Null).except(
-                &[OURS, NODE_ENV, PYTHON_ENV],
-                Expected::DidNotRun,
-                NO_IMPORT,
-            )
+            ..Case::new("a host without the import", STAND_IN, Value::Null)
+                .except(
+                    &[OURS, NODE_ENV, PYTHON_ENV],
+                    Expected::DidNotRun,
+                    NO_IMPORT,
+                )
+                .except(&GATEWAY, Expected::DidNotRun, NO_IMPORT)
         },
     ]
 }
 
 fn without_a_connection() -> Vec<Case> {
-    let case = |name, bend| Case::new(name, STAND_IN, unsent("unavailable")).bend(bend);
+    let case = |name, bend| {
+        Case::new(name, STAND_IN, unsent("unavailable"))
+            .bend(bend)
+            .except(&GATEWAY, Expected::DidNotRun, BEFORE_IT)
+    };
     let missing = |name, bend| case(name, bend).except(&[OURS], Expected::DidNotRun, NO_VARIABLES);
     let bad =
         |name, bend, problem| case(name, bend).except(&[OURS], Expected::Fault(problem), SET_UP);

@@ -16,6 +16,8 @@ pub(super) struct Kind {
     pub(super) name: &'static str,
     kind: Program,
     flavour: Flavour,
+    /// Its guest has a capability of a gateway's for a token.
+    pub(super) is_through_gateway: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -31,6 +33,14 @@ const fn kind(name: &'static str, kind: Program, flavour: Flavour) -> Kind {
         name,
         kind,
         flavour,
+        is_through_gateway: false,
+    }
+}
+
+const fn through_gateway(name: &'static str, program: Program) -> Kind {
+    Kind {
+        is_through_gateway: true,
+        ..kind(name, program, Flavour::Environment)
     }
 }
 
@@ -41,14 +51,22 @@ pub(super) const NODE_ENV: &str = "node env";
 pub(super) const PYTHON: &str = "python";
 pub(super) const PYTHON_ENV: &str = "python env";
 
-/// The table's columns: with "env", the component that reads the environment.
-pub(super) const HOSTS: [Kind; 6] = [
+pub(super) const COMMAND_LINE_GATEWAY: &str = "wasmtime gateway";
+pub(super) const NODE_GATEWAY: &str = "node gateway";
+pub(super) const PYTHON_GATEWAY: &str = "python gateway";
+
+/// The table's columns: with "env", the component that reads the environment; with "gateway", the
+/// same, and a gateway before the service.
+pub(super) const HOSTS: [Kind; 9] = [
     kind(OURS, Program::Ours, Flavour::Plain),
     kind(COMMAND_LINE, Program::CommandLine, Flavour::Environment),
     kind(NODE, Program::Node, Flavour::Plain),
     kind(NODE_ENV, Program::Node, Flavour::Environment),
     kind(PYTHON, Program::Python, Flavour::Plain),
     kind(PYTHON_ENV, Program::Python, Flavour::Environment),
+    through_gateway(COMMAND_LINE_GATEWAY, Program::CommandLine),
+    through_gateway(NODE_GATEWAY, Program::Node),
+    through_gateway(PYTHON_GATEWAY, Program::Python),
 ];
 
 /// A host that takes calls.

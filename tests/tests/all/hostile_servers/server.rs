@@ -226,7 +226,7 @@ impl Then {
     }
 }
 
-/// Reads one request to its end. `None` where the other side has closed.
+/// Reads one request to its end: head and body. `None` where the other side has closed.
 pub(crate) async fn read_request(
     connection: &mut (impl AsyncRead + Unpin),
     met: &Met,
@@ -239,7 +239,7 @@ pub(crate) async fn read_request(
     let mut body = vec![0; length];
     connection.read_exact(&mut body).await.ok()?;
     met.requests.fetch_add(1, Ordering::SeqCst);
-    Some(head)
+    Some(head + &String::from_utf8(body).unwrap())
 }
 
 /// Reads a request's head.

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn each_component_says_what_it_is_and_what_made_it() {
+    fn each_component_says_what_it_is() {
         for (component, bytes) in COMPONENTS.iter().zip([BUNDLED, BUNDLED_ENVIRONMENT]) {
             says_what_it_is(component.name, bytes);
         }

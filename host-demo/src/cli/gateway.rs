@@ -1,5 +1,6 @@
 //! `host-demo gateway`
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -27,24 +28,43 @@ pub(crate) async fn run(args: args::Gateway, format: Output) -> anyhow::Result<E
     gateway
         .write_key(&key_file)
         .with_context(|| format!("the key can't be written to {}", key_file.display()))?;
-    let key = KeyFile(key_file);
+    let key = KeyFile::new(key_file);
 
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(interrupt::listen(stop));
-    introduce(gateway.base_url(), &key.0, format);
+    introduce(gateway.base_url(), &key.path, format);
     gateway.serve(stopped).await;
     drop(key);
     let missing = audit::missing_of(egress.audit()).await;
     Ok(Exit::Done.failed_if(missing.is_some()))
 }
 
-/// Removed in the end: what is in it is good for nothing then.
-struct KeyFile(PathBuf);
+/// Removed in the end: what is in it is good for nothing then. The one that another gateway has put
+/// in its place since stays.
+struct KeyFile {
+    path: PathBuf,
+    own: Option<(u64, u64)>,
+}
+
+impl KeyFile {
+    fn new(path: PathBuf) -> Self {
+        let own = which(&path);
+        Self { path, own }
+    }
+}
 
 impl Drop for KeyFile {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        if self.own.is_some() && which(&self.path) == self.own {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
+}
+
+/// What tells a file from another one at its path.
+fn which(path: &Path) -> Option<(u64, u64)> {
+    let found = std::fs::symlink_metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 /// What an engine needs to know.

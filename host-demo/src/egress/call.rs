@@ -35,8 +35,8 @@ use crate::transport::RESPONSE_HEADERS_MAX;
 /// The longest comment, with every character escaped, is a quarter of this.
 pub(super) const REQUEST_BODY_MAX: usize = 128 * 1024;
 
-/// What a guest may send along. `host` is set by the library below, from the authority that was
-/// checked.
+/// What a guest may send along. Of `host` and `accept-encoding` nothing is taken on: the one is set
+/// by the library below, from the authority that was checked, and the other here.
 const REQUEST_HEADERS: [HeaderName; 6] = [
     header::ACCEPT,
     header::ACCEPT_ENCODING,
@@ -365,6 +365,13 @@ impl WayOut {
         };
         head.headers
             .insert(header::AUTHORIZATION, token.header().clone());
+        // By another name, a front that serves many would hand the token to another service.
+        head.headers.remove(header::HOST);
+        // In what is compressed the token is not found.
+        head.headers.insert(
+            header::ACCEPT_ENCODING,
+            HeaderValue::from_static("identity"),
+        );
 
         self.depart(body.len())?;
         let clock = Arc::clone(self.egress.clock());

@@ -324,7 +324,7 @@ impl Shared {
         }
         let mut hosts = head.headers.get_all(HOST).iter();
         match (hosts.next(), hosts.next()) {
-            (Some(host), None) if host.as_bytes() == self.authority.as_bytes() => None,
+            (Some(host), None) if names(host.as_bytes(), &self.authority) => None,
             _ => Some(Reply::error(
                 StatusCode::MISDIRECTED_REQUEST,
                 "OtherHost",
@@ -432,6 +432,15 @@ impl Shared {
     }
 }
 
+/// Whether a request's `Host` is this authority. Where the port is that of the scheme, clients
+/// leave it out (RFC 9110, section 4.2.3).
+fn names(host: &[u8], authority: &str) -> bool {
+    host == authority.as_bytes()
+        || authority
+            .strip_suffix(":80")
+            .is_some_and(|address| host == address.as_bytes())
+}
+
 /// The one bearer token, where there is one and no more.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut all = headers.get_all(AUTHORIZATION).iter();
@@ -440,4 +449,31 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     };
     let (scheme, token) = one.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_named_with_its_port_or_without_the_schemes_own() {
+        for (host, authority, expected) in [
+            ("127.0.0.1:8787", "127.0.0.1:8787", true),
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+            ("127.0.0.1", "127.0.0.1:80", true),
+            ("[::1]", "[::1]:80", true),
+            ("127.0.0.1", "127.0.0.1:8787", false),
+            ("127.0.0.1:", "127.0.0.1:80", false),
+            ("127.0.0.1:80", "127.0.0.1:8080", false),
+            ("127.0.0.1:80", "127.0.0.1:8787", false),
+            ("localhost", "127.0.0.1:80", false),
+            ("", "127.0.0.1:80", false),
+        ] {
+            assert_eq!(
+                names(host.as_bytes(), authority),
+                expected,
+                "{host} {authority}"
+            );
+        }
+    }
 }

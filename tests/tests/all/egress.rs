@@ -10,6 +10,7 @@ use host_demo::grant::{Grant, Operation, Target};
 use host_demo::identity::FixedToken;
 use host_demo::mock::{Api, Grant as Granted, Mock};
 use host_demo::policy::Denial;
+use http::HeaderValue;
 use http_body_util::{BodyExt as _, Full};
 use serde_json::Value;
 use tests::binary::example;
@@ -97,6 +98,38 @@ async fn without_a_guest_a_call_sends_what_its_grant_names_and_once() {
     assert_eq!((seen.status, seen.denials), (Some(201), 3));
     assert!(seen.may_have_arrived && seen.may_have_changed_something(release));
     assert_eq!((world.releases(), world.used().await), (1, 1));
+}
+
+#[tokio::test]
+async fn a_request_names_the_host_that_was_checked_and_asks_for_what_can_be_searched_for_the_token()
+{
+    let world = World::with(|scene| scene.plain_http = true).await;
+    let egress = world.host.egress();
+    let origin = egress.policy().origin().to_string();
+    let device = world.machine(0);
+    let mut request = request(&origin, &device);
+    for (name, value) in [("host", "evil.test"), ("accept-encoding", "gzip")] {
+        request.headers_mut().insert(name, value.parse().unwrap());
+    }
+    let call = egress
+        .begin(release_of(&device), Patience::default())
+        .await
+        .unwrap();
+    call.send(request).await.unwrap();
+    let [arrival] = &world.requests(Api::UnrestrictCodeExecution)[..] else {
+        panic!("one request")
+    };
+    let authority = origin.trim_start_matches("http://");
+    assert_eq!(
+        (
+            &arrival.headers["host"],
+            &arrival.headers["accept-encoding"]
+        ),
+        (
+            &authority.parse::<HeaderValue>().unwrap(),
+            &HeaderValue::from_static("identity")
+        )
+    );
 }
 
 #[tokio::test]

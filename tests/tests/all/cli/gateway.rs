@@ -178,6 +178,22 @@ fn two_gateways_and_the_command_count_in_one_ledger() {
 }
 
 #[test]
+fn a_gateway_that_ends_leaves_the_key_of_the_one_that_took_over_its_file() {
+    let stage = super::quota::strict();
+    let file = ["--key-file", "one.key"];
+    let first = Gateway::start(&stage, &file);
+    let second = Gateway::start(&stage, &file);
+    let key = second.key();
+    let (code, said) = first.terminate();
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(second.key(), key);
+    let key_file = second.key_file.clone();
+    let (code, said) = second.terminate();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!key_file.exists());
+}
+
+#[test]
 fn what_others_could_reach_or_what_a_gateway_does_not_do_is_refused_and_says_why() {
     let stage = Stage::new();
     stage

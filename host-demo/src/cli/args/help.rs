@@ -194,10 +194,12 @@ capability, a used one or one whose time is up is refused. With -v there is a li
 Example:
   host-demo gateway --listen 127.0.0.1:8787 --key-file ~/.gateway.key -v
 
-  bearer() { printf 'header = \"Authorization: Bearer %s\"' \"$1\"; }   # not an argument, which all can see
+  # Not an argument of curl's, which all can see.
+  bearer() { printf 'header = \"Authorization: Bearer %s\"' \"$1\"; }
   id=1e5bc9d7e413ddd7902c2932e418702b84d0cc07
-  capability=$(bearer \"$(cat ~/.gateway.key)\" | curl -sS --config - http://127.0.0.1:8787/capabilities \\
-    --json '{\"operation\": \"unrestrict-code-execution\", \"target\": \"'$id'\"}' | jq -r .capability)
+  capability=$(bearer \"$(cat ~/.gateway.key)\" | curl -sS --config - \\
+    --json '{\"operation\": \"unrestrict-code-execution\", \"target\": \"'$id'\"}' \\
+    http://127.0.0.1:8787/capabilities | jq -r .capability)
   bearer \"$capability\" | curl -sS --config - --json '{\"Comment\": \"INC-42: cleaned\"}' \\
     http://127.0.0.1:8787/api/machines/$id/unrestrictCodeExecution
 

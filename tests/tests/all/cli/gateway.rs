@@ -209,3 +209,37 @@ fn what_others_could_reach_or_what_a_gateway_does_not_do_is_refused_and_says_why
         .exits(2)
         .mentions("the key can't be written to /nowhere/key");
 }
+
+/// In a shell, where there is one with curl and jq.
+#[test]
+fn what_the_help_types_in_a_shell_releases_a_device() {
+    let script = "curl --help all | grep -q -e --json && jq --version";
+    let there = Command::new("sh").args(["-c", script]).output();
+    if !there.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: curl, 7.82 or newer, or jq is missing");
+        return;
+    }
+    let stage = super::quota::strict();
+    let help = stage.bare(["gateway", "--help"]).exits(0).out;
+    let (_, example) = help.split_once("\nExample:\n").unwrap();
+    let (start, script) = example.split_once("\n\n").unwrap();
+    let (script, _) = script.split_once("\n\n").unwrap();
+    // The shell's home is the stage's folder.
+    let key_file = stage.folder.path().join(".gateway.key");
+    assert!(start.contains("--key-file ~/.gateway.key"), "{start}");
+    let gateway = Gateway::start(&stage, &["--key-file", &key_file.display().to_string()]);
+    let (id, origin) = (stage.id(), "http://127.0.0.1:8787");
+    assert!(start.contains(&origin.replace("http://", "--listen ")));
+    let script = script
+        .replace("1e5bc9d7e413ddd7902c2932e418702b84d0cc07", &id)
+        .replace(origin, &gateway.base_url);
+    let shell = Command::new("sh")
+        .args(["-euc", &script])
+        .env("HOME", stage.folder.path())
+        .output()
+        .unwrap();
+    let action: Value = serde_json::from_slice(&shell.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}\n{script}", Said::new(&shell)));
+    assert_eq!(action["machineId"], json!(id));
+    assert_eq!(action["requestorComment"], "INC-42: cleaned");
+}

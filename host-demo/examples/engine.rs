@@ -20,7 +20,7 @@ use host_demo::grant::{Grant, Operation, Target};
 use host_demo::identity::FixedToken;
 use host_demo::plugin::{BUNDLED, Digest};
 use wasmtime::component::{Component, HasData, Linker, ResourceTable};
-use wasmtime::{Config, Engine, Store};
+use wasmtime::{Config, Engine, Store, StoreLimits, StoreLimitsBuilder};
 use wasmtime_wasi::p2::bindings::io;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
@@ -50,6 +50,7 @@ async fn main() -> anyhow::Result<()> {
     let grant = Grant::new(Operation::UnrestrictCodeExecution, Some(device));
     let call = boundary.begin(grant, Patience::default()).await?;
     let mut store = Store::new(&engine, State::new(Hooks::new(&call)));
+    store.limiter(|state| &mut state.limits);
     store.set_fuel(1_000_000_000)?;
     // So that a guest that only computes lets the deadline end it.
     store.fuel_async_yield_interval(Some(1_000_000))?;
@@ -75,6 +76,7 @@ struct State {
     table: ResourceTable,
     http: WasiHttpCtx,
     hooks: Hooks,
+    limits: StoreLimits,
 }
 
 impl State {
@@ -83,6 +85,7 @@ impl State {
             table: ResourceTable::new(),
             http: WasiHttpCtx::new(),
             hooks,
+            limits: StoreLimitsBuilder::new().memory_size(48 << 20).build(),
         }
     }
 }

@@ -4,7 +4,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use host_demo::config::Key;
 use host_demo::gateway::Gateway;
+use host_demo::identity::Method;
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -17,10 +19,17 @@ pub(crate) async fn run(args: args::Gateway, format: Output) -> anyhow::Result<E
         bail!("the gateway runs no plugin: leave out --plugin and --plugin-sha256");
     }
     let (connection, settings) = config::settle(&args.connection)?;
+    if settings.text(Key::Auth) == Some(Method::DeviceCode.name()) {
+        bail!(
+            "nobody is there to sign in when a gateway needs a token: let it be an application, or a \
+             user who is signed in already (--auth azure-cli)"
+        );
+    }
     let (egress, _) = connect::boundary(&connection, &settings)?;
     let gateway = Gateway::bind(&egress, args.listen).await?;
     let key_file = match &args.key_file {
-        Some(path) => path.clone(),
+        // An engine may be started elsewhere.
+        Some(path) => std::path::absolute(path)?,
         // A gateway beside this one has another port.
         None => audit::private(audit::folder()?)?
             .join(format!("gateway-{}.key", gateway.address()?.port())),

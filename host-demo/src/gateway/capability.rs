@@ -20,6 +20,8 @@ const USED_MAX: usize = 10_000;
 /// All that were handed out.
 pub(super) struct Capabilities {
     clock: Arc<dyn Clock>,
+    /// What all of them begin with: one of an earlier gateway's begins with something else.
+    front: String,
     places: Arc<Semaphore>,
     state: Mutex<State>,
 }
@@ -48,6 +50,8 @@ pub(super) struct Ready {
 /// Why a capability is good for nothing.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Useless {
+    /// It is none of this gateway's: none at all, or one that was there before it was started.
+    Foreign,
     /// It was never handed out, or its time is up, and it was not used.
     Unknown,
     /// Its one request has been made, and may have arrived.
@@ -55,12 +59,13 @@ pub(super) enum Useless {
 }
 
 impl Capabilities {
-    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Result<Self, getrandom::Error> {
+        Ok(Self {
             clock,
+            front: Secret::new()?.text().split_off(48),
             places: Arc::new(Semaphore::new(LIVE_MAX)),
             state: Mutex::default(),
-        }
+        })
     }
 
     /// Room for one more, if there is.
@@ -69,15 +74,16 @@ impl Capabilities {
         Some(Place { _held: held })
     }
 
-    /// From now on this secret is good for the call's one request, until its deadline. The call's
+    /// The text that is good for the call's one request from now on, until its deadline. The call's
     /// permit is given back then, if nothing came.
-    pub(super) fn add(self: &Arc<Self>, secret: &Secret, call: Call, place: Place) {
-        let (print, deadline) = (secret.print(), call.deadline());
+    pub(super) fn add(self: &Arc<Self>, secret: &Secret, call: Call, place: Place) -> String {
+        let text = format!("{}{}", self.front, secret.text());
+        let (print, deadline) = (Print::of(&text), call.deadline());
         let ready = Ready { call, place };
         {
             let mut state = self.state();
             if state.is_closed {
-                return;
+                return text;
             }
             state.live.insert(print, ready);
         }
@@ -90,6 +96,7 @@ impl Capabilities {
                 drop(expired);
             }
         });
+        text
     }
 
     /// Takes the call of a capability: the first who asks has it.
@@ -97,9 +104,12 @@ impl Capabilities {
         let print = Print::of(text);
         let mut state = self.state();
         let Some(ready) = state.live.remove(&print) else {
-            return Err(match state.used.contains(&print) {
-                true => Useless::Used,
-                false => Useless::Unknown,
+            return Err(if state.used.contains(&print) {
+                Useless::Used
+            } else if text.starts_with(&self.front) {
+                Useless::Unknown
+            } else {
+                Useless::Foreign
             });
         };
         if self.clock.now() >= ready.call.deadline() {

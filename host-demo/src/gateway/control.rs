@@ -156,11 +156,11 @@ impl Shared {
             return unavailable("the system gives no random bytes for a capability");
         };
         let expires = self.egress.calendar(call.deadline());
-        self.capabilities.add(&secret, call, place);
+        let capability = self.capabilities.add(&secret, call, place);
         Reply::json(
             StatusCode::CREATED,
             &json!({
-                "capability": secret.text(),
+                "capability": capability,
                 "base_url": self.base_url,
                 "expires_at": expires.to_string(),
                 "operation": operation.to_string(),

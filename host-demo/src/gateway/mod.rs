@@ -26,7 +26,8 @@
 //! capabilities, or it is stopping).
 //!
 //! A capability has its call of the quota from the moment it is handed out. Where its request does
-//! not come before it expires, or is refused, the quota has that call back.
+//! not come before it expires, or is refused, the quota has that call back. It is for use at once:
+//! `expires_at` is the end of the whole call, so that a request of its last second gets no answer.
 //!
 //! # The guest's side
 //!
@@ -38,7 +39,8 @@
 //! | what happened | answer | reason, effect |
 //! |---|---|---|
 //! | it is no request to the gateway's own authority | 400, 421 | `rejected`, none |
-//! | the capability is unknown, or expired unused | 401 | `unauthorized`, none |
+//! | there is no capability, or it expired unused | 401 | `unauthorized`, none |
+//! | it is none of this gateway's, perhaps one of an earlier one's | 502 | `service-failure`, unknown |
 //! | the capability's one request has been made before | 502 | `service-failure`, unknown |
 //! | the policy or the grant does not allow it | 403, and why | `forbidden`, none |
 //! | the service has closed the quota since | 429, `Retry-After` | `rate-limited`, none |
@@ -91,11 +93,11 @@ use crate::egress::{Egress, stopped};
 use crate::files::{self, FileError};
 
 /// Connections at one time; more wait to be accepted. Each has one answer at most, which for a list
-/// has 17 MiB at most.
-const CONNECTIONS_MAX: usize = 128;
+/// takes 33 MiB at most: as it was read, and as it is passed on.
+const CONNECTIONS_MAX: usize = 64;
 
 /// How many of them may wait for the quota, so that they don't keep the guests out.
-const WAITING_MAX: usize = 64;
+const WAITING_MAX: usize = 32;
 
 /// How long a request's head may take, and so may what an engine asks for.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -163,13 +165,15 @@ impl Gateway {
         let failed = |source| GatewayError::Listen { at, source };
         let listener = TcpListener::bind(at).await.map_err(failed)?;
         let authority = listener.local_addr().map_err(failed)?.to_string();
-        let key = Secret::new().map_err(|e| GatewayError::NoRandomness(e.to_string()))?;
+        let no_randomness = |e: getrandom::Error| GatewayError::NoRandomness(e.to_string());
+        let key = Secret::new().map_err(no_randomness)?;
+        let capabilities = Capabilities::new(Arc::clone(egress.clock())).map_err(no_randomness)?;
         let shared = Shared {
             egress: egress.made_for("gateway"),
             base_url: format!("http://{authority}"),
             authority,
             key: key.print(),
-            capabilities: Arc::new(Capabilities::new(Arc::clone(egress.clock()))),
+            capabilities: Arc::new(capabilities),
             waiting: Semaphore::new(WAITING_MAX),
         };
         Ok(Self {
@@ -269,7 +273,10 @@ async fn connection(tcp: TcpStream, shared: Arc<Shared>, stop: watch::Receiver<b
     });
     let mut http = http1::Builder::new();
     // What is left of a request that was framed in two ways is never read as another one.
-    http.keep_alive(false).max_buf_size(HEAD_MAX);
+    http.keep_alive(false)
+        .max_buf_size(HEAD_MAX)
+        // Whoever has said all there is to say may close that side, and wait for the answer.
+        .half_close(true);
     tokio::select! {
         ended = http.serve_connection(TokioIo::new(tcp), service) => if let Err(error) = ended {
             tracing::debug!(%error, "a connection to the gateway ended");
@@ -417,6 +424,12 @@ impl Shared {
             tracing::warn!(%error, "no other token");
         }
         let reply = match result.unwrap_or(Err(Failure::TooLate)) {
+            // Passed on, it would end the talk with the guest, and not with the service.
+            Ok(reply) if reply.status.is_informational() => Reply::error(
+                StatusCode::BAD_GATEWAY,
+                "NoFinalAnswer",
+                "The service's answer is no final one.",
+            ),
             Ok(reply) => reply,
             Err(failure) => Reply::failed(&failure, &seen),
         };

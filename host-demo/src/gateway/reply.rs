@@ -52,11 +52,18 @@ impl Reply {
     /// To a capability that is good for nothing.
     pub(super) fn useless(why: &Useless) -> Self {
         match why {
+            Useless::Foreign => Self::error(
+                StatusCode::BAD_GATEWAY,
+                "NotThisGateways",
+                "This is no capability of this gateway's. If one that was there before it had \
+                 handed it out, its request may have arrived: have the engine look at what became \
+                 of it before it asks for a new one.",
+            ),
             Useless::Unknown => Self::error(
                 StatusCode::UNAUTHORIZED,
                 "NoSuchCapability",
-                "The gateway knows no such capability: it was not handed out, or its time is up. \
-                 Nothing was sent. Have the engine ask for a new one.",
+                "The gateway has no such capability any more: its time is up, and it was not \
+                 used. Nothing was sent. Have the engine ask for a new one.",
             ),
             // Not a refusal: whoever repeats by itself what got no answer would take the first
             // request for one that was never made.
@@ -81,10 +88,14 @@ impl Reply {
         };
         let (status, code) = match (failure, seen.status) {
             // What the service refused did nothing, however much of the refusal is missing.
-            (_, Some(status @ 300..500)) => (
-                StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY),
-                "AnswerWithheld",
-            ),
+            (_, Some(status @ 300..500)) => {
+                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+                let reply = Self::error(status, "AnswerWithheld", &message);
+                return match seen.retry_after {
+                    Some(seconds) => reply.again_in(seconds),
+                    None => reply,
+                };
+            }
             (_, Some(_)) => (StatusCode::BAD_GATEWAY, "AnswerWithheld"),
             (Failure::Send(SendError::Denied(_)), _) => (StatusCode::FORBIDDEN, "Denied"),
             (Failure::Send(SendError::Closed { seconds }), _) => {

@@ -4,7 +4,13 @@
 // variables DEFENDER_BASE_URL and DEFENDER_TOKEN say, and prints one line of JSON: {"ok": ...} or
 // {"err": ...}, with the names of the contract. The component is either one: the plugin, whose
 // import `connection` is supplied here, or the one that reads the environment itself. The exit code
-// is 0 for `ok`, 1 for `err`, and 2 where the component can't be run.
+// is 0 for `ok`, 1 for `err`, and 2 where the component can't be run or ends in a fault; at the
+// deadline the process is ended by a signal. After either, look at the device before you repeat
+// anything.
+//
+// What this host does not do: it can't look at the guest's requests, so give a component that you
+// don't know a gateway's capability for a token; it bounds neither the guest's memory nor what it
+// computes, but by the deadline; it keeps no quota and no record, and repeats nothing.
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import { transpile } from '@bytecodealliance/jco-transpile';

@@ -4,7 +4,11 @@ It releases one device, by wasmtime's package for Python (requirements.txt), wit
 DEFENDER_BASE_URL and DEFENDER_TOKEN say, and prints one line of JSON: {"ok": ...} or {"err": ...},
 with the names of the contract. The component is either one: the plugin, whose import `connection`
 is supplied here, or the one that reads the environment itself. The exit code is 0 for `ok`, 1 for
-`err`, and 2 where the component can't be run.
+`err`, and 2 where the component can't be run or ends in a fault; at the deadline the process is
+ended by a signal. After either, look at the device before you repeat anything.
+
+What this host does not do: it can't look at the guest's requests, so give a component that you don't
+know a gateway's capability for a token; it keeps no quota and no record, and repeats nothing.
 """
 
 import json

@@ -188,8 +188,8 @@ and the token stays here. A request is sent once, and only as its capability say
 capability, a used one or one whose time is up is refused. With -v there is a line for each call.
 
   1. The engine asks for a capability. It can have the gateway wait for the quota (wait_seconds).
-  2. Its guest sends one request to base_url, with the capability as its bearer token, before
-     expires_at, which is as long as a call may take (--timeout).
+  2. Its guest sends one request to base_url, with the capability as its bearer token, at once: the
+     call is over at expires_at, which is as long as one may take (--timeout).
 
 Example:
   host-demo gateway --listen 127.0.0.1:8787 --key-file ~/.gateway.key -v

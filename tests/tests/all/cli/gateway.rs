@@ -205,17 +205,26 @@ fn what_others_could_reach_or_what_a_gateway_does_not_do_is_refused_and_says_why
         .exits(2)
         .mentions("the gateway runs no plugin");
     stage
+        .run(["gateway", "--auth", "device-code"])
+        .exits(2)
+        .mentions("nobody is there to sign in");
+    stage
         .run(["gateway", "--key-file", "/nowhere/key"])
         .exits(2)
         .mentions("the key can't be written to /nowhere/key");
 }
 
-/// In a shell, where there is one with curl and jq.
+/// In a shell, where there is one with curl and jq; in CI there must be.
 #[test]
 fn what_the_help_types_in_a_shell_releases_a_device() {
     let script = "curl --help all | grep -q -e --json && jq --version";
     let there = Command::new("sh").args(["-c", script]).output();
     if !there.is_ok_and(|output| output.status.success()) {
+        assert_ne!(
+            std::env::var("CI").as_deref(),
+            Ok("true"),
+            "curl, 7.82 or newer, or jq is missing"
+        );
         eprintln!("skipped: curl, 7.82 or newer, or jq is missing");
         return;
     }

@@ -34,17 +34,13 @@ impl Subject {
     pub(crate) fn component(name: &str, bytes: &[u8]) -> Result<Self> {
         let payload = Payload::from_binary(bytes)?;
         let about = payload.metadata();
-        let producers = about.producers.as_ref();
-        let rustc = producers
-            .and_then(|producers| producers.get("processed-by"))
-            .and_then(|made| made.get("rustc").cloned());
         let said = |what: Option<String>| what.with_context(|| format!("{name} is not described"));
         Ok(Self {
             file: format!("{name}.wasm"),
             version: said(about.version.as_ref().map(ToString::to_string))?,
             licence: said(about.licenses.as_ref().map(ToString::to_string))?,
             digest: sha256(bytes),
-            rustc: said(rustc)?,
+            rustc: said(rustc(&payload))?,
         })
     }
 
@@ -71,6 +67,19 @@ impl Subject {
         entry.hashes = Some(hashes(&self.digest));
         Ok(entry)
     }
+}
+
+/// What compiled it; of one that was composed, its parts say so.
+fn rustc(payload: &Payload) -> Option<String> {
+    let producers = payload.metadata().producers.as_ref();
+    let own = producers
+        .and_then(|producers| producers.get("processed-by"))
+        .and_then(|made| made.get("rustc").cloned());
+    let parts = match payload {
+        Payload::Component { children, .. } => &children[..],
+        Payload::Module(_) => &[],
+    };
+    own.or_else(|| parts.iter().find_map(rustc))
 }
 
 /// The bill of what has these packages inside, and carries those files.

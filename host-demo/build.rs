@@ -37,8 +37,8 @@ fn components() -> Result<(), String> {
         Ok::<(), String>(())
     };
     watch("plugin")?;
-    let plugin = description::plugin()?;
-    write("defender-endpoint.wasm", &plugin)?;
+    let plugin = component::build("plugin")?;
+    write("defender-endpoint.wasm", &description::plugin(&plugin)?)?;
     #[cfg(feature = "environment-plugin")]
     {
         watch("plugin/environment")?;
@@ -46,8 +46,7 @@ fn components() -> Result<(), String> {
         let composed = description::described(
             &composed,
             "defender-endpoint-env",
-            "Releases devices from app-execution restriction through Microsoft Defender for \
-             Endpoint, with a token from its environment",
+            "Releases devices through Microsoft Defender for Endpoint, with a token from its environment",
         )?;
         write("defender-endpoint-env.wasm", &composed)?;
     }

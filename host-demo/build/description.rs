@@ -3,12 +3,10 @@
 //! It says nothing of where its source lies, or of which revision: the same source is the same
 //! component, wherever it was got from.
 
-use crate::component;
-
-/// Builds the plugin.
-pub(crate) fn plugin() -> Result<Vec<u8>, String> {
+/// The plugin, which says what it is.
+pub(crate) fn plugin(component: &[u8]) -> Result<Vec<u8>, String> {
     described(
-        &component::build("plugin")?,
+        component,
         "defender-endpoint",
         "Releases devices from app-execution restriction through Microsoft Defender for Endpoint",
     )

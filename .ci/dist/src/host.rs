@@ -29,8 +29,8 @@ pub(crate) fn build(root: &Path, profile: &str) -> Result<Made> {
         // As the tests build it, so that nothing is built twice: to try out what comes after.
         cargo.arg("--workspace");
     } else {
-        // Without the other packages' wishes for shared ones, and the same wherever it is built: the
-        // optimizer numbers names by where it works, and the build's id is made of them too.
+        // Without the other packages' wishes for shared ones, and without symbols: the optimizer
+        // numbers names by where it works, and the build's id is made of them too.
         let flags = component::remaps(root).join("\x1f");
         cargo
             .args(["--package", "host-demo"])

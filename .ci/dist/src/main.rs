@@ -64,7 +64,9 @@ fn main() -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["component", file] => {
-            let bytes = description::plugin().map_err(|problem| anyhow!(problem))?;
+            let bytes = component::build("plugin")
+                .and_then(|plugin| description::plugin(&plugin))
+                .map_err(|problem| anyhow!(problem))?;
             Ok(fs::write(file, bytes)?)
         }
         [profile] => {

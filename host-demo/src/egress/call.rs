@@ -35,8 +35,8 @@ use crate::transport::RESPONSE_HEADERS_MAX;
 /// The longest comment, with every character escaped, is a quarter of this.
 pub(super) const REQUEST_BODY_MAX: usize = 128 * 1024;
 
-/// What a guest may send along. Of `host` and `accept-encoding` nothing is taken on: the one is set
-/// by the library below, from the authority that was checked, and the other here.
+/// What a guest may send along. Of `host` and `accept-encoding` nothing is taken on: both are set
+/// here, the one to the authority that was checked.
 const REQUEST_HEADERS: [HeaderName; 6] = [
     header::ACCEPT,
     header::ACCEPT_ENCODING,
@@ -367,6 +367,11 @@ impl WayOut {
             .insert(header::AUTHORIZATION, token.header().clone());
         // By another name, a front that serves many would hand the token to another service.
         head.headers.remove(header::HOST);
+        if let Some(authority) = head.uri.authority()
+            && let Ok(host) = HeaderValue::from_str(authority.as_str())
+        {
+            head.headers.insert(header::HOST, host);
+        }
         // In what is compressed the token is not found.
         head.headers.insert(
             header::ACCEPT_ENCODING,

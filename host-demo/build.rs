@@ -46,7 +46,7 @@ fn components() -> Result<(), String> {
         let composed = description::described(
             &composed,
             "defender-endpoint-env",
-            "Releases devices through Microsoft Defender for Endpoint, with a token from its environment",
+            "Releases devices through Defender for Endpoint, with a token from the environment",
         )?;
         write("defender-endpoint-env.wasm", &composed)?;
     }

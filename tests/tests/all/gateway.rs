@@ -231,6 +231,7 @@ async fn through_the_gateway_the_component_releases_the_device_and_no_token_come
         "authorization",
         "content-length",
         "content-type",
+        "host",
         "user-agent",
     ];
     assert_eq!(headers, expected);

@@ -19,9 +19,8 @@ use host_demo::egress::{self, Hooks, Patience, Setup};
 use host_demo::grant::{Grant, Operation, Target};
 use host_demo::identity::FixedToken;
 use host_demo::plugin::{BUNDLED, Digest};
-use wasmtime::component::{Component, HasData, Linker, ResourceTable};
+use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime::{Config, Engine, Store, StoreLimits, StoreLimitsBuilder};
-use wasmtime_wasi::p2::bindings::io;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 #[tokio::main]
@@ -40,10 +39,6 @@ async fn main() -> anyhow::Result<()> {
     let component = Component::from_binary(&engine, BUNDLED)?;
     let mut linker = Linker::<State>::new(&engine);
     egress::add_to_linker(&mut linker, |state| &mut state.hooks)?;
-    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
-    io::error::add_to_linker::<State, Io>(&mut linker, |state| &mut state.table)?;
-    io::poll::add_to_linker::<State, Io>(&mut linker, |state| &mut state.table)?;
-    io::streams::add_to_linker::<State, Io>(&mut linker, |state| &mut state.table)?;
 
     // For each call: what it may do, its turn, and a store of its own.
     let device = Target::Machine(machine.parse()?);
@@ -98,10 +93,4 @@ impl WasiHttpView for State {
             ctx: &mut self.http,
         }
     }
-}
-
-struct Io;
-
-impl HasData for Io {
-    type Data<'a> = &'a mut ResourceTable;
 }

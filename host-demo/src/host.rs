@@ -5,13 +5,13 @@
 //! use std::sync::Arc;
 //!
 //! use host_demo::cloud::Service;
-//! use host_demo::host::{Patience, Setup};
+//! use host_demo::host::{Host, Patience, Setup};
 //! use host_demo::identity::FixedToken;
 //! use host_demo::plugin::{Plugin, engine};
 //!
 //! let plugin = Plugin::from_file(&engine(None)?, "defender-endpoint.wasm".as_ref())?;
 //! let tokens = Arc::new(FixedToken::new(std::fs::read_to_string("token")?.trim())?);
-//! let host = Setup::new(plugin, Service::commercial(), tokens).build()?;
+//! let host = Host::new(plugin, &Setup::new(Service::commercial(), tokens).build()?);
 //!
 //! let id = "1e5bc9d7e413ddd7902c2932e418702b84d0cc07";
 //! match host.unrestrict_code_execution(id, "INC-42: cleaned", Patience::default()).await {
@@ -32,81 +32,19 @@ use tracing::Instrument as _;
 
 use crate::audit::Audit;
 use crate::clock::{Clock, Moment};
-use crate::cloud::Service;
 use crate::contract::{self, FoundMachines, MachineAction, MachineActionFilter, MachineActionPage};
-use crate::egress::{self, Call, Egress, Hooks, stopped};
+use crate::egress::{Call, Egress, Hooks, stopped};
 use crate::grant::{Grant, Operation, Target};
-use crate::identity::{IdentityError, Principal, TokenSource};
-use crate::limits::{Ledger, Limiter, Quota};
+use crate::identity::{IdentityError, Principal};
+use crate::limits::{Limiter, Quota};
 use crate::plugin::{Fault, Plugin};
 use crate::policy::Policy;
 use crate::said::Said;
-use crate::transport::SetupError;
 
-pub use crate::egress::{CALL_TIMEOUT, Consent, Consenting, Patience};
+pub use crate::egress::{CALL_TIMEOUT, Consent, Consenting, Patience, Setup};
 pub use error::CallError;
 
 use judge::{claim, ending};
-
-/// What a host is made of. [`new`](Self::new) asks for what has no default.
-pub struct Setup {
-    /// The plugin to run.
-    pub plugin: Plugin,
-    /// The service to call.
-    pub service: Service,
-    /// Where tokens come from.
-    pub tokens: Arc<dyn TokenSource>,
-    /// What may leave. Releasing and reading, at the service's origin; restricting and cancelling
-    /// need a [`Route`](crate::policy::Route) of their own.
-    pub policy: Policy,
-    /// What the quotas are: [`Quota::DOCUMENTED`].
-    pub quotas: Vec<Quota>,
-    /// How long one call may take, from the moment it has its permit: [`CALL_TIMEOUT`].
-    pub call_timeout: Duration,
-    /// What time it is: the machine's clock.
-    pub clock: Arc<dyn Clock>,
-    /// Where every call is recorded: nowhere, unless it is said.
-    pub audit: Option<Arc<Audit>>,
-    /// Where calls are counted: in this process's memory, unless it is said.
-    pub ledger: Option<Arc<dyn Ledger>>,
-    /// Who this is, for those who look at the ledger: the process, by its number.
-    pub name: String,
-}
-
-impl Setup {
-    /// With the defaults that are stated at each field.
-    pub fn new(plugin: Plugin, service: Service, tokens: Arc<dyn TokenSource>) -> Self {
-        let boundary = egress::Setup::new(service, tokens);
-        Self {
-            plugin,
-            service: boundary.service,
-            tokens: boundary.tokens,
-            policy: boundary.policy,
-            quotas: boundary.quotas,
-            call_timeout: boundary.call_timeout,
-            clock: boundary.clock,
-            audit: boundary.audit,
-            ledger: boundary.ledger,
-            name: boundary.name,
-        }
-    }
-
-    /// Makes the host. Connects to nothing yet.
-    pub fn build(self) -> Result<Host, SetupError> {
-        let boundary = egress::Setup {
-            service: self.service,
-            tokens: self.tokens,
-            policy: self.policy,
-            quotas: self.quotas,
-            call_timeout: self.call_timeout,
-            clock: self.clock,
-            audit: self.audit,
-            ledger: self.ledger,
-            name: self.name,
-        };
-        Ok(Host::new(self.plugin, &boundary.build()?))
-    }
-}
 
 /// Makes calls. Cheap to clone; the clones share connections, tokens and quotas.
 #[derive(Clone)]

@@ -31,12 +31,11 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::types::ComponentItem;
-use wasmtime::component::{Component, HasData, Linker, ResourceTable};
+use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime::{
     Cache, CacheConfig, Config, Enabled, Engine, InstanceAllocationStrategy,
     PoolingAllocationConfig, Store, StoreLimits, StoreLimitsBuilder, WasmBacktraceDetails,
 };
-use wasmtime_wasi::p2::bindings::io;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::contract;
@@ -482,17 +481,7 @@ fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
 fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     egress::add_to_linker(&mut linker, |state: &mut State| &mut state.hooks)?;
-    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
-    io::error::add_to_linker::<State, Io>(&mut linker, |state| &mut state.table)?;
-    io::poll::add_to_linker::<State, Io>(&mut linker, |state| &mut state.table)?;
-    io::streams::add_to_linker::<State, Io>(&mut linker, |state| &mut state.table)?;
     Ok(linker)
-}
-
-struct Io;
-
-impl HasData for Io {
-    type Data<'a> = &'a mut ResourceTable;
 }
 
 /// What a store holds.

@@ -176,9 +176,9 @@ fn host(mock: &Mock, bend: impl FnOnce(&mut Setup)) -> Result<Host, Error> {
     let service = service.with_ca(mock.ca_pem().unwrap_or_default().as_bytes().to_vec());
     let token = FixedToken::new(&mock.token(Grant::new()))?;
     let plugin = Plugin::bundled(&plugin::engine(None)?)?;
-    let mut setup = Setup::new(plugin, service, Arc::new(token));
+    let mut setup = Setup::new(service, Arc::new(token));
     bend(&mut setup);
-    Ok(setup.build()?)
+    Ok(Host::new(plugin, &setup.build()?))
 }
 
 /// Host, journal, record and stand-in, all of them in this process.

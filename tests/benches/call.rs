@@ -255,14 +255,14 @@ fn host(stand_in: &StandIn) -> Result<Host, Error> {
         Arc::new(FixedToken::new(&stand_in.token)?)
     };
     let plugin = Plugin::bundled(&plugin::engine(None)?)?;
-    let mut setup = Setup::new(plugin, service, tokens);
+    let mut setup = Setup::new(service, tokens);
     setup.quotas = Quota::DOCUMENTED
         .map(|quota| Quota {
             calls: u32::MAX,
             ..quota
         })
         .to_vec();
-    Ok(setup.build()?)
+    Ok(Host::new(plugin, &setup.build()?))
 }
 
 /// So many calls by so many callers: the median time of one in seconds, and the calls per second.

@@ -137,14 +137,14 @@ fn ours(mock: &Mock) -> Result<Host, Error> {
     let service = Service::custom(mock.base_url(), mock.authority(), &mock.scope())?;
     let token = FixedToken::new(&mock.token(Grant::new()))?;
     let plugin = Plugin::bundled(&plugin::engine(None)?)?;
-    let mut setup = Setup::new(plugin, service, Arc::new(token));
+    let mut setup = Setup::new(service, Arc::new(token));
     setup.quotas = Quota::DOCUMENTED
         .map(|quota| Quota {
             calls: u32::MAX,
             ..quota
         })
         .to_vec();
-    Ok(setup.build()?)
+    Ok(Host::new(plugin, &setup.build()?))
 }
 
 /// Whoever is measured.

@@ -3,11 +3,11 @@
 
 use host_demo::contract::connection::{self, Access, Authorization, Operation, Refusal};
 use host_demo::contract::{self, MachineAction, Plugin};
+use host_demo::egress::add_wasi_to_linker;
 use host_demo::plugin::BUNDLED;
 use http_body_util::BodyExt as _;
-use wasmtime::component::{Component, HasData, HasSelf, Linker, ResourceTable};
+use wasmtime::component::{Component, HasSelf, Linker, ResourceTable};
 use wasmtime::{Engine, Store};
-use wasmtime_wasi::p2::bindings::io;
 use wasmtime_wasi_http::{
     Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
@@ -78,14 +78,7 @@ async fn instance(engine: &Engine, service: Service) -> (Store<State>, Plugin) {
     let mut linker = Linker::new(engine);
     connection::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)
         .expect("the plugin is linked");
-    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)
-        .expect("the plugin is linked");
-    io::error::add_to_linker::<State, Io>(&mut linker, |state| &mut state.table)
-        .expect("the plugin is linked");
-    io::poll::add_to_linker::<State, Io>(&mut linker, |state| &mut state.table)
-        .expect("the plugin is linked");
-    io::streams::add_to_linker::<State, Io>(&mut linker, |state| &mut state.table)
-        .expect("the plugin is linked");
+    add_wasi_to_linker(&mut linker).expect("the plugin is linked");
 
     let state = State {
         table: ResourceTable::new(),
@@ -106,12 +99,6 @@ struct State {
     http: WasiHttpCtx,
     hooks: Direct,
     service: Service,
-}
-
-struct Io;
-
-impl HasData for Io {
-    type Data<'a> = &'a mut ResourceTable;
 }
 
 impl connection::Host for State {

@@ -142,11 +142,11 @@ impl World {
             Some(grant) => Arc::new(FixedToken::new(&mock.token(grant)).expect("it is a token")),
             None => Arc::new(client_secret(&service, application(&mock), &watched)),
         };
-        let mut setup = setup(&scene.plugin, &service, &tokens, &watched);
+        let mut setup = setup(&service, &tokens, &watched);
         setup.quotas = scene.quotas;
         setup.call_timeout = scene.call_timeout;
         Self {
-            host: setup.build().expect("the host is set up"),
+            host: host(&scene.plugin, setup),
             call_timeout: scene.call_timeout,
             mock,
             clock,
@@ -174,10 +174,15 @@ impl World {
 
     /// A host beside this one, on the same clock, with quotas and connections of its own.
     pub fn another_host(&self, bend: impl FnOnce(&mut Setup)) -> Host {
-        let mut setup = setup(&self.plugin, &self.service, &self.tokens, &self.watched);
+        self.host_of(&self.plugin, bend)
+    }
+
+    /// The same, with a plugin of its own.
+    pub fn host_of(&self, plugin: &Plugin, bend: impl FnOnce(&mut Setup)) -> Host {
+        let mut setup = setup(&self.service, &self.tokens, &self.watched);
         setup.call_timeout = self.call_timeout;
         bend(&mut setup);
-        setup.build().expect("the host is set up")
+        host(plugin, setup)
     }
 
     /// A host that has this token, and does not care what it is.
@@ -386,15 +391,14 @@ pub async fn release(
         .await
 }
 
-fn setup(
-    plugin: &Plugin,
-    service: &Service,
-    tokens: &Arc<dyn TokenSource>,
-    clock: &Watched,
-) -> Setup {
-    let mut setup = Setup::new(plugin.clone(), service.clone(), Arc::clone(tokens));
+fn setup(service: &Service, tokens: &Arc<dyn TokenSource>, clock: &Watched) -> Setup {
+    let mut setup = Setup::new(service.clone(), Arc::clone(tokens));
     setup.clock = Arc::new(clock.clone());
     setup
+}
+
+fn host(plugin: &Plugin, setup: Setup) -> Host {
+    Host::new(plugin.clone(), &setup.build().expect("the host is set up"))
 }
 
 fn application(mock: &Mock) -> [&str; 3] {

@@ -94,13 +94,13 @@ pub(crate) async fn run() -> anyhow::Result<Exit> {
     ));
     line(&format!("    roles   {}", token.claims().roles.join(", ")));
 
-    let host = Setup {
+    let boundary = Setup {
         clock: Arc::clone(&clock),
         // In the story's time; a slow machine needs more than half a second for its first call.
         call_timeout: Duration::from_secs(120),
-        ..Setup::new(plugin, service, tokens)
-    }
-    .build()?;
+        ..Setup::new(service, tokens)
+    };
+    let host = Host::new(plugin, &boundary.build()?);
 
     step("It lets the plugin send two kinds of request, each to one device or action at a time:");
     for route in host.policy().routes() {

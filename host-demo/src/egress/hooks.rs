@@ -7,10 +7,11 @@ use http::header;
 use http::uri::Scheme;
 use http_body_util::BodyExt as _;
 use tracing::Instrument as _;
-use wasmtime::component::{HasSelf, Linker};
+use wasmtime::component::{HasData, HasSelf, Linker, ResourceTable};
+use wasmtime_wasi::p2::bindings::io;
 use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, Error as WasiError, ForbiddenHeaderFilter, RequestOptions, WasiBody,
-    WasiHttpHooks,
+    WasiHttpHooks, WasiHttpView,
 };
 
 use super::call::{REQUEST_BODY_MAX, WayOut};
@@ -39,12 +40,32 @@ impl Hooks {
     }
 }
 
-/// Links `connection`, which asks a call's hooks whether its guest may do what it is about to do.
-pub fn add_to_linker<T: Send + 'static>(
+/// Links everything a plugin may import, and nothing else: `connection`, answered by the call's
+/// [`Hooks`], and the [WASI interfaces](add_wasi_to_linker) that carry its request. The store's
+/// [`WasiHttpView`] must return the same hooks.
+pub fn add_to_linker<T: WasiHttpView + 'static>(
     linker: &mut Linker<T>,
     hooks: fn(&mut T) -> &mut Hooks,
 ) -> wasmtime::Result<()> {
-    connection::add_to_linker::<T, HasSelf<Hooks>>(linker, hooks)
+    connection::add_to_linker::<T, HasSelf<Hooks>>(linker, hooks)?;
+    add_wasi_to_linker(linker)
+}
+
+/// Links `wasi:http` and the parts of `wasi:io` that it uses, for hosts that answer `connection`
+/// themselves. It links no clock, random source, environment, file or socket.
+pub fn add_wasi_to_linker<T: WasiHttpView + 'static>(
+    linker: &mut Linker<T>,
+) -> wasmtime::Result<()> {
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
+    io::error::add_to_linker::<T, Io>(linker, |state| state.http().table)?;
+    io::poll::add_to_linker::<T, Io>(linker, |state| state.http().table)?;
+    io::streams::add_to_linker::<T, Io>(linker, |state| state.http().table)
+}
+
+struct Io;
+
+impl HasData for Io {
+    type Data<'a> = &'a mut ResourceTable;
 }
 
 impl connection::Host for Hooks {

@@ -58,7 +58,7 @@ pub use crate::answer::AnswerError;
 pub use call::Call;
 pub use error::{BeginError, Refusal, SendError};
 #[cfg(feature = "wasm")]
-pub use hooks::{Hooks, add_to_linker};
+pub use hooks::{Hooks, add_to_linker, add_wasi_to_linker};
 pub use patience::{Consent, Consenting, Patience};
 pub use seen::Seen;
 

@@ -55,8 +55,10 @@
 //! It listens on loopback only, and takes requests that name its own authority and nothing else, so
 //! that no page in a browser reaches it under another name. A connection has one request. Of a
 //! request's headers four are taken on; its body is read whole, and sent with a length of its own.
-//! Whoever is slow, or opens many connections, is bounded in time and number. Capabilities are 256
-//! random bits, of which a hash is kept; neither they nor the key are logged or shown.
+//! Slow clients and clients that open many connections are bounded in time and number. A client that
+//! disconnects is not noticed: its request is finished, and a request that waits for the quota keeps its
+//! place. Capabilities are 256 random bits, of which a hash is kept; neither they nor the key are logged
+//! or shown.
 
 mod capability;
 mod control;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use host_demo::cloud::{Cloud, Service};
-use host_demo::host::{CallError, Patience, Setup};
+use host_demo::host::{CallError, Host, Patience, Setup};
 use host_demo::identity::{FixedToken, IdentityError};
 use host_demo::mock::{Grant, Mock};
 use host_demo::policy::Policy;
@@ -12,11 +12,15 @@ use tests::world::real_plugin;
 
 const MACHINE: &str = "1e5bc9d7e413ddd7902c2932e418702b84d0cc07";
 
-/// A host for a service, with a token for the commercial cloud, as a file may hold one.
+fn host(setup: Setup) -> Host {
+    Host::new(real_plugin(), &setup.build().unwrap())
+}
+
+/// The setup for a service, with a fixed token for the commercial cloud.
 async fn setup(service: Service) -> Setup {
     let mock = Mock::start().await.unwrap();
     let token = FixedToken::new(&mock.token(Grant::new())).unwrap();
-    Setup::new(real_plugin(), service, Arc::new(token))
+    Setup::new(service, Arc::new(token))
 }
 
 #[tokio::test]
@@ -28,7 +32,7 @@ async fn a_token_at_hand_does_not_leave_for_another_cloud_or_a_service_of_ones_o
         Service::of(Cloud::Dod, None).unwrap(),
     ] {
         let (origin, scope) = (service.origin().to_string(), service.scope().to_owned());
-        let host = setup(service).await.build().unwrap();
+        let host = host(setup(service).await);
         let result = host
             .unrestrict_code_execution(MACHINE, "x", Patience::default())
             .await;
@@ -59,8 +63,7 @@ async fn a_service_of_ones_own_gets_tokens_of_its_own_scope_only() {
     ] {
         let token = mock.token(Grant::new().audience(audience));
         let token = Arc::new(FixedToken::new(&token).unwrap());
-        let host = Setup::new(real_plugin(), own_service(), token);
-        let host = host.build().unwrap();
+        let host = host(Setup::new(own_service(), token));
         let result = host
             .unrestrict_code_execution(MACHINE, "x", Patience::default())
             .await;

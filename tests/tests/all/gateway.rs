@@ -596,6 +596,54 @@ async fn an_answer_with_the_token_in_it_is_withheld() {
         let answer = stage.post(&capability, &path(&device)).await;
         assert!(!answer.text.contains(&token), "{answer:?}");
     }
+    // How long to wait is no secret.
+    let fault = Fault::answer(429, format!("you sent {token}")).header("Retry-After", "17");
+    stage.world.inject(fault);
+    let capability = stage.capability(&device).await;
+    let answer = stage.post(&capability, &path(&device)).await;
+    assert_eq!(
+        (answer.status, answer.code().as_str(), answer.retry_after),
+        (StatusCode::TOO_MANY_REQUESTS, "AnswerWithheld", Some(17))
+    );
+}
+
+/// A restarted gateway does not know what its predecessor sent.
+#[tokio::test]
+async fn a_capability_of_an_earlier_gateway_is_possibly_used() {
+    let stage = Stage::new().await;
+    let device = stage.world.machine(0);
+    let capability = stage.capability(&device).await;
+    stage.release(&capability, &device).await.unwrap();
+    let (later, _) = listen(stage.world.host.egress()).await;
+    let base_url = later.base_url().to_owned();
+    tokio::spawn(later.serve(watch::channel(false).1));
+    is(
+        stage.release_at(&base_url, &capability, &device).await,
+        "service-failure",
+        Effect::Unknown,
+        "may have arrived",
+    );
+    assert_eq!(stage.world.releases(), 1);
+}
+
+#[tokio::test]
+async fn a_half_closed_client_gets_its_answer() {
+    let stage = Stage::new().await;
+    let device = stage.world.machine(0);
+    let capability = stage.capability(&device).await;
+    let request = format!(
+        "POST {} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {capability}\r\n\
+         Content-Type: application/json\r\nContent-Length: 21\r\n\r\n{{\"Comment\":\"cleaned\"}}",
+        path(&device),
+        stage.authority
+    );
+    let mut tcp = TcpStream::connect(&stage.authority).await.unwrap();
+    tcp.write_all(request.as_bytes()).await.unwrap();
+    tcp.shutdown().await.unwrap();
+    let mut back = String::new();
+    tcp.read_to_string(&mut back).await.unwrap();
+    assert!(back.starts_with("HTTP/1.1 201"), "{back:?}");
+    assert_eq!(stage.world.releases(), 1);
 }
 
 #[tokio::test]

@@ -142,8 +142,7 @@ async fn the_token_never_reaches_the_guests_memory() {
     let good = world.mock.token(Grant::new());
     let refused = world.mock.token(Grant::new().roles(["Alert.Read.All"]));
     for token in [&good, &refused] {
-        let host = world.another_host(|setup| {
-            setup.plugin = plugin.clone();
+        let host = world.host_of(&plugin, |setup| {
             setup.tokens = Arc::new(FixedToken::new(token).unwrap());
         });
         let result = release(&host, &world.machine(0), COMMENT).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use host_demo::cloud::Service;
 use host_demo::grant::Operation;
-use host_demo::host::{Patience, Setup};
+use host_demo::host::{Host, Patience, Setup};
 use host_demo::identity::FixedToken;
 use serde_json::json;
 use tests::world::real_plugin;
@@ -33,10 +33,10 @@ impl Stage {
         let service = Service::custom(mock.base_url(), mock.authority(), &mock.scope()).unwrap();
         let service = service.with_ca(mock.ca_pem().unwrap().as_bytes().to_vec());
         let token = Arc::new(FixedToken::new(&mock.token(Grant::new())).unwrap());
-        let mut setup = Setup::new(real_plugin(), service, token);
+        let mut setup = Setup::new(service, token);
         let route = Operation::RestrictCodeExecution.route();
         setup.policy = setup.policy.allow(route);
-        let host = setup.build().unwrap();
+        let host = Host::new(real_plugin(), &setup.build().unwrap());
         let restriction = host.restrict_code_execution(id, comment, Patience::default());
         self.runtime.block_on(restriction).unwrap();
     }

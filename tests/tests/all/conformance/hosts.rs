@@ -146,11 +146,12 @@ fn set_up(asked: &Asked) -> Result<Host, String> {
     let tokens = FixedToken::new(&asked.environment["DEFENDER_TOKEN"]);
     let tokens = Arc::new(tokens.map_err(|e| e.to_string())?);
     let origin = service.origin().clone();
-    let mut setup = Setup::new(real_plugin(), service, tokens);
+    let mut setup = Setup::new(service, tokens);
     if asked.refusal.is_some() {
         setup.policy = Policy::deny_all(origin);
     }
-    setup.build().map_err(|e| e.to_string())
+    let boundary = setup.build().map_err(|e| e.to_string())?;
+    Ok(Host::new(real_plugin(), &boundary))
 }
 
 /// The contract's names of what the service calls `UnrestrictCodeExecution` and so on.

@@ -88,9 +88,9 @@ impl Stage {
         let service = Service::custom(&origin, &origin, "https://x/.default").unwrap();
         let service = service.with_ca(CA.pem().into_bytes());
         let tokens = Arc::new(FixedToken::new(TOKEN).unwrap());
-        let mut setup = Setup::new(real_plugin(), service, tokens);
+        let mut setup = Setup::new(service, tokens);
         setup.clock = Arc::new(clock.clone());
-        let host = setup.build().unwrap();
+        let host = Host::new(real_plugin(), &setup.build().unwrap());
         let (for_server, hands) = (met.clone(), clock.clone());
         let server = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();

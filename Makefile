@@ -21,9 +21,15 @@ lint: setup
 	cargo clippy --locked --package host-demo --lib --no-default-features --features gateway -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
 
-# Prints sizes and ratios, each within one run. BENCH=--quick takes few rounds.
+# Prints sizes and ratios, each within one run, and writes them to target/bench. BENCH=--quick takes few rounds.
+# BASE=COMMIT builds that commit too, runs both in turn and compares them row by row; BENCH may then also have
+# --rounds N and the names of benchmarks.
 bench: setup
+ifdef BASE
+	cargo run --locked --release --package tests --bin bench-compare -- $(BASE) $(BENCH)
+else
 	cargo bench --locked --package tests --bench call --bench limits --bench batch --bench hosts -- $(BENCH)
+endif
 
 # Holds what is depended on to deny.toml. CHECK=advisories needs the network, for their database.
 CHECK := licenses bans sources

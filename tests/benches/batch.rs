@@ -26,6 +26,7 @@ use host_demo::plugin::{self, Plugin};
 use tests::bare::{self, COMMENT, Error};
 use tests::batch::{Told, begun};
 use tests::binary::host_demo_binary;
+use tests::report::{Better, Report, Row};
 use tests::usage;
 use tokio::sync::watch;
 
@@ -42,26 +43,18 @@ const AT_ONCE: usize = 64;
 const ANSWER: Duration = Duration::from_secs(1);
 
 fn main() -> Result<(), Error> {
-    let quick = std::env::args().any(|argument| argument == "--quick");
+    let mut report = Report::new("batch");
     let binary = host_demo_binary();
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
-    println!(
-        "$ cargo bench -p tests --bench batch{}",
-        if quick { " -- --quick" } else { "" }
-    );
-    println!("{:<52}{:>26}{:>15}", "", "measured", "bound");
     let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(with_quotas(&binary, folder.path()))?;
-    let devices = DEVICES / if quick { 4 } else { 1 };
-    runtime.block_on(without_quotas(folder.path(), devices))
-}
-
-fn row(what: &str, measured: &str, bound: &str) {
-    println!("{what:<52}{measured:>26}{bound:>15}");
+    runtime.block_on(with_quotas(&mut report, &binary, folder.path()))?;
+    let devices = DEVICES / if report.is_quick() { 4 } else { 1 };
+    runtime.block_on(without_quotas(&mut report, folder.path(), devices))?;
+    report.write()
 }
 
 /// The command, from the list to the last device's end.
-async fn with_quotas(binary: &Path, folder: &Path) -> Result<(), Error> {
+async fn with_quotas(report: &mut Report, binary: &Path, folder: &Path) -> Result<(), Error> {
     let mock = Mock::builder()
         .clock(Arc::new(SystemClock::scaled(SCALE)))
         .machines(DEVICES as u64)
@@ -111,39 +104,52 @@ async fn with_quotas(binary: &Path, folder: &Path) -> Result<(), Error> {
         .forecast(operation, DEVICES, ANSWER)
         .await?;
     let least = forecast.ok_or("it takes forever")?;
-    row(
-        &format!("{DEVICES} devices, first to last request / forecast"),
-        &format!("{:.4}", took.as_secs_f64() / least.as_secs_f64()),
-        "1.02",
+    report.row(
+        Row::new(
+            format!("{DEVICES} devices, first to last request / forecast"),
+            Better::Lower,
+            vec![took.as_secs_f64() / least.as_secs_f64()],
+        )
+        .digits(4)
+        .bound("1.02"),
     );
     let minute = mock.most_in_any_window(Api::UnrestrictCodeExecution, Duration::from_secs(60));
     let hour = mock.most_in_any_window(Api::UnrestrictCodeExecution, Duration::from_secs(3600));
-    row(
-        "the fullest minute, the fullest hour",
-        &format!("{minute}, {hour}"),
-        "100, 1500",
-    );
+    for (what, calls, bound) in [
+        ("calls in the fullest minute", minute, "100"),
+        ("calls in the fullest hour", hour, "1500"),
+    ] {
+        report.row(Row::new(what, Better::Neither, vec![calls as f64]).bound(bound));
+    }
     let released = mock.machine_ids();
     let released = released
         .iter()
         .filter(|id| mock.is_restricted(id) == Some(false));
-    row(
-        "released, by the stand-in's book",
-        &released.count().to_string(),
-        &DEVICES.to_string(),
+    report.row(
+        Row::new(
+            "devices released, according to the stand-in",
+            Better::Neither,
+            vec![released.count() as f64],
+        )
+        .bound(&DEVICES.to_string()),
     );
-    row(
-        "peak memory",
-        &format!("{:.1} MiB", peak as f64 / 1024.0),
-        "64 MiB",
+    report.row(
+        Row::new("peak memory", Better::Lower, vec![peak as f64 / 1024.0])
+            .unit("MiB")
+            .digits(1)
+            .bound("64 MiB"),
     );
     let journal: u64 = std::fs::read_dir(folder.join("host-demo/runs"))?
         .filter_map(|file| Some(file.ok()?.metadata().ok()?.len()))
         .sum();
-    row(
-        "journal",
-        &format!("{:.0} bytes a device", journal as f64 / DEVICES as f64),
-        "2048",
+    report.row(
+        Row::new(
+            "journal, for each device",
+            Better::Lower,
+            vec![journal as f64 / DEVICES as f64],
+        )
+        .unit("bytes")
+        .bound("2048"),
     );
 
     // Each reading of known actions, when it was and how many it asked for.
@@ -156,18 +162,30 @@ async fn with_quotas(binary: &Path, folder: &Path) -> Result<(), Error> {
     let wasted = asked
         .windows(2)
         .filter(|two| two[1].0.since(two[0].0) < Duration::from_secs(2) && two[0].1 < 50);
-    row(
-        "readings of actions, actions asked for by each",
-        &format!("{}, {:.1}", asked.len(), ids as f64 / asked.len() as f64),
-        "",
-    );
-    row(
-        "for fewer than 50, and not a poll's last",
-        &wasted.count().to_string(),
-        "0",
-    );
     let others = at(Api::ListMachineActions).count() - asked.len();
-    row("other readings", &others.to_string(), "");
+    for (what, better, value, bound) in [
+        (
+            "reads of known actions",
+            Better::Lower,
+            asked.len() as f64,
+            "",
+        ),
+        (
+            "actions in each",
+            Better::Higher,
+            ids as f64 / asked.len() as f64,
+            "",
+        ),
+        (
+            "reads for fewer than 50 that are not a poll's last",
+            Better::Lower,
+            wasted.count() as f64,
+            "0",
+        ),
+        ("other reads", Better::Lower, others as f64, ""),
+    ] {
+        report.row(Row::new(what, better, vec![value]).digits(1).bound(bound));
+    }
     Ok(())
 }
 
@@ -182,7 +200,7 @@ fn host(mock: &Mock, bend: impl FnOnce(&mut Setup)) -> Result<Host, Error> {
 }
 
 /// Host, journal, record and stand-in, all of them in this process.
-async fn without_quotas(folder: &Path, devices: usize) -> Result<(), Error> {
+async fn without_quotas(report: &mut Report, folder: &Path, devices: usize) -> Result<(), Error> {
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
     for round in 0..3 {
         let mock = Mock::builder()
@@ -200,19 +218,13 @@ async fn without_quotas(folder: &Path, devices: usize) -> Result<(), Error> {
         ours.push(our_rate(&mock, second, &folder.join(round.to_string())).await?);
     }
     let ratio = ours.iter().zip(&bare).map(|(ours, bare)| ours / bare);
-    let mut ratio: Vec<f64> = ratio.collect();
-    ratio.sort_by(f64::total_cmp);
-    ours.sort_by(f64::total_cmp);
-    row(
-        &format!("without quotas, {AT_ONCE} at once: devices a second"),
-        &format!("{:.0}", ours[1]),
-        "",
-    );
-    row(
-        "the same / bare reqwest's",
-        &format!("{:.2} ({:.2}-{:.2})", ratio[1], ratio[0], ratio[2]),
-        "",
-    );
+    let ratio = ratio.collect();
+    report.row(Row::new(
+        format!("without quotas, {AT_ONCE} at once: devices a second"),
+        Better::Higher,
+        ours,
+    ));
+    report.row(Row::new("the same / bare reqwest's", Better::Higher, ratio).digits(2));
     Ok(())
 }
 

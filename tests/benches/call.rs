@@ -20,6 +20,7 @@ use serde_json::Value;
 use tests::bare::{self, COMMENT, Error};
 use tests::binary::host_demo_binary;
 use tests::instances::instances;
+use tests::report::{Better, Report, Row};
 use tests::usage;
 
 /// How much is done for each number.
@@ -47,102 +48,79 @@ const QUICK: Effort = Effort {
 const CROWD: usize = 64;
 
 fn main() -> Result<(), Error> {
-    let quick = std::env::args().any(|argument| argument == "--quick");
-    let effort = if quick { QUICK } else { THOROUGH };
+    let mut report = Report::new("call");
+    let effort = if report.is_quick() { QUICK } else { THOROUGH };
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let binary = host_demo_binary();
     let secure = StandIn::start(&binary, directory, "tls", &["--ca-out"])?;
     let plain = StandIn::start(&binary, directory, "plain", &["--plain-http", "--ca-out"])?;
 
-    // First, as long as this process is small: a child's peak memory includes its parent's at the
+    // First, while this process is small: a child's peak memory includes its parent's at the
     // time of the fork.
     let whole = processes(&binary, directory, &secure, effort.processes)?;
 
-    println!(
-        "$ cargo bench -p tests --bench call{}",
-        if quick { " -- --quick" } else { "" }
+    let size = vec![plugin::BUNDLED.len() as f64];
+    report.row(
+        Row::new("component", Better::Lower, size)
+            .unit("bytes")
+            .bound("131072, goal 98304"),
     );
-    println!("{:<52}{:>26}{:>15}{:>14}", "", "measured", "bound", "goal");
-    row(
-        "component",
-        &format!("{} bytes", plugin::BUNDLED.len()),
-        "131072",
-        "98304",
-    );
-    let mut fresh = instances(effort.instances)?;
+    let fresh = instances(effort.instances)?.into_iter().map(|s| s * 1e6);
+    let mut fresh: Vec<f64> = fresh.collect();
     fresh.sort_by(f64::total_cmp);
-    let [median, late] = [50, 99].map(|percent| fresh[fresh.len() * percent / 100] * 1e6);
-    row(
-        "fresh store and instance, median (99 of 100)",
-        &format!("{median:.1} us ({late:.1})"),
-        "15 us",
-        "",
-    );
+    // A row for the middle and one for the tail: the extremes of thousands say little.
+    for (what, percent, bound) in [
+        ("fresh store and instance, median", 50, "15 us"),
+        ("fresh store and instance, 99 of 100", 99, ""),
+    ] {
+        let value = vec![fresh[fresh.len() * percent / 100]];
+        let row = Row::new(what, Better::Lower, value);
+        report.row(row.unit("us").digits(1).bound(bound));
+    }
 
     let runtime = tokio::runtime::Runtime::new()?;
-    for (stand_in, how, bound) in [(&secure, "TLS, HTTP/2", true), (&plain, "HTTP/1.1", false)] {
-        let bounds = |texts| if bound { texts } else { ("", "") };
+    for (stand_in, how, bounds) in [
+        (
+            &secure,
+            "TLS, HTTP/2",
+            ["2.2, goal 1.5", "0.4 at least, goal 0.6"],
+        ),
+        (&plain, "HTTP/1.1", ["", ""]),
+    ] {
         let (alone, crowd) = runtime.block_on(calls(stand_in, &effort))?;
-        let (most, goal) = bounds(("2.2", "1.5"));
-        row(
-            &format!("time of a call / bare reqwest's, {how}"),
-            &alone.to_string(),
-            most,
-            goal,
+        report.row(
+            Row::new(
+                format!("time of a call / bare reqwest's, {how}"),
+                Better::Lower,
+                alone,
+            )
+            .digits(2)
+            .bound(bounds[0]),
         );
-        let (least, goal) = bounds(("0.4 at least", "0.6"));
-        row(
-            &format!("calls a second / bare reqwest's, {CROWD} callers, {how}"),
-            &crowd.to_string(),
-            least,
-            goal,
+        report.row(
+            Row::new(
+                format!("calls a second / bare's, {CROWD} callers, {how}"),
+                Better::Higher,
+                crowd,
+            )
+            .digits(2)
+            .bound(bounds[1]),
         );
     }
-    row(
-        "`host-demo unrestrict --no-wait`, longer than bare",
-        &format!("{:.1} ms", whole.longer.as_secs_f64() * 1e3),
-        "40 ms",
-        "",
+    let longer = "`host-demo unrestrict --no-wait`, longer than bare";
+    report.row(
+        Row::new(longer, Better::Lower, whole.longer)
+            .unit("ms")
+            .digits(1)
+            .bound("40 ms"),
     );
-    row(
-        "its peak memory",
-        &format!("{:.1} MiB", whole.peak_kib as f64 / 1024.0),
-        "40 MiB",
-        "",
+    report.row(
+        Row::new("its peak memory", Better::Lower, whole.peak)
+            .unit("MiB")
+            .digits(1)
+            .bound("40 MiB"),
     );
-    Ok(())
-}
-
-fn row(what: &str, measured: &str, bound: &str, goal: &str) {
-    println!("{what:<52}{measured:>26}{bound:>15}{goal:>14}");
-}
-
-/// The middle one, and the extremes.
-struct Spread {
-    median: f64,
-    least: f64,
-    most: f64,
-}
-
-impl Spread {
-    fn of(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        Self {
-            median: values[values.len() / 2],
-            least: values[0],
-            most: values[values.len() - 1],
-        }
-    }
-}
-
-impl std::fmt::Display for Spread {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{:.2} ({:.2} to {:.2})",
-            self.median, self.least, self.most
-        )
-    }
+    report.write()
 }
 
 /// The service's stand-in, until this is dropped.
@@ -212,8 +190,8 @@ enum Caller {
     Bare(reqwest::Client),
 }
 
-/// The host's time of one call in the bare one's, and its calls per second in the bare one's.
-async fn calls(stand_in: &StandIn, effort: &Effort) -> Result<(Spread, Spread), Error> {
+/// The ratios of each round: the host's time of one call to the bare one's, and its calls a second.
+async fn calls(stand_in: &StandIn, effort: &Effort) -> Result<(Vec<f64>, Vec<f64>), Error> {
     let host = Caller::Host(Box::new(host(stand_in)?));
     let bare = Caller::Bare(bare::client(&stand_in.ca)?);
     let (mut alone, mut crowd) = (Vec::new(), Vec::new());
@@ -228,7 +206,7 @@ async fn calls(stand_in: &StandIn, effort: &Effort) -> Result<(Spread, Spread), 
             crowd.push(host_rate / bare_rate);
         }
     }
-    Ok((Spread::of(alone), Spread::of(crowd)))
+    Ok((alone, crowd))
 }
 
 /// A host whose quotas count and never bind.
@@ -305,13 +283,16 @@ async fn calls_of(
         times.extend(task?);
     }
     let rate = times.len() as f64 / start.elapsed().as_secs_f64();
-    Ok((Spread::of(times).median, rate))
+    times.sort_by(f64::total_cmp);
+    Ok((times[times.len() / 2], rate))
 }
 
-/// What whole processes take.
+/// What whole processes take, run by run.
 struct Whole {
-    longer: Duration,
-    peak_kib: i64,
+    /// By how many milliseconds the command takes longer than the bare program after it.
+    longer: Vec<f64>,
+    /// Its peak memory in MiB.
+    peak: Vec<f64>,
 }
 
 fn processes(
@@ -320,7 +301,7 @@ fn processes(
     stand_in: &StandIn,
     runs: usize,
 ) -> Result<Whole, Error> {
-    let (mut command, mut bare, mut peak_kib) = (Vec::new(), Vec::new(), 0);
+    let (mut longer, mut peak) = (Vec::new(), Vec::new());
     // What the command keeps is its own here, and begun anew: not the user's.
     for kept in ["cache", "state"] {
         let _ = std::fs::remove_dir_all(directory.join(kept));
@@ -348,7 +329,7 @@ fn processes(
         .env("XDG_CACHE_HOME", directory.join("cache"))
         .env("XDG_CONFIG_HOME", directory.join("config"))
         .env("XDG_STATE_HOME", directory.join("state"));
-        let (time, peak) = run_once(ours, stand_in)?;
+        let (time, peak_kib) = run_once(ours, stand_in)?;
         let mut theirs = Command::new(env!("CARGO_BIN_EXE_bare"));
         theirs
             .env("BASE_URL", stand_in.says("base_url"))
@@ -357,17 +338,11 @@ fn processes(
             .env("MACHINE_ID", stand_in.machine_id(run));
         let (bare_time, _) = run_once(theirs, stand_in)?;
         if run > 0 {
-            command.push(time);
-            bare.push(bare_time);
-            peak_kib = peak_kib.max(peak);
+            longer.push((time.as_secs_f64() - bare_time.as_secs_f64()) * 1e3);
+            peak.push(peak_kib as f64 / 1024.0);
         }
     }
-    command.sort();
-    bare.sort();
-    Ok(Whole {
-        longer: command[runs / 2].saturating_sub(bare[runs / 2]),
-        peak_kib,
-    })
+    Ok(Whole { longer, peak })
 }
 
 /// Runs a command to its end: its wall time, and its peak memory in KiB.

@@ -1,10 +1,10 @@
 //! What the components cost on the hosts of the conformance test: `cargo bench -p tests --bench
 //! hosts`.
 //!
-//! One table: how large the components are and what they import; then for each host the time of a
-//! fresh instance and of a call against one stand-in, without TLS, in this process. The hosts take
-//! turns. Each number is the median over the rounds, of a round's own median; the ratio is that of
-//! the same round's calls. `-- --quick` takes fewer rounds.
+//! The table has the components' sizes and imports, then for each host the time of a fresh instance
+//! and of a call against one stand-in, without TLS, in this process. The hosts take turns. Each
+//! number is the median over the rounds, of a round's own median; a ratio is that of the same
+//! round's calls. `-- --quick` takes fewer rounds.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use host_demo::plugin::{self, Plugin};
 use tests::bare::{COMMENT, Error};
 use tests::foreign::{Asked, CommandLine, Driver, Flavour, Foreign};
 use tests::instances::instances;
+use tests::report::{Better, Report, Row};
 use tokio::runtime::Runtime;
 use wasmtime::component::Component;
 
@@ -29,36 +30,24 @@ const CALLS: usize = 20;
 const OURS: usize = 0;
 
 fn main() -> Result<(), Error> {
-    let quick = std::env::args().any(|argument| argument == "--quick");
-    let rounds = if quick { 3 } else { 9 };
+    let mut report = Report::new("hosts");
+    let rounds = if report.is_quick() { 3 } else { 9 };
     let runtime = Runtime::new()?;
     let mock = runtime.block_on(stand_in())?;
-    // Where something is missing it says so, and what is left is our own host.
+    // Without the other hosts' tools, it says what is missing and measures our own host alone.
     let foreign = Foreign::install(Path::new(env!("CARGO_TARGET_TMPDIR"))).ok();
     let asked = asked(&mock);
     let mut hosts = vec![("host-demo", Measured::Ours(Box::new(ours(&mock)?)))];
     hosts.extend(foreign.iter().flat_map(others));
 
-    println!(
-        "$ cargo bench -p tests --bench hosts{}",
-        if quick { " -- --quick" } else { "" }
-    );
     for (name, flavour) in [
         ("defender-endpoint.wasm", Flavour::Plain),
         ("defender-endpoint-env.wasm", Flavour::Environment),
     ] {
-        let imports = imports(flavour)?;
-        println!(
-            "{name:<28}{} bytes, imports {}: {}",
-            flavour.bytes().len(),
-            imports.len(),
-            imports.join(" ")
-        );
+        let size = vec![flavour.bytes().len() as f64];
+        report.row(Row::new(name, Better::Lower, size).unit("bytes"));
+        println!("  imports {}", imports(flavour)?.join(" "));
     }
-    println!(
-        "medians of {rounds} rounds{:>22}{:>14}{:>14}",
-        "instance", "call", "/ host-demo's"
-    );
     let mut measured = vec![[const { Vec::new() }; 3]; hosts.len()];
     // The first round warms up.
     for round in 0..=rounds {
@@ -69,26 +58,27 @@ fn main() -> Result<(), Error> {
         let ours = of_this_round[OURS][1];
         for (times, [instance, call]) in measured.iter_mut().zip(of_this_round) {
             if round > 0 {
-                times[0].push(instance);
-                times[1].push(call);
+                times[0].push(instance * 1e3);
+                times[1].push(call * 1e3);
                 times[2].push(call / ours);
             }
         }
     }
-    for ((name, _), times) in hosts.iter().zip(measured) {
-        let [instance, call, ratio] = times.map(median);
-        let instance = match instance.is_nan() {
-            true => "-".to_owned(),
-            false => milliseconds(instance),
-        };
-        let call = milliseconds(call);
-        println!("{name:<32}{instance:>15}{call:>14}{ratio:>14.1}");
+    for ((name, _), [instance, call, ratio]) in hosts.iter().zip(measured) {
+        if instance.iter().all(|time| time.is_finite()) {
+            let row = Row::new(format!("{name}: instance"), Better::Lower, instance);
+            report.row(row.unit("ms").digits(3));
+        }
+        let row = Row::new(format!("{name}: call"), Better::Lower, call);
+        report.row(row.unit("ms").digits(3));
+        let row = Row::new(
+            format!("{name}: call / host-demo's"),
+            Better::Neither,
+            ratio,
+        );
+        report.row(row.digits(1));
     }
-    Ok(())
-}
-
-fn milliseconds(seconds: f64) -> String {
-    format!("{:.3} ms", seconds * 1e3)
+    report.write()
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

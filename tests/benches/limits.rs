@@ -27,6 +27,7 @@ use host_demo::limits::{
 use rusqlite::Connection;
 use tests::bare::Error;
 use tests::redis::RedisServer;
+use tests::report::{Better, Report, Row};
 use tests::simulation::{Simulation, key, time_of};
 
 /// How long the service takes to answer, in the simulation.
@@ -55,30 +56,23 @@ const FOR: Duration = Duration::from_millis(500);
 const ASKERS: usize = 8;
 
 fn main() -> Result<(), Error> {
-    let quick = std::env::args().any(|argument| argument == "--quick");
-    println!(
-        "$ cargo bench -p tests --bench limits{}",
-        if quick { " -- --quick" } else { "" }
-    );
-    println!("{:<62}{:>24}{:>17}", "", "measured", "bound");
+    let mut report = Report::new("limits");
+    let quick = report.is_quick();
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
-    pace(directory.path(), quick)?;
+    pace(&mut report, directory.path())?;
     let rounds = if quick { 3 } else { 9 };
-    memory(rounds, if quick { 100_000 } else { 500_000 });
-    worst_windows();
+    memory(&mut report, rounds, if quick { 100_000 } else { 500_000 });
+    worst_windows(&mut report);
     let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(disk(directory.path(), rounds))?;
-    runtime.block_on(server(rounds))?;
-    size_of_keys();
-    Ok(())
-}
-
-fn row(what: &str, measured: &str, bound: &str) {
-    println!("{what:<62}{measured:>24}{bound:>17}");
+    runtime.block_on(disk(&mut report, directory.path(), rounds))?;
+    runtime.block_on(server(&mut report, rounds))?;
+    size_of_keys(&mut report);
+    report.write()
 }
 
 /// How long calls take that are all wanted at once, in the least time that the promise allows.
-fn pace(directory: &Path, quick: bool) -> Result<(), Error> {
+fn pace(report: &mut Report, directory: &Path) -> Result<(), Error> {
+    let quick = report.is_quick();
     let many: &[usize] = if quick {
         &[100, 1500]
     } else {
@@ -86,10 +80,12 @@ fn pace(directory: &Path, quick: bool) -> Result<(), Error> {
     };
     for &calls in many {
         for processes in [1, 8] {
-            pace_of(Simulation::in_memory(), "memory", processes, calls, alike);
+            let memory = Simulation::in_memory();
+            pace_of(report, memory, "memory", processes, calls, alike);
         }
     }
-    pace_of(Simulation::in_memory(), "0.2 to 5 s each", 8, 1500, unlike);
+    let memory = Simulation::in_memory();
+    pace_of(report, memory, "0.2 to 5 s each", 8, 1500, unlike);
     let file = directory.join("pace.sqlite");
     let mut opened = Ok(());
     let simulation = Simulation::new(|clock| {
@@ -104,6 +100,7 @@ fn pace(directory: &Path, quick: bool) -> Result<(), Error> {
     });
     opened?;
     pace_of(
+        report,
         simulation,
         "SQLite",
         8,
@@ -114,6 +111,7 @@ fn pace(directory: &Path, quick: bool) -> Result<(), Error> {
 }
 
 fn pace_of(
+    report: &mut Report,
     simulation: Simulation<'_>,
     how: &str,
     processes: usize,
@@ -127,10 +125,14 @@ fn pace_of(
     } else {
         "processes"
     };
-    row(
-        &format!("{calls} calls of {processes} {who}, {how}: time / least time"),
-        &format!("{ratio:.5} ({time:.1} s)"),
-        "1.01",
+    report.row(
+        Row::new(
+            format!("{calls} calls of {processes} {who}, {how}: time / least"),
+            Better::Lower,
+            vec![ratio],
+        )
+        .digits(5)
+        .bound("1.01"),
     );
 }
 
@@ -152,7 +154,7 @@ fn least_time_of(calls: usize, answer: fn(usize) -> Duration) -> Duration {
 }
 
 /// Decisions per second on one core, at a full log.
-fn memory(rounds: usize, decisions: u32) {
+fn memory(report: &mut Report, rounds: usize, decisions: u32) {
     let hands = Hands::default();
     let ledger = Memory::new(Arc::new(hands.clone()));
     let asker = Asker::new(&Quota::DOCUMENTED);
@@ -195,24 +197,25 @@ fn memory(rounds: usize, decisions: u32) {
         ("admitted and settled", admitted, admitted_there),
         ("refused", refused, refused_there),
     ] {
-        row(
-            &format!("decisions a second, memory, {what}"),
-            &format!("{:.0}", median(ours)),
-            "1000000 (least)",
+        report.row(
+            Row::new(
+                format!("decisions a second, memory, {what}"),
+                Better::Higher,
+                ours,
+            )
+            .bound("1000000 at least"),
         );
-        row(
-            &format!(
-                "  governor's, a minute and an hour, {}",
-                what.split(' ').next().unwrap_or(what)
-            ),
-            &format!("{:.0}", median(theirs)),
-            "",
-        );
+        let what = what.split(' ').next().unwrap_or(what);
+        report.row(Row::new(
+            format!("  governor's, a minute and an hour, {what}"),
+            Better::Neither,
+            theirs,
+        ));
     }
 }
 
 /// The most calls in any minute, of somebody who tries at each hundredth of a second.
-fn worst_windows() {
+fn worst_windows(report: &mut Report) {
     let hands = Hands::default();
     let ledger = Memory::new(Arc::new(hands.clone()));
     let asker = Asker::new(&Quota::DOCUMENTED[..1]);
@@ -232,12 +235,13 @@ fn worst_windows() {
         fake.advance(Duration::from_millis(10));
         governor.check().is_ok()
     });
-    row(
-        "most calls in any 60 s, of 100 a minute",
-        &ours.to_string(),
-        "100",
-    );
-    row("  governor's", &theirs.to_string(), "");
+    let most = "most calls in any 60 s, of 100 a minute";
+    report.row(Row::new(most, Better::Neither, vec![ours as f64]).bound("100"));
+    report.row(Row::new(
+        "  governor's",
+        Better::Neither,
+        vec![theirs as f64],
+    ));
 }
 
 fn worst_window(mut try_at_next: impl FnMut() -> bool) -> usize {
@@ -250,7 +254,7 @@ fn worst_window(mut try_at_next: impl FnMut() -> bool) -> usize {
 }
 
 /// Decisions that are on the disk before they are known, beside rows that are.
-async fn disk(directory: &Path, rounds: usize) -> Result<(), Error> {
+async fn disk(report: &mut Report, directory: &Path, rounds: usize) -> Result<(), Error> {
     let file = directory.join("decisions.sqlite");
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let ledger = Sqlite::open(&file, Arc::clone(&clock), &boot_id())?;
@@ -269,17 +273,22 @@ async fn disk(directory: &Path, rounds: usize) -> Result<(), Error> {
         theirs.push(rows);
         ratios.push(crowd / rows);
     }
-    row(
-        &format!("decisions a second, SQLite, {ASKERS} askers / bare commits"),
-        &format!("{:.2} ({:.0})", median(ratios), median(ours)),
-        "0.5 (least)",
+    report.row(
+        Row::new(
+            format!("decisions a second, SQLite, {ASKERS} askers / bare commits"),
+            Better::Higher,
+            ratios,
+        )
+        .digits(2)
+        .bound("0.5 at least"),
     );
-    row("  one asker's", &format!("{:.0}", median(one)), "");
-    row(
-        "  bare commits of a row",
-        &format!("{:.0}", median(theirs)),
-        "",
-    );
+    for (what, better, rates) in [
+        ("  decisions a second", Better::Higher, ours),
+        ("  one asker's", Better::Higher, one),
+        ("  bare commits of a row", Better::Neither, theirs),
+    ] {
+        report.row(Row::new(what, better, rates));
+    }
     Ok(())
 }
 
@@ -337,7 +346,7 @@ fn commits(bare: &Connection) -> Result<f64, Error> {
 
 /// Decisions on a server, beside a counter there that forgets by itself. Neither waits for its
 /// disk, which has both a second later.
-async fn server(rounds: usize) -> Result<(), Error> {
+async fn server(report: &mut Report, rounds: usize) -> Result<(), Error> {
     let Some(server) = RedisServer::start() else {
         return Ok(());
     };
@@ -352,16 +361,13 @@ async fn server(rounds: usize) -> Result<(), Error> {
         let url = server.url();
         theirs.push(tokio::task::spawn_blocking(move || counters(&url)).await??);
     }
-    row(
-        &format!("decisions a second, Redis, {ASKERS} askers"),
-        &format!("{:.0}", median(ours)),
-        "10000 (least)",
-    );
-    row(
-        &format!("  INCR and EXPIRE in one pipeline, {ASKERS} connections"),
-        &format!("{:.0}", median(theirs)),
-        "",
-    );
+    let decisions = format!("decisions a second, Redis, {ASKERS} askers");
+    report.row(Row::new(decisions, Better::Higher, ours).bound("10000 at least"));
+    report.row(Row::new(
+        format!("  INCR and EXPIRE in one pipeline, {ASKERS} connections"),
+        Better::Neither,
+        theirs,
+    ));
     Ok(())
 }
 
@@ -395,7 +401,7 @@ fn counters(url: &str) -> Result<f64, Error> {
 }
 
 /// What 10,000 keys take.
-fn size_of_keys() {
+fn size_of_keys(report: &mut Report) {
     for (keys, calls) in [(10_000, 1), (100, 1500)] {
         let hands = Hands::default();
         let ledger = Memory::new(Arc::new(hands.clone()));
@@ -411,11 +417,11 @@ fn size_of_keys() {
             }
         }
         let taken = IN_USE.load(Ordering::Relaxed) - before;
-        row(
-            &format!("bytes a key, {keys} keys with {calls} calls"),
-            &format!("{}", taken / keys),
-            "",
-        );
+        report.row(Row::new(
+            format!("bytes a key, {keys} keys with {calls} calls"),
+            Better::Lower,
+            vec![(taken / keys) as f64],
+        ));
     }
 }
 
@@ -463,11 +469,6 @@ fn rate(times: u32, mut does: impl FnMut()) -> f64 {
     let began = Instant::now();
     (0..times).for_each(|_| does());
     f64::from(times) / began.elapsed().as_secs_f64()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// A clock as cheap as one can be, so that it is not what is measured.

@@ -9,6 +9,7 @@ pub mod instances;
 pub mod lot;
 pub mod naive;
 pub mod redis;
+pub mod report;
 pub mod simulation;
 pub mod usage;
 mod watched;

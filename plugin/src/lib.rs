@@ -34,7 +34,6 @@ pub mod arguments;
 mod heap;
 mod hints;
 mod http;
-mod one_action;
 pub mod query;
 mod text;
 pub mod wire;
@@ -47,7 +46,9 @@ pub use bindings::exports::defender::endpoint::machine_actions::{
     MachineActionFilter, MachineActionPage,
 };
 pub use bindings::exports::defender::endpoint::machines::{FoundMachines, Machine};
-use bindings::exports::defender::endpoint::{code_execution, machine_actions, machines};
+use bindings::exports::defender::endpoint::{
+    code_execution, machine_actions, machines, restriction,
+};
 use query::{ActionQuery, MachineQuery};
 use types::{Error, MachineAction};
 
@@ -63,8 +64,6 @@ mod bindings {
         path: "../wit",
         world: "plugin",
         additional_derives: [Clone, PartialEq, Eq],
-        // See `one_action`.
-        skip: ["restrict-code-execution", "get-machine-action", "cancel-machine-action"],
     });
 
     // Natively nobody calls the exports, and a native library must not carry their symbols.
@@ -78,16 +77,36 @@ mod bindings {
 pub struct Plugin;
 
 impl code_execution::Guest for Plugin {
-    /// This, and every other call that is answered with one action: see [`one_action`]. Which one
-    /// it is says what the first argument is the id of; reading has no comment.
     fn unrestrict_code_execution(id: String, comment: String) -> Result<MachineAction, Error> {
-        let call = one_action::asked().call(&id, &comment);
-        let call = call.map_err(refused_argument)?;
-        call.interpret(&exchange(&call)?)
+        let machine = id.parse().map_err(refused_argument)?;
+        let comment = comment.parse().map_err(refused_argument)?;
+        action(&Call::UnrestrictCodeExecution { machine, comment })
+    }
+}
+
+impl restriction::Guest for Plugin {
+    fn restrict_code_execution(id: String, comment: String) -> Result<MachineAction, Error> {
+        let machine = id.parse().map_err(refused_argument)?;
+        let comment = comment.parse().map_err(refused_argument)?;
+        action(&Call::RestrictCodeExecution { machine, comment })
     }
 }
 
 impl machine_actions::Guest for Plugin {
+    fn get_machine_action(id: String) -> Result<MachineAction, Error> {
+        let action_id = id.parse().map_err(refused_argument)?;
+        action(&Call::GetMachineAction { action: action_id })
+    }
+
+    fn cancel_machine_action(id: String, comment: String) -> Result<MachineAction, Error> {
+        let action_id = id.parse().map_err(refused_argument)?;
+        let comment = comment.parse().map_err(refused_argument)?;
+        action(&Call::CancelMachineAction {
+            action: action_id,
+            comment,
+        })
+    }
+
     fn list_machine_actions(
         filter: MachineActionFilter,
         top: u32,
@@ -105,6 +124,11 @@ impl machines::Guest for Plugin {
         let call = Call::FindMachines(&query);
         call.interpret_as(&exchange(&call)?, |body| query.machines_in(body))
     }
+}
+
+/// Makes a call whose response is one action.
+fn action(call: &Call<'_>) -> Result<MachineAction, Error> {
+    call.interpret(&exchange(call)?)
 }
 
 fn exchange(call: &Call<'_>) -> Result<Answer, Error> {

@@ -13,7 +13,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::network::Network;
-use crate::policy::{Origin, OriginError};
+use crate::origin::{Origin, OriginError};
 
 pub use audience::belongs_to;
 pub(crate) use audience::is_entra;

@@ -180,6 +180,15 @@ pub fn out_of_reach(folder: &Path) -> Result<PathBuf, FolderError> {
     Ok(path)
 }
 
+/// Syncs the folder of a file: without it a new file's name may be lost in a power cut, though its
+/// content is not.
+pub(crate) fn sync_folder_of(path: &Path) -> std::io::Result<()> {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::{Permissions, create_dir, set_permissions, write};

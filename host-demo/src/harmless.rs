@@ -1,4 +1,9 @@
-//! Text from outside, made fit to be shown: on a terminal, on a page, in a table's cell.
+//! Escapes and shortens text from outside for a terminal, a log, a page or a table's cell.
+
+use serde::{Serialize, Serializer};
+
+/// The most characters of a text from outside in a record of the audit log.
+const TEXT_MAX: usize = 500;
 
 /// Text from outside, made harmless for a terminal: control and formatting characters (escape
 /// sequences, line breaks, changes of direction) are shown as what they are.
@@ -48,6 +53,43 @@ fn cell(text: &str) -> String {
         true => format!("\"{}\"", text.replace('"', "\"\"")),
         false => text,
     }
+}
+
+/// Shortens and escapes a text from outside so that it fits into one line of a log.
+pub(crate) fn shown(text: &str) -> String {
+    const MAX: usize = 100;
+    let mut shown: String = text
+        .chars()
+        .take(MAX)
+        .flat_map(char::escape_debug)
+        .collect();
+    if text.chars().nth(MAX).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// A text that serializes as its first [`TEXT_MAX`] characters.
+pub(crate) struct Cut<'a>(pub(crate) &'a str);
+
+impl Serialize for Cut<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self.0.char_indices().nth(TEXT_MAX) {
+            Some((end, _)) => to.collect_str(&format_args!("{}…", &self.0[..end])),
+            None => to.serialize_str(self.0),
+        }
+    }
+}
+
+/// Serializes a text, cut to what a record of the audit log has room for.
+pub(crate) fn cut_text<S: Serializer>(text: &str, to: S) -> Result<S::Ok, S::Error> {
+    Cut(text).serialize(to)
+}
+
+/// Serializes an optional text as [`cut_text`] does.
+#[expect(clippy::ref_option, reason = "the form that serde asks for")]
+pub(crate) fn cut<S: Serializer>(text: &Option<String>, to: S) -> Result<S::Ok, S::Error> {
+    text.as_deref().map(Cut).serialize(to)
 }
 
 #[cfg(test)]

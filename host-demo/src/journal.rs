@@ -26,10 +26,10 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use self::store::{Change, FORMAT, Store};
-use crate::batch::{Entry, Outcome};
+use crate::entry::{Entry, Outcome};
 use crate::files;
-use crate::grant::Operation;
 use crate::kind::Kind;
+use crate::operation::Operation;
 
 /// Changes that are written together, at most.
 const BATCH: usize = 512;

@@ -1,7 +1,7 @@
 //! The two things that are done with devices.
 
 use crate::contract::ActionType;
-use crate::grant::Operation;
+use crate::operation::Operation;
 
 /// What is done with a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -66,10 +66,13 @@ pub mod cloud;
 pub mod config;
 #[cfg(feature = "wasm")]
 pub mod contract;
+mod denial;
 pub mod digest;
 #[cfg(feature = "wasm")]
 mod each;
 pub mod egress;
+#[cfg(feature = "wasm")]
+mod entry;
 pub mod files;
 #[cfg(feature = "gateway")]
 pub mod gateway;
@@ -93,6 +96,8 @@ pub mod mock;
 #[cfg(feature = "wasm")]
 pub mod names;
 pub mod network;
+mod operation;
+mod origin;
 #[cfg(feature = "wasm")]
 pub mod plugin;
 pub mod policy;

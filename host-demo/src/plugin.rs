@@ -41,7 +41,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use crate::contract;
 use crate::egress::{self, Hooks};
 use crate::files::{self, FileError};
-use crate::grant::Operation;
+use crate::operation::Operation;
 use crate::pulse::{Needed, Pulse};
 
 pub use crate::digest::{Digest, DigestError};

@@ -35,122 +35,12 @@ use std::str::FromStr;
 
 use http::{Method, Uri};
 
-use crate::grant::{Operation, Target};
+use crate::harmless::shown;
+use crate::operation::{Operation, Target};
 use crate::query::{self, ActionQuery};
 
-/// Scheme, host and port, in one canonical form: what a token is bound to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Origin {
-    secure: bool,
-    host: String,
-    port: u16,
-}
-
-/// A text that is not an origin that this host will talk to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OriginError {
-    /// Not of the form `scheme://host[:port]`.
-    #[error(
-        "expected scheme, host and optional port, and nothing else: https://api.security.microsoft.com"
-    )]
-    Form,
-    /// A scheme other than `https`, or `http` beyond loopback.
-    #[error(
-        "only https:// is allowed (and http:// for loopback): a token must not cross a network in the clear"
-    )]
-    Insecure,
-}
-
-impl Origin {
-    /// The origin of a request, or `None` where it is one that no origin here can equal: with user
-    /// information, without a host, with an unknown scheme or a port that is not a number.
-    pub fn of(uri: &Uri) -> Option<Self> {
-        let secure = match uri.scheme_str()? {
-            "https" => true,
-            "http" => false,
-            _ => return None,
-        };
-        let authority = uri.authority()?;
-        // `Authority` lets user information pass, and a port that is empty or not a number.
-        if authority.as_str().contains('@') {
-            return None;
-        }
-        let host = authority.host();
-        let port = match authority.as_str().strip_prefix(host)? {
-            "" if secure => 443,
-            "" => 80,
-            rest => rest
-                .strip_prefix(':')
-                .filter(|p| p.bytes().all(|b| b.is_ascii_digit()))?
-                .parse()
-                .ok()?,
-        };
-        if host.is_empty() || port == 0 {
-            return None;
-        }
-        Some(Self {
-            secure,
-            host: host.to_ascii_lowercase(),
-            port,
-        })
-    }
-
-    /// The host: a name, an IPv4 address, or an IPv6 address in brackets.
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// The port.
-    pub const fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// Whether the connection is protected by TLS.
-    pub const fn is_secure(&self) -> bool {
-        self.secure
-    }
-
-    /// Whether the host is this machine: a loopback address, or the name `localhost`.
-    pub fn is_loopback(&self) -> bool {
-        let bare = self.host.trim_start_matches('[').trim_end_matches(']');
-        self.host == "localhost"
-            || bare
-                .parse::<std::net::IpAddr>()
-                .is_ok_and(|ip| ip.is_loopback())
-    }
-}
-
-impl FromStr for Origin {
-    type Err = OriginError;
-
-    fn from_str(text: &str) -> Result<Self, OriginError> {
-        let uri: Uri = text.parse().map_err(|_| OriginError::Form)?;
-        if uri.path_and_query().is_some_and(|p| p.as_str() != "/") {
-            return Err(OriginError::Form);
-        }
-        let origin = Self::of(&uri).ok_or(OriginError::Form)?;
-        if !origin.secure && !origin.is_loopback() {
-            return Err(OriginError::Insecure);
-        }
-        Ok(origin)
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scheme, usual) = if self.secure {
-            ("https", 443)
-        } else {
-            ("http", 80)
-        };
-        write!(f, "{scheme}://{}", self.host)?;
-        if self.port != usual {
-            write!(f, ":{}", self.port)
-        } else {
-            Ok(())
-        }
-    }
-}
+pub use crate::denial::Denial;
+pub use crate::origin::{Origin, OriginError};
 
 /// One kind of request, as `METHOD /path/with/{parameters}`.
 ///
@@ -266,74 +156,6 @@ impl FromStr for Route {
             .into_iter()
             .find(|route| route.to_string() == text)
             .ok_or(RouteError)
-    }
-}
-
-/// What a guest asked for, fit to stand in one line of a log: short, and without control codes.
-pub(crate) fn shown(text: &str) -> String {
-    const MAX: usize = 100;
-    let mut shown: String = text
-        .chars()
-        .take(MAX)
-        .flat_map(char::escape_debug)
-        .collect();
-    if text.chars().nth(MAX).is_some() {
-        shown.push('…');
-    }
-    shown
-}
-
-/// Why a request may not leave.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Denial {
-    /// To another origin than the policy's.
-    #[error("requests to {asked} are not allowed; the policy's origin is {allowed}")]
-    Origin {
-        /// Where the request would have gone, or what stood in its place.
-        asked: String,
-        /// The policy's origin.
-        allowed: Origin,
-    },
-    /// No route of the policy's matches.
-    #[error("no rule allows {method} {path}")]
-    NoRoute {
-        /// The method that was asked for.
-        method: String,
-        /// The path and query that were asked for.
-        path: String,
-    },
-    /// The route exists but is not granted.
-    #[error("the policy does not allow {operation}; this rule would: {}", .operation.route())]
-    NotGranted {
-        /// What was asked for.
-        operation: Operation,
-    },
-    /// The call was made for something else.
-    #[error("this call was made for {granted}; the plugin asked for {asked}")]
-    NotThisCall {
-        /// What the call may do.
-        granted: String,
-        /// What was asked for.
-        asked: String,
-    },
-    /// The call's one request has been made.
-    #[error("this call's one request has been made already")]
-    Spent,
-    /// A header that is not on the list.
-    #[error("the request header {0:?} is not allowed")]
-    Header(String),
-    /// A request body over the bound, or one that no such request has.
-    #[error("the request body is not one that this request has")]
-    Body,
-}
-
-impl Denial {
-    /// The rule that would allow it, if one would: what to add to the policy.
-    pub const fn rule(&self) -> Option<Route> {
-        match self {
-            Self::NotGranted { operation } => Some(operation.route()),
-            _ => None,
-        }
     }
 }
 
@@ -648,7 +470,7 @@ mod tests {
                 .ends_with("POST /api/machines/{machine-id}/unrestrictCodeExecution"),
             "{denial}"
         );
-        let granted = policy.allow(Operation::UnrestrictCodeExecution.route());
+        let granted = policy.allow(Route::of(Operation::UnrestrictCodeExecution));
         assert_eq!(granted.allows(Operation::UnrestrictCodeExecution), Ok(()));
         assert!(granted.allows(Operation::GetMachineAction).is_err());
     }
@@ -662,45 +484,5 @@ mod tests {
             "POST /api/machines/{machine-id}/offboard".parse::<Route>(),
             Err(RouteError)
         );
-    }
-
-    #[test]
-    fn an_origin_is_secure_or_loopback_and_nothing_more_than_an_origin() {
-        for good in [
-            "http://localhost:8080",
-            "http://127.0.0.1:1",
-            "http://[::1]:9",
-            "https://10.0.0.1",
-        ] {
-            assert_eq!(
-                good.parse::<Origin>().map(|o| o.to_string()).as_deref(),
-                Ok(good)
-            );
-        }
-        for insecure in [
-            "http://api.security.microsoft.com",
-            "http://127.0.0.1.evil.test",
-        ] {
-            assert_eq!(
-                insecure.parse::<Origin>(),
-                Err(OriginError::Insecure),
-                "{insecure}"
-            );
-        }
-        for not_one in [
-            "",
-            "api.security.microsoft.com",
-            "https://",
-            "https://h/api",
-            "https://h?x",
-            "https://u@h",
-            "https://h:x",
-        ] {
-            assert_eq!(
-                not_one.parse::<Origin>(),
-                Err(OriginError::Form),
-                "{not_one}"
-            );
-        }
     }
 }

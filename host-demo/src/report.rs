@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::batch::{Action, Entry, Outcome, Verdict};
-use crate::grant::Operation;
+use crate::entry::{Action, Entry, Outcome, Verdict};
 use crate::harmless::row;
 use crate::journal::{Call, Record, Standing};
 use crate::limits::Quota;
+use crate::operation::Operation;
 
 /// A run, looked at.
 pub struct Report<'a> {

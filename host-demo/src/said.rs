@@ -8,8 +8,8 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer as _, Serialize};
 use serde_json::value::RawValue;
 
-use crate::audit::{cut, cut_text};
-use crate::grant::Target;
+use crate::harmless::{cut, cut_text};
+use crate::operation::Target;
 use crate::query::MACHINES_MAX;
 
 /// What a call's answer says, in a few words.

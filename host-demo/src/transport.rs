@@ -25,7 +25,7 @@ use crate::clock::{Clock, Moment};
 use crate::cloud::Service;
 use crate::guard::{Guard, Refusal};
 use crate::network::Proxy;
-use crate::policy::Origin;
+use crate::origin::Origin;
 use crate::resolve::{self, Guarded, Lookup};
 
 /// How long a connection may take to come about, TLS included, and a proxy's tunnel.

@@ -16,7 +16,7 @@ use host_demo::journal::Journal;
 use host_demo::limits::Quota;
 use host_demo::mock::{Api, Arrival, Duplicate, Fault, Grant, Machine, Mock, Switches};
 use host_demo::plugin::{self, Plugin};
-use host_demo::policy::Policy;
+use host_demo::policy::{Policy, Route};
 use tokio::task::yield_now;
 use wasmtime::Engine;
 
@@ -197,7 +197,7 @@ impl World {
             setup.policy = Operation::ALL
                 .into_iter()
                 .fold(setup.policy.clone(), |policy, operation| {
-                    policy.allow(operation.route())
+                    policy.allow(Route::of(operation))
                 });
         })
     }

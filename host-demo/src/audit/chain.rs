@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::AuditError;
 use super::key::Key;
+use crate::digest::hex;
 
 /// The length of a hash in hexadecimal digits.
 pub(super) const HASH_DIGITS: usize = 64;
@@ -189,10 +190,6 @@ fn mac(key: &Key, bytes: &[u8]) -> Hmac<Sha256> {
     let mut mac = key.mac();
     mac.update(bytes);
     mac
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A file that is as it was written, as far as it goes.

@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::chain::{self, Head, Torn};
 use super::key::Key;
 use super::{AuditError, Doing};
+use crate::digest::hex;
 use crate::files::{self, FileError};
 
 /// How far back the last whole record is looked for: it, and what a killed process may have left.
@@ -84,7 +85,7 @@ impl LogFile {
         }
         if length == 0 {
             // Before anything is written: what is written must not fail any more.
-            sync_folder_of(path).map_err(|e| AuditError::io(Doing::Write, path, &e))?;
+            files::sync_folder_of(path).map_err(|e| AuditError::io(Doing::Write, path, &e))?;
         }
         let Tail {
             mut head,
@@ -241,14 +242,6 @@ fn length(file: &File, path: &Path) -> Result<u64, AuditError> {
     Ok(about.len())
 }
 
-/// Without it a new file's name may not outlive a power cut, though its content does.
-pub(super) fn sync_folder_of(path: &Path) -> std::io::Result<()> {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
-        _ => File::open(".")?.sync_all(),
-    }
-}
-
 /// Finds the last whole record. What stands behind it, and does not end a line, is what a killed
 /// process left; whole lines that are no records of this chain are damage, and so is a whole object
 /// without a line's end: it was a record, or was put there to pass for one.
@@ -301,7 +294,7 @@ fn torn(left: &[u8], length: u64) -> Option<Torn> {
     (!left.is_empty()).then(|| Torn {
         offset: length - left.len() as u64,
         bytes: left.len() as u64,
-        sha256: chain::hex(&Sha256::digest(left)),
+        sha256: hex(&Sha256::digest(left)),
     })
 }
 

@@ -8,8 +8,8 @@ use std::path::Path;
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 
-use super::chain::hex;
 use super::{AuditError, Doing};
+use crate::digest::hex;
 use crate::files::{self, FileError};
 
 const BYTES: usize = 32;
@@ -110,7 +110,7 @@ impl Key {
         let _ = std::fs::remove_file(draft);
         match written {
             Ok(()) => {
-                super::file::sync_folder_of(path).map_err(failed)?;
+                files::sync_folder_of(path).map_err(failed)?;
                 Ok(Self::from_bytes(&bytes))
             }
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Self::load(path),

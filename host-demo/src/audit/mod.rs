@@ -45,7 +45,7 @@ use tokio::sync::oneshot;
 pub use chain::{OpenCall, Problem, Verified, VerifyError};
 pub use key::Key;
 pub use record::Who;
-pub(crate) use record::{Claimed, Ending, Observed, Outcome, Trail, cut, cut_text};
+pub(crate) use record::{Claimed, Ending, Observed, Outcome, Trail};
 
 use file::LogFile;
 use writer::{Backlog, Entry, Record};

@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use serde_json::json;
 
 use super::chain::Torn;
 use super::{Audit, AuditError, Written};
 use crate::clock::{Clock, Moment};
-use crate::grant::{Grant, Operation, Target};
+use crate::grant::Grant;
+use crate::harmless::{Cut, cut, cut_text};
 use crate::limits::Quota;
+use crate::operation::{Operation, Target};
 use crate::said::{Count, Said, SaidAction};
 
 /// How long a caller waits for the record of a call that has ended.
@@ -19,9 +21,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How far beyond the call's deadline, at most.
 const OVERTIME: Duration = Duration::from_secs(1);
-
-/// Characters of a text from outside. What is longer is cut.
-const TEXT_MAX: usize = 500;
 
 /// The bytes of a line that holds an outcome, and of a line that closes off what another process
 /// left before it. An outcome has at most eighteen texts from outside, which are at most 3,005
@@ -342,25 +341,4 @@ pub(super) fn closing(torn: &Torn) -> String {
 )]
 fn text(record: &Record<'_>) -> String {
     serde_json::to_string(record).expect("a record can be written")
-}
-
-/// A text, or as much of it as a record has room for.
-struct Cut<'a>(&'a str);
-
-impl Serialize for Cut<'_> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        match self.0.char_indices().nth(TEXT_MAX) {
-            Some((end, _)) => to.collect_str(&format_args!("{}…", &self.0[..end])),
-            None => to.serialize_str(self.0),
-        }
-    }
-}
-
-pub(crate) fn cut_text<S: Serializer>(text: &str, to: S) -> Result<S::Ok, S::Error> {
-    Cut(text).serialize(to)
-}
-
-#[expect(clippy::ref_option, reason = "the form that serde asks for")]
-pub(crate) fn cut<S: Serializer>(text: &Option<String>, to: S) -> Result<S::Ok, S::Error> {
-    text.as_deref().map(Cut).serialize(to)
 }

@@ -11,7 +11,8 @@ use super::chain::{self, Head, Torn};
 use super::file::LogFile;
 use super::*;
 use crate::clock::{Clock as _, ManualClock};
-use crate::grant::{Grant, Operation, Target};
+use crate::grant::Grant;
+use crate::operation::{Operation, Target};
 use crate::said::SaidAction;
 
 struct Folder(tempfile::TempDir);
@@ -881,7 +882,7 @@ fn a_closing_record_accounts_for_exactly_what_it_names() {
     let (line, head) = (String::from_utf8(text.clone()).unwrap(), text.len() as u64);
     let (_, after) = chain::check(&key, line.trim_end().as_bytes()).unwrap();
     let closed_off = |offset, bytes, hashed: &[u8], left: &[u8]| {
-        let sha256 = chain::hex(&<sha2::Sha256 as sha2::Digest>::digest(hashed));
+        let sha256 = crate::digest::hex(&<sha2::Sha256 as sha2::Digest>::digest(hashed));
         let closing = record::closing(&Torn {
             offset,
             bytes,

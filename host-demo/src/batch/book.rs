@@ -18,10 +18,10 @@ pub(super) use self::reading::Read;
 
 use self::fate::{Fate, fate};
 use super::breaker::{Breaker, Went};
-use super::entry::ending;
 use super::{Entry, Follow, Problem, State};
 use crate::clock::Moment;
 use crate::contract::{MachineAction, Reason};
+use crate::entry::ending;
 use crate::host::CallError;
 use crate::id::MachineId;
 use crate::kind::Kind;

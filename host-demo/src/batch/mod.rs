@@ -16,7 +16,6 @@
 
 mod book;
 mod breaker;
-mod entry;
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,16 +25,16 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-pub use self::entry::{Action, Entry, Outcome, Problem, State, Verdict};
+pub use crate::entry::{Action, Entry, Outcome, Problem, State, Verdict};
 
 use self::book::{Book, News, Read, Rules};
 use crate::clock::Moment;
 use crate::contract::{MachineAction, MachineActionFilter, Reason};
-use crate::grant::Operation;
 use crate::host::{CallError, Consent, Host, Patience};
 use crate::journal::{Begun, Call, Journal, JournalError};
 use crate::kind::Kind;
 use crate::limits::{NotUntil, Why};
+use crate::operation::Operation;
 use crate::survey::{self, Bounds};
 
 /// How many requests are under way at one time, unless it is said. The quota sets the pace; this

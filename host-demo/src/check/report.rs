@@ -7,8 +7,8 @@ use jiff::SignedDuration;
 use super::{Ability, Bearer, Facts, Rights};
 use crate::cloud::Service;
 use crate::contract::Reason;
-use crate::grant::Operation;
 use crate::host::CallError;
+use crate::operation::Operation;
 
 /// Beyond this, a clock that is wrong begins to cost tokens: Entra dates a token back by five
 /// minutes at most, and its assertions hold for as long.

@@ -1,7 +1,7 @@
 //! Which token may go where, by whom it is for.
 
 use super::{TABLE, WINDOWS_DEFENDER_ATP, is_known};
-use crate::policy::Origin;
+use crate::origin::Origin;
 
 /// Other names of Entra's endpoints, which issue the same tokens (Microsoft, "National clouds", and
 /// the `aliases` of its instance discovery document).

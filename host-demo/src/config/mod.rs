@@ -19,7 +19,7 @@ use crate::digest::Digest;
 use crate::identity::Method;
 use crate::limits::LedgerName;
 use crate::network::{Network, Proxy};
-use crate::policy::Origin;
+use crate::origin::Origin;
 
 /// A configuration with every key, commented.
 pub const EXAMPLE: &str = include_str!("../../../docs/config.example.toml");

@@ -9,7 +9,8 @@ use crate::egress::CALL_TIMEOUT;
 use crate::identity::Method;
 use crate::limits::Quota;
 use crate::network::{Network, Proxy};
-use crate::policy::{Origin, Policy, Route};
+use crate::origin::Origin;
+use crate::policy::{Policy, Route};
 
 /// What holds.
 #[derive(Clone, Debug, PartialEq, Eq)]

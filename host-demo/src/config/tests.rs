@@ -3,8 +3,9 @@ use std::path::Path;
 
 use super::*;
 use crate::cloud::Service;
-use crate::grant::Operation;
 use crate::limits::Quota;
+use crate::operation::Operation;
+use crate::policy::Route;
 
 fn parse(text: &str) -> File {
     File::parse(text, Path::new("/etc/x")).unwrap_or_else(|e| panic!("{text}\n{e:#?}"))
@@ -735,8 +736,8 @@ fn what_is_permitted_and_recorded_can_be_configured() {
 fn a_policy_allows_what_it_lists_and_by_default_to_release_and_to_read() {
     let origin = || Service::commercial().origin().clone();
     let routes = |text: &str| settle(text, &[], &[]).policy(origin()).routes().to_vec();
-    let release = Operation::UnrestrictCodeExecution.route();
-    let read = Operation::GetMachineAction.route();
+    let release = Route::of(Operation::UnrestrictCodeExecution);
+    let read = Route::of(Operation::GetMachineAction);
     assert_eq!(routes(""), crate::policy::Policy::RELEASE_AND_READ);
     assert_eq!(routes("[policy]\nallow = []"), []);
     assert_eq!(routes(&format!("[policy]\nallow = [\"{read}\"]")), [read]);

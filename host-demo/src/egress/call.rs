@@ -26,9 +26,12 @@ use super::{AnswerError, Egress, Refusal, Seen, SendError};
 use crate::answer::{Answer, Needle};
 use crate::audit::{AuditError, Claimed, Ending, Trail};
 use crate::clock::Moment;
-use crate::grant::{Grant, Operation};
+use crate::denial::Denial;
+use crate::grant::Grant;
 use crate::limits::Permit;
-use crate::policy::{Denial, Origin};
+use crate::operation::Operation;
+use crate::origin::Origin;
+use crate::policy::Route;
 use crate::said::Said;
 use crate::transport::RESPONSE_HEADERS_MAX;
 
@@ -458,7 +461,7 @@ impl WayOut {
         match &self.trail {
             Some(trail) => {
                 trail
-                    .intend(&self.grant.operation().route().to_string())
+                    .intend(&Route::of(self.grant.operation()).to_string())
                     .await
             }
             None => Ok(()),

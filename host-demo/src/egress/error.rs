@@ -2,9 +2,9 @@
 
 use crate::audit::AuditError;
 use crate::clock::Moment;
+use crate::denial::Denial;
 use crate::identity::IdentityError;
 use crate::limits::{LedgerError, NotUntil, Why};
-use crate::policy::Denial;
 use crate::transport::TransportError;
 
 /// Why a call was not begun. Nothing was sent.

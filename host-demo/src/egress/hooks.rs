@@ -17,7 +17,7 @@ use wasmtime_wasi_http::{
 use super::call::{REQUEST_BODY_MAX, WayOut};
 use super::{AnswerError, Call, Refusal, SendError};
 use crate::contract::connection;
-use crate::grant::Operation;
+use crate::operation::Operation;
 use crate::transport::TransportErrorKind;
 
 /// A call's way out, for a guest: what `wasi:http` calls ([`WasiHttpHooks`]) and what answers

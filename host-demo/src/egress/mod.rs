@@ -48,13 +48,15 @@ use std::time::Duration;
 use crate::audit::{Audit, Trail};
 use crate::clock::{Clock, Moment, SystemClock};
 use crate::cloud::Service;
-use crate::grant::{Grant, Operation, Target};
+use crate::grant::Grant;
 use crate::identity::{BearerToken, IdentityError, Principal, TokenSource};
 use crate::limits::{Key, Ledger, Limiter, Memory, NoPermit, Permit, Quota};
+use crate::operation::{Operation, Target};
 use crate::policy::Policy;
 use crate::transport::{SetupError, Transport};
 
 pub use crate::answer::AnswerError;
+pub use crate::limits::CALL_TIMEOUT;
 pub use call::Call;
 pub use error::{BeginError, Refusal, SendError};
 #[cfg(feature = "wasm")]
@@ -67,9 +69,6 @@ pub(crate) use error::when;
 pub(crate) use patience::stopped;
 
 use call::Parts;
-
-/// How long one call may take, unless configured.
-pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a boundary is made of. [`new`](Self::new) asks for what has no default.
 pub struct Setup {

@@ -2,9 +2,11 @@
 
 use crate::audit::{AuditError, Claimed, Ending, Observed, Outcome};
 use crate::clock::Moment;
-use crate::grant::{Grant, Operation};
+use crate::denial::Denial;
+use crate::grant::Grant;
 use crate::identity::{BearerToken, IdentityError};
-use crate::policy::Denial;
+use crate::operation::Operation;
+use crate::policy::Route;
 use crate::said::Said;
 use crate::transport::TransportError;
 
@@ -101,7 +103,7 @@ impl Seen {
             ended,
             allowed_by: self
                 .is_allowed
-                .then(|| grant.operation().route().to_string()),
+                .then(|| Route::of(grant.operation()).to_string()),
             denied: self.denied.iter().map(ToString::to_string).collect(),
             denials: self.denials,
             observed: Observed {

@@ -12,7 +12,8 @@ use super::Shared;
 use super::reply::Reply;
 use super::secret::Secret;
 use crate::egress::{BeginError, Patience, stopped};
-use crate::grant::{Grant, Operation, Target};
+use crate::grant::Grant;
+use crate::operation::{Operation, Target};
 use crate::query::ActionQuery;
 
 /// How long an engine may have the gateway wait for the quota.

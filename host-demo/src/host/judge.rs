@@ -4,7 +4,7 @@ use super::{CallError, Host};
 use crate::audit::{Claimed, Ending};
 use crate::contract::{self, Effect, Reason};
 use crate::egress::{Call, Seen, Word};
-use crate::grant::{Operation, Target};
+use crate::operation::{Operation, Target};
 use crate::plugin::Fault;
 use crate::said::Said;
 

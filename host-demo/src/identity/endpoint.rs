@@ -20,7 +20,7 @@ use serde_json::Value;
 use super::IdentityError;
 use super::error::{Refusal, librarys};
 use super::mask::Secrets;
-use crate::policy::Origin;
+use crate::origin::Origin;
 use crate::transport::{Transport, TransportError, TransportErrorKind};
 
 /// How long an authority may take for an answer, unless less is asked for.

@@ -18,7 +18,7 @@ use super::endpoint::{Endpoint, Failure, Whom};
 use super::{IdentityError, Method};
 use crate::clock::Clock;
 use crate::cloud::Service;
-use crate::policy::Origin;
+use crate::origin::Origin;
 use crate::transport::{Transport, TransportErrorKind};
 
 /// Who is asked, for people.

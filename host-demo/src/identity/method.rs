@@ -20,7 +20,7 @@ use super::managed::Managed;
 use super::{IdentityError, Prompt};
 use crate::clock::Clock;
 use crate::cloud::{self, Service};
-use crate::policy::Origin;
+use crate::origin::Origin;
 use crate::transport::Transport;
 
 /// A way to a token.

@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, Transaction, params};
 
 use super::{Call, JournalError, Record, Run, no_such_run, run_of, unusable};
-use crate::batch::{Action, Entry, Outcome, Problem, State};
-use crate::grant::Operation;
+use crate::entry::{Action, Entry, Outcome, Problem, State};
 use crate::id::MachineId;
 use crate::kind::Kind;
+use crate::operation::Operation;
 
 /// The format's number. Where another one is found, nothing is read.
 pub(super) const FORMAT: u32 = 2;

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use rusqlite::Connection;
 
 use super::*;
-use crate::batch::{Action, Problem, State};
+use crate::entry::{Action, Problem, State};
 
 struct Place {
     folder: tempfile::TempDir,

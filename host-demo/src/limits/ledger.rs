@@ -11,7 +11,7 @@ use async_trait::async_trait;
 
 use super::{Ask, Budget, News, Reply};
 use crate::clock::{Clock, Moment};
-use crate::grant::Operation;
+use crate::operation::Operation;
 
 /// What the service counts by: a real 429 names it "Destination+TenantID+AppID".
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -370,8 +370,8 @@ mod tests {
 
     use super::*;
     use crate::clock::ManualClock;
-    use crate::grant::Operation;
     use crate::limits::{GRACE, Memory, Why};
+    use crate::operation::Operation;
 
     const CALL: Duration = Duration::from_secs(30);
 

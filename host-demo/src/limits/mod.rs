@@ -69,7 +69,8 @@ pub use time::boot_id;
 
 use std::time::Duration;
 
-use crate::egress::CALL_TIMEOUT;
+/// How long one call may take, unless configured. A slot without an answer counts from its end.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a key is closed after a loss, by the documented quotas and the usual time of a call.
 const LOSS: Duration = CALL_TIMEOUT

@@ -11,11 +11,11 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use super::{Pace, Report, roughly, wrong};
-use crate::batch::{Outcome, Verdict};
-use crate::grant::Operation;
+use crate::entry::{Outcome, Verdict};
 use crate::harmless::is_harmful;
 use crate::journal::Standing;
 use crate::limits::Quota;
+use crate::operation::Operation;
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");

@@ -1,7 +1,7 @@
 use std::ops::Range;
 
 use super::*;
-use crate::batch::{Action, Problem, State};
+use crate::entry::{Action, Problem, State};
 use crate::host::CallError;
 use crate::input::{Named, Wanted};
 use crate::journal::Run;

@@ -14,6 +14,7 @@ use host_demo::limits::Quota;
 use host_demo::mock::{
     ActionStatus, ActionType, Api, DeviceBehaviour, Duplicate, Ending, Fault, Grant, MachineAction,
 };
+use host_demo::policy::Route;
 use tests::batch::{COMMENT, drive};
 use tests::lot::Lot;
 use tests::world::World;
@@ -97,7 +98,7 @@ async fn whatever_becomes_of_two_thousand_devices_is_what_the_service_has_in_its
     let token = world.mock.token(Grant::new().app(ANOTHER).roles(ROLES));
     let others = world.another_host(|setup| {
         setup.tokens = Arc::new(FixedToken::new(&token).unwrap());
-        let restricting = Operation::RestrictCodeExecution.route();
+        let restricting = Route::of(Operation::RestrictCodeExecution);
         setup.policy = setup.policy.clone().allow(restricting);
     });
     let mut restricted = Vec::new();

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use host_demo::contract::{ActionStatus, ActionType, Effect, Reason};
+use host_demo::grant::Operation;
 use host_demo::host::{CallError, Patience};
 use host_demo::mock::{Api, EndedCancel, Fault, Grant};
+use host_demo::policy::Route;
 use tests::world::World;
 
 const LATER: Duration = Duration::from_secs(60);
@@ -155,7 +157,7 @@ async fn any_right_to_an_action_is_one_to_take_it_back() {
     for (role, may) in [("Machine.Read.All", false), ("Machine.Scan", true)] {
         let token = world.mock.token(Grant::new().roles([role]));
         let host = world.another_host(|setup| {
-            let cancel = host_demo::grant::Operation::CancelMachineAction.route();
+            let cancel = Route::of(Operation::CancelMachineAction);
             setup.policy = setup.policy.clone().allow(cancel);
             let token = host_demo::identity::FixedToken::new(&token).unwrap();
             setup.tokens = std::sync::Arc::new(token);

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::Sleep;
-use crate::grant::Operation;
 use crate::limits::{Holder, NotUntil, Quota, Slot, Why};
+use crate::operation::Operation;
 
 const SECOND: Duration = Duration::from_secs(1);
 const CALL: Duration = Duration::from_secs(30);

@@ -6,6 +6,7 @@ use host_demo::cloud::Service;
 use host_demo::grant::Operation;
 use host_demo::host::{Host, Patience, Setup};
 use host_demo::identity::FixedToken;
+use host_demo::policy::Route;
 use serde_json::json;
 use tests::world::real_plugin;
 
@@ -34,7 +35,7 @@ impl Stage {
         let service = service.with_ca(mock.ca_pem().unwrap().as_bytes().to_vec());
         let token = Arc::new(FixedToken::new(&mock.token(Grant::new())).unwrap());
         let mut setup = Setup::new(service, token);
-        let route = Operation::RestrictCodeExecution.route();
+        let route = Route::of(Operation::RestrictCodeExecution);
         setup.policy = setup.policy.allow(route);
         let host = Host::new(real_plugin(), &setup.build().unwrap());
         let restriction = host.restrict_code_execution(id, comment, Patience::default());

@@ -94,7 +94,7 @@ fn cut(text: Option<&String>) -> Option<String> {
 
 impl Action {
     /// What is kept of this one, whose comment is the run's own or another.
-    pub(super) fn of(action: &MachineAction, is_own: bool) -> Self {
+    pub(crate) fn of(action: &MachineAction, is_own: bool) -> Self {
         let comment = cut(action.requestor_comment.as_ref());
         Self {
             id: action.id.clone(),
@@ -134,7 +134,7 @@ impl Problem {
     }
 
     /// One that is said here, and not by an error.
-    pub(super) fn said(message: &str) -> Self {
+    pub(crate) fn said(message: &str) -> Self {
         let value = json!({
             "message": message,
             "effect": Effect::None.name(),
@@ -238,7 +238,7 @@ impl Entry {
     }
 
     /// From now on this is its action: it waits for its end, or has come to it.
-    pub(super) fn has(&mut self, action: &MachineAction, is_own: bool) {
+    pub(crate) fn has(&mut self, action: &MachineAction, is_own: bool) {
         self.is_adopted = !is_own;
         self.name = cut(action.computer_dns_name.as_ref()).or_else(|| self.name.take());
         self.action = Some(Action::of(action, is_own));
@@ -252,7 +252,7 @@ impl Entry {
 }
 
 /// Whether an action with this status has ended, and well.
-pub(super) const fn ending(status: &ActionStatus) -> Option<bool> {
+pub(crate) const fn ending(status: &ActionStatus) -> Option<bool> {
     match status {
         contract::ActionStatus::Succeeded => Some(true),
         ActionStatus::Failed | ActionStatus::TimeOut | ActionStatus::Cancelled => Some(false),

@@ -9,6 +9,9 @@ use host_demo::kind::Kind;
 /// Every page that people read, with its path.
 const PAGES: &[(&str, &str)] = &[
     ("README.md", include_str!("../../../README.md")),
+    ("CHANGELOG.md", include_str!("../../../CHANGELOG.md")),
+    ("CONTRIBUTING.md", include_str!("../../../CONTRIBUTING.md")),
+    ("SECURITY.md", include_str!("../../../SECURITY.md")),
     (
         "docs/compatibility.md",
         include_str!("../../../docs/compatibility.md"),

@@ -28,6 +28,7 @@
 //! - [`survey`]: many actions, read page by page. [`history`]: what they say of devices.
 //!   [`kind`]: the two things that are done with them.
 //! - [`cancel`]: actions, taken back.
+//! - [`shell`]: text that can be pasted into a shell.
 //! - [`mock`]: a stand-in for the service, for tests and for trying things out.
 //!
 //! # Parts
@@ -103,6 +104,7 @@ pub mod query;
 pub mod report;
 mod resolve;
 mod said;
+pub mod shell;
 #[cfg(feature = "wasm")]
 pub mod survey;
 pub mod transport;

@@ -11,7 +11,6 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use host_demo::cloud::{Cloud, Region};
 use host_demo::config::duration;
-use host_demo::identity::Method;
 use host_demo::plugin::Digest;
 
 use self::help::{
@@ -615,14 +614,14 @@ pub(crate) struct Connection {
     #[arg(long, value_name = "ID", help_heading = "Identity")]
     pub(crate) client_id: Option<String>,
 
-    /// How to get a token: one of the ways that are listed below.
+    /// How to sign in; the methods are explained below.
     #[arg(
         long,
         value_name = "METHOD",
-        conflicts_with = "token_file",
+        value_parser = PossibleValuesParser::new(host_demo::config::auth_names()),
         help_heading = "Identity"
     )]
-    pub(crate) auth: Option<Method>,
+    pub(crate) auth: Option<String>,
 
     /// A file with the application's secret, instead of AZURE_CLIENT_SECRET.
     #[arg(long, value_name = "FILE", help_heading = "Identity")]
@@ -687,10 +686,12 @@ pub(crate) struct Mock {
 
     /// Write the certificate of its throw-away authority to this file (PEM). Needed, unless it is
     /// --plain-http.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "plain_http")]
     pub(crate) ca_out: Option<PathBuf>,
 
-    /// Write a token that it accepts to this file, for clients that can't ask for one.
+    /// Write a token that it accepts to this file, for clients that can't ask for one [default with
+    /// --plain-http: host-demo/stand-in-PORT.token in the user's state directory, removed in the
+    /// end].
     #[arg(long, value_name = "FILE")]
     pub(crate) token_out: Option<PathBuf>,
 

@@ -1,5 +1,10 @@
 //! What stands below the arguments in the help: examples, exit codes, and what else is to be known.
 
+/// The headings under which flags say what a command works with: the service, the credentials, the
+/// files. Every other command that it suggests needs the same.
+pub(crate) const CONTEXT_HEADINGS: [&str; 6] =
+    ["Service", "Network", "Identity", "Audit", "Quotas", "Journal"];
+
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   host-demo demo
@@ -36,13 +41,14 @@ Credentials come from the environment, never from arguments:
                                                          Machine.RestrictExecution
   AZURE_AUTHORITY_HOST                                   the authority of a service of one's own
 or from files: --client-secret-file, --token-file. With --auth METHOD, from elsewhere:
-  client-secret       as above; what is meant without --auth
+  client-secret       as above; this is the default
   client-certificate  AZURE_CLIENT_CERTIFICATE_PATH, a PEM file with the certificate and its key
   workload-identity   AZURE_FEDERATED_TOKEN_FILE, another issuer's token that the application trusts
   managed-identity    the Azure machine that this runs on
   azure-cli           the user who is signed in: az login
   device-code         a user who signs in with a browser, here or elsewhere
-  default             the first of these that is there, without device-code
+  token-file          --token-file: a token at hand, used as it is
+  default             the first that is there, without device-code and token-file
 A file can be what another command prints: --token-file <(COMMAND), or /dev/stdin.
 
 "
@@ -245,10 +251,13 @@ pub(crate) const PLAIN_EXIT_CODES: &str = plain_exit_codes!();
 pub(crate) const SHOW_HELP: &str = concat!(credentials!(), plain_exit_codes!());
 
 pub(crate) const VERIFY_HELP: &str = "\
+Where neither the log nor its key is there, nothing was recorded yet. Whoever removes both, and the
+runs, leaves the same picture: only a hash that was noted elsewhere (--head) shows that.
+
 Exit codes:
-  0  all of it is intact
+  0  all of it is intact, or there is no audit log yet
   1  it is damaged
-  2  that can't be told";
+  2  that can't be told, or a log or its key is missing";
 
 pub(crate) const RUNS_HELP: &str = "\
 A run that was `interrupted` goes on with: host-demo resume RUN.

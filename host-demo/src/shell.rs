@@ -94,7 +94,10 @@ mod tests {
     fn a_variable_and_a_program_have_the_shells_form() {
         assert_eq!(Posix.set("A", "b c"), "export A='b c'");
         assert_eq!(PowerShell.set("A", "b'c"), "$env:A = 'b''c'");
-        assert_eq!(Posix.program("/my tools/host-demo"), "'/my tools/host-demo'");
+        assert_eq!(
+            Posix.program("/my tools/host-demo"),
+            "'/my tools/host-demo'"
+        );
         assert_eq!(
             PowerShell.program(r"C:\my tools\host-demo.exe"),
             r"& 'C:\my tools\host-demo.exe'"
@@ -105,9 +108,13 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn sh_reads_every_word_as_it_was() {
-        for word in ["it's", "a\\b", "$(id)", "`id`", "a\"b", " ", "*", "é", "-n", "#", "!", "=ls"] {
+        for word in [
+            "it's", "a\\b", "$(id)", "`id`", "a\"b", " ", "*", "é", "-n", "#", "!", "=ls",
+        ] {
             let line = format!("printf '[%s]' {}", Posix.quote(word));
-            let output = std::process::Command::new("sh").args(["-c", &line]).output();
+            let output = std::process::Command::new("sh")
+                .args(["-c", &line])
+                .output();
             let output = output.expect("there is a shell");
             assert_eq!(String::from_utf8_lossy(&output.stdout), format!("[{word}]"));
         }

@@ -72,7 +72,10 @@ pub(crate) async fn run(args: args::Mock, format: Output) -> anyhow::Result<Exit
 
 /// Writes a token where a client needs one: the secret is sent over TLS only, so a stand-in without
 /// TLS can't be asked for one.
-fn token_file(mock: &Mock, args: &args::Mock) -> anyhow::Result<(Option<PathBuf>, Option<OwnFile>)> {
+fn token_file(
+    mock: &Mock,
+    args: &args::Mock,
+) -> anyhow::Result<(Option<PathBuf>, Option<OwnFile>)> {
     /// For as long as somebody tries things out.
     const DAY: Duration = Duration::from_secs(24 * 3600);
 

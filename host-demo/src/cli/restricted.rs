@@ -81,7 +81,10 @@ pub(crate) async fn run(args: Restricted, format: Output) -> anyhow::Result<Exit
     );
     if found.restricting > 0 {
         let devices = counted(found.restricting, "device more has", "devices more have");
-        note!("host-demo: {devices} a restriction under way; see {}", status());
+        note!(
+            "host-demo: {devices} a restriction under way; see {}",
+            status()
+        );
     }
     if found.unclear > 0 {
         let devices = counted(found.unclear, "device", "devices");

@@ -110,10 +110,7 @@ pub(super) fn flags() -> Vec<(String, String)> {
             return None;
         }
         let value = match flag.is_path {
-            true => std::path::absolute(&flag.value)
-                .ok()?
-                .display()
-                .to_string(),
+            true => std::path::absolute(&flag.value).ok()?.display().to_string(),
             false => flag.value.clone(),
         };
         Some((flag.long.clone(), value))
@@ -234,7 +231,9 @@ mod tests {
                        https://x/.default --allow-address 10.1.0.0/16 --allow-address 10.2.0.0/16";
         assert_eq!(
             suggested(&args, &["status", "MACHINE_ID"]),
-            format!("host-demo status MACHINE_ID --config 'my config.toml' {service} --ledger memory")
+            format!(
+                "host-demo status MACHINE_ID --config 'my config.toml' {service} --ledger memory"
+            )
         );
         assert_eq!(
             suggested(&args, &["runs", "show", "last"]),

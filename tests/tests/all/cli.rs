@@ -5,10 +5,14 @@ mod cancel;
 mod gateway;
 mod hostile_plugin;
 mod input;
+mod interrupt;
+mod mock;
 mod names;
+mod options;
 mod quota;
 mod restricted;
 mod runs;
+mod suggestions;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -927,48 +931,6 @@ fn has_files(folder: &Path) -> bool {
         .any(|path| path.is_file() || has_files(&path))
 }
 
-#[test]
-fn what_the_stand_in_prints_can_be_pasted() {
-    let stage = Stage::new();
-    let scale = SCALE.to_string();
-    let args = [
-        "mock",
-        "--ca-out",
-        "paste.pem",
-        "--token-out",
-        "token",
-        "--time-scale",
-        &scale,
-    ];
-    let mut mock = stage.bare(args).with_args(["--set", "duplicate=reject"]);
-    let mut child = mock.command.stdout(Stdio::piped()).spawn().unwrap();
-    let mut printed = String::new();
-    let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
-    while !printed.contains("# The devices it knows:") {
-        let read = std::io::BufRead::read_line(&mut out, &mut printed).unwrap();
-        assert_ne!(read, 0, "it ended after: {printed}");
-    }
-    let mut shell = Command::new("sh");
-    shell
-        .args(["-e", "-c", &printed])
-        .env("PATH", path_with_the_command())
-        .env("XDG_CACHE_HOME", cache())
-        .env("XDG_STATE_HOME", stage.folder.path())
-        .current_dir("/");
-    let output = shell.output().unwrap();
-    let interrupted = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status();
-    assert!(interrupted.unwrap().success());
-    assert!(
-        child.wait().unwrap().success(),
-        "Ctrl-C ends it in good order"
-    );
-    let said = Said::new(&output);
-    assert!(output.status.success(), "{printed}\n{said}");
-    said.mentions("released");
-}
-
 fn path_with_the_command() -> String {
     let folder = BINARY.parent().unwrap().to_str().unwrap();
     format!("{folder}:{}", std::env::var("PATH").unwrap())
@@ -1035,6 +997,12 @@ fn an_error_says_nothing_twice() {
 fn the_demo_tells_its_story() {
     let stage = Stage::new();
     let said = stage.bare(["demo"]).exits(0);
+    let (_, kinds) = said
+        .out
+        .split_once("* The plugin may send 4 kinds of request")
+        .unwrap();
+    let kinds = kinds.lines().skip(1).take_while(|line| !line.is_empty());
+    assert_eq!(kinds.count(), 4, "{said}");
     said.mentions("Succeeded")
         .mentions("invalid-argument")
         .mentions("not-found");

@@ -2,8 +2,9 @@
 
 /// The headings under which flags say what a command works with: the service, the credentials, the
 /// files. Every other command that it suggests needs the same.
-pub(crate) const CONTEXT_HEADINGS: [&str; 6] =
-    ["Service", "Network", "Identity", "Audit", "Quotas", "Journal"];
+pub(crate) const CONTEXT_HEADINGS: [&str; 6] = [
+    "Service", "Network", "Identity", "Audit", "Quotas", "Journal",
+];
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:

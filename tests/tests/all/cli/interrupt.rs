@@ -129,7 +129,7 @@ fn before_the_handler_nothing_was_sent_and_nothing_printed() {
     std::fs::write(stage.folder.path().join("token"), "a-token").unwrap();
     let mut codes = Vec::new();
     for n in 0..TRIES {
-        let mut child = command
+        let child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

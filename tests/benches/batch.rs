@@ -94,7 +94,7 @@ async fn with_quotas(binary: &Path, folder: &Path) -> Result<(), Error> {
         .stderr(Stdio::null());
     let mut child = command.spawn()?;
     let watched = tokio::task::spawn_blocking(move || usage::watch(&mut child));
-    let (status, peak) = watched.await??;
+    let usage::Usage { status, peak, .. } = watched.await??;
     if !status.success() {
         return Err(format!("the run ended with {status}").into());
     }

@@ -97,6 +97,8 @@ impl Stage {
             ["--scope", &scope],
             ["--ca-file", "ca.pem"],
             ["--time-scale", SCALE],
+            // Seconds, on the machine's own clock.
+            ["--timeout", "20m"],
         ]
         .concat()
         .into_iter()
@@ -122,7 +124,7 @@ impl Stage {
         let child = self
             .command(&BINARY)
             .args(["unrestrict", &id, "--comment", "x", "--no-wait"])
-            .args(["--timeout", "10m", "--output", "json"])
+            .args(["--output", "json"])
             .args(self.service())
             .stdout(Stdio::piped())
             .spawn()

@@ -53,7 +53,7 @@ fn begun(stage: &Stage) -> Said {
     }
     std::fs::write(stage.folder.path().join("my config.toml"), "").unwrap();
     stage
-        .run(["unrestrict", "--comment", "x", "--deadline", "20s"])
+        .run(["unrestrict", "--comment", "x", "--deadline", "3m"])
         .with_args(stage.mock.machine_ids())
         .with_args(FILES)
         .with_args(["--config", "my config.toml"])
@@ -178,7 +178,7 @@ fn a_lost_and_a_damaged_ledger_are_opened_and_renewed_by_the_commands_that_are_s
             .connected_without_ca()
             .with_args(["--ca-file", "ca.pem"]);
         run.command
-            .args(["--ledger", "my ledger", "--deadline", "1m"]);
+            .args(["--ledger", "my ledger", "--deadline", "10m"]);
         run.env("AZURE_CLIENT_SECRET", stage.mock.client_secret())
     };
     let said = release().exits(2);

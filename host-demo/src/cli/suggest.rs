@@ -237,7 +237,7 @@ mod tests {
         );
         assert_eq!(
             suggested(&args, &["runs", "show", "last"]),
-            r"host-demo runs show last --config 'my config.toml' --runs 'it'\''s here'"
+            r"host-demo runs show last --runs 'it'\''s here' --config 'my config.toml'"
         );
         assert_eq!(
             suggested(&args, &["quota", "open"]),

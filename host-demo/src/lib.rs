@@ -94,6 +94,8 @@ pub mod mock;
 pub mod names;
 pub mod network;
 #[cfg(feature = "wasm")]
+pub mod pilot;
+#[cfg(feature = "wasm")]
 pub mod plugin;
 pub mod policy;
 #[cfg(feature = "wasm")]

@@ -224,7 +224,11 @@ impl Route {
         let target = match parameter {
             Parameter::MachineId => Target::Machine(text.parse().ok()?),
             Parameter::ActionId => Target::Action(text.parse().ok()?),
-            Parameter::Actions => return ActionQuery::parse(text).map(Target::Actions),
+            Parameter::Actions => {
+                let query = ActionQuery::parse(text);
+                let query = query.or_else(|| ActionQuery::parse_in_capitals(text));
+                return query.map(Target::Actions);
+            }
             Parameter::Name => return query::name_in(text).map(Target::Name),
         };
         // Parsing lower-cases. On the wire the id must be canonical already.

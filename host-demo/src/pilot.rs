@@ -308,8 +308,12 @@ impl Pilot<'_> {
         let restricting = self
             .host
             .restrict_code_execution(self.device.id.as_str(), COMMENT, patience);
+        let mut name = self.device.name.clone();
         let restriction = match restricting.await {
-            Ok(action) => Some(action.id),
+            Ok(action) => {
+                name = name.or(action.computer_dns_name);
+                Some(action.id)
+            }
             Err(error) if error.effect() == crate::contract::Effect::None => {
                 return Ended {
                     device: Left::Untouched(error),
@@ -337,7 +341,7 @@ impl Pilot<'_> {
                 is_interrupted: *self.stop.borrow(),
             };
         }
-        let asking = self.ask(restriction.as_deref(), &mut releases);
+        let asking = self.ask(restriction.as_deref(), name.as_deref(), &mut releases);
         self.unless_stopped(asking).await;
         let device = self.settle(releases).await;
         Ended {
@@ -376,7 +380,12 @@ impl Pilot<'_> {
     }
 
     /// Asks what is open, while the release is under way.
-    async fn ask(&self, restriction: Option<&str>, releases: &mut Vec<String>) {
+    async fn ask(
+        &self,
+        restriction: Option<&str>,
+        name: Option<&str>,
+        releases: &mut Vec<String>,
+    ) {
         self.begin(Step::Duplicate);
         if let Ok(action) = self.release_once().await
             && !releases.contains(&action.id)
@@ -395,7 +404,7 @@ impl Pilot<'_> {
         }
         self.begin(Step::IdCase);
         self.list_by_capitals().await;
-        if let Some(name) = &self.device.name {
+        if let Some(name) = name {
             self.begin(Step::Name);
             let name = name.to_lowercase();
             let _ = self.host.find_machines(&name, self.patience()).await;

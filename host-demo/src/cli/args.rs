@@ -11,6 +11,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use host_demo::cloud::{Cloud, Region};
 use host_demo::config::duration;
+use host_demo::egress::Tape;
 use host_demo::identity::Method;
 use host_demo::plugin::Digest;
 
@@ -81,7 +82,7 @@ pub(crate) enum Command {
     #[command(after_help = STATUS_HELP)]
     Status(Status),
 
-    /// Find out whether releases would work, without changing anything.
+    /// Find out whether releases would work, without changing anything; or try it on one test device.
     #[command(after_help = CHECK_HELP)]
     Check(Check),
 
@@ -311,6 +312,29 @@ pub(crate) struct Status {
 
 #[derive(Debug, Args)]
 pub(crate) struct Check {
+    /// Restrict this test device and release it again, to learn how the service answers. Its machine
+    /// id or its name. Asks first. The configuration must allow restricting.
+    #[arg(
+        long,
+        value_name = "DEVICE",
+        requires = "record",
+        help_heading = "Pilot"
+    )]
+    pub(crate) pilot: Option<String>,
+
+    /// Write the redacted exchange to this new file (JSON), for `host-demo mock --replay`.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "pilot",
+        help_heading = "Pilot"
+    )]
+    pub(crate) record: Option<PathBuf>,
+
+    /// Restrict and release the device without asking.
+    #[arg(long, short = 'y', requires = "pilot", help_heading = "Pilot")]
+    pub(crate) yes: bool,
+
     #[command(flatten)]
     pub(crate) connection: Connection,
 }
@@ -662,6 +686,10 @@ pub(crate) struct Connection {
     /// The run that calls belong to, for the record.
     #[arg(skip)]
     pub(crate) run: Option<String>,
+
+    /// What a pilot keeps its exchanges on.
+    #[arg(skip)]
+    pub(crate) tape: Option<Tape>,
 }
 
 #[derive(Debug, Args)]
@@ -705,6 +733,11 @@ pub(crate) struct Mock {
     /// Answer an open question about the real service, as NAME=VALUE. See below.
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub(crate) switches: Vec<String>,
+
+    /// Answer as the service did whose answers are in this file, which `host-demo check --pilot`
+    /// wrote. Switches then change only tokens and quotas.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) replay: Option<PathBuf>,
 
     /// Serve without TLS, for clients that can't be given a certificate authority.
     #[arg(long)]

@@ -27,7 +27,7 @@ pub(crate) async fn run(args: Cancel, format: Output) -> anyhow::Result<Exit> {
     let ids = actions(&args.action_ids)?;
     devices::confirmed(args.confirm_above, args.yes, ids.len(), "actions", CANCEL)?;
     let host = connect::host(&args.connection)?;
-    granted(&host)?;
+    granted(&host, Operation::CancelMachineAction, "cancelling")?;
 
     let (stopping, stop) = watch::channel(false);
     let listener = tokio::spawn(interrupt::listen(stopping));
@@ -87,9 +87,9 @@ fn actions(texts: &[String]) -> anyhow::Result<Vec<ActionId>> {
 
 /// Whether the configuration allows it. If not: what to write there, which is all that is allowed
 /// now and this besides.
-fn granted(host: &Host) -> anyhow::Result<()> {
+pub(super) fn granted(host: &Host, operation: Operation, what: &str) -> anyhow::Result<()> {
     let policy = host.policy();
-    let Err(denial) = policy.allows(Operation::CancelMachineAction) else {
+    let Err(denial) = policy.allows(operation) else {
         return Ok(());
     };
     let routes = policy.routes().iter().copied().chain(denial.rule());
@@ -97,7 +97,7 @@ fn granted(host: &Host) -> anyhow::Result<()> {
         .map(|route| format!("{:?}", route.to_string()))
         .collect();
     bail!(
-        "the configuration does not allow cancelling. This line in its [policy] would (`host-demo \
+        "the configuration does not allow {what}. This line in its [policy] would (`host-demo \
          config show` names the file): allow = [{}]. Nothing was sent",
         allow.join(", ")
     )

@@ -7,11 +7,11 @@ use std::sync::{Arc, LazyLock};
 use anyhow::{Context as _, bail};
 use host_demo::clock::SystemClock;
 use host_demo::id::MachineId;
-use host_demo::mock::{Grant, Machine, Mock, Switches};
+use host_demo::mock::{Grant, Machine, Mock, Replay, Switches};
 use serde_json::json;
 
 use super::args::{self, Output};
-use super::{Exit, output};
+use super::{Exit, connect, output};
 
 /// What `--set` can be given, from the switches themselves.
 pub(crate) static SWITCHES_HELP: LazyLock<String> = LazyLock::new(|| {
@@ -47,6 +47,14 @@ pub(crate) async fn run(args: args::Mock, format: Output) -> anyhow::Result<Exit
         .switches(switches)
         .port(args.port)
         .plain_http(args.plain_http);
+    if let Some(path) = &args.replay {
+        let json = connect::read(path, "the record")?;
+        let replay = Replay::read(&json).with_context(|| {
+            let path = output::clean(&path.display().to_string());
+            format!("the record {path} can't be replayed")
+        })?;
+        builder = builder.replay(replay);
+    }
     for (n, id) in args.machine_ids.iter().enumerate() {
         let id: MachineId = id.parse().with_context(|| format!("--machine {id:?}"))?;
         builder = builder.machine(Machine::new(id.as_str(), format!("named-{n}.example.test")));

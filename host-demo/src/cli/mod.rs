@@ -21,6 +21,7 @@ mod interrupt;
 mod mock;
 mod output;
 mod picture;
+mod pilot;
 mod preview;
 mod progress;
 mod quota;

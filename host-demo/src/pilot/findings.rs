@@ -346,6 +346,7 @@ impl<'a> All<'a> {
             None => "retry-after=absent".to_owned(),
         });
         let meaning = "without a header, the wait is read from the message";
+        let answer = answer.or_else(|| Some(("none was met".to_owned(), Vec::new())));
         finding("what a 429 contains", answer, switch, meaning)
     }
 }
@@ -369,7 +370,7 @@ fn finding(
     switch: Option<String>,
     meaning: &'static str,
 ) -> Finding {
-    let (answer, evidence) = answer.unwrap_or_else(|| ("not met".to_owned(), Vec::new()));
+    let (answer, evidence) = answer.unwrap_or_else(|| ("not answered".to_owned(), Vec::new()));
     Finding {
         question,
         answer,

@@ -22,8 +22,8 @@ Exit codes:
   130  interrupted
 
 With --output json, standard output has one JSON object a line. Its \"type\" says what it is: run,
-device, name (that leads to no device), summary, report, action, check, config, plugin, quota, audit,
-gateway or error. What went wrong stands in its \"error\", as a \"message\" and, where there is something
+device, name (that leads to no device), summary, report, action, check, pilot, config, plugin, quota,
+audit, gateway or error. What went wrong stands in its \"error\", as a \"message\" and, where there is something
 to do about it, an \"advice\"; that holds for wrong arguments too. The other commands print text: completion,
 config example, demo, mock.";
 
@@ -226,7 +226,25 @@ does not exist, which costs one call of the quota for reading.
 Exit codes:
   0  all is well
   1  releases work, with limits: another right is missing, or something is about to fail
-  2  releases do not work"
+  2  releases do not work
+
+With --pilot DEVICE it then restricts that device, releases it, and answers what Microsoft's
+documentation leaves open. Use a test device: it runs only programs signed by Microsoft for some
+minutes. A device that is restricted or has an action in progress is refused. Restricting needs
+this rule in the list `allow` of the configuration's [policy]:
+\"POST /api/machines/{machine-id}/restrictCodeExecution\". The file of --record has the exchange
+without ids, names, users, addresses, comments or tokens. An interrupted pilot releases the device.
+
+Exit codes of a pilot:
+  0  the device was restricted and is released
+  1  the device may still be restricted, or something failed or is limited
+  2  nothing was changed: refused, not confirmed, not allowed, or no connection
+  3  the release was accepted, and is not seen to be done
+  130  interrupted
+
+Examples:
+  host-demo check
+  host-demo check --pilot pc-test-1.contoso.com --record pilot.json --config pilot.toml"
 );
 
 /// The exit codes of what either works or does not.

@@ -1,0 +1,305 @@
+//! `host-demo check --pilot`
+
+use std::fs::{File, OpenOptions};
+use std::io::{IsTerminal as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use host_demo::cloud::Service;
+use host_demo::egress::Tape;
+use host_demo::grant::Operation;
+use host_demo::host::{CallError, Host, Patience};
+use host_demo::id::MachineId;
+use host_demo::pilot::{self, Ended, Finding, Free, Left, Pilot, Record, Step};
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::args::{self, Output};
+use super::{Exit, audit, cancel, interrupt, output, picture};
+
+/// What was asked for.
+pub(super) struct Wanted {
+    pub(super) device: String,
+    pub(super) record: PathBuf,
+    pub(super) yes: bool,
+    /// The flags of the connection, for a command that is suggested.
+    pub(super) flags: String,
+}
+
+/// Whether the configuration allows restricting. The person who asks can't grant it: only the
+/// configuration says what may leave, here as elsewhere.
+pub(super) fn granted(host: &Host) -> anyhow::Result<()> {
+    cancel::granted(host, Operation::RestrictCodeExecution, "restricting")
+}
+
+/// Restricts a device and releases it, and says what the service's answers mean.
+pub(super) async fn run(
+    host: &Host,
+    service: &Service,
+    tape: &Tape,
+    wanted: Wanted,
+    format: Output,
+) -> anyhow::Result<Exit> {
+    let (stopping, stop) = watch::channel(false);
+    let listener = tokio::spawn(interrupt::listen(stopping));
+    let patience = Patience {
+        stop: Some(stop.clone()),
+        ..picture::patience(host)
+    };
+    let device = free(host, &wanted.device, patience).await?;
+    let named = match &device.name {
+        Some(name) => format!("{} ({})", device.id, output::clean(name)),
+        None => device.id.to_string(),
+    };
+    confirm(&named, service, wanted.yes, stop.clone()).await?;
+    // Before anything is sent: a record that can't be written is no reason to restrict a device.
+    let mut file = create(&wanted.record)?;
+    let release = format!(
+        "host-demo unrestrict {} --comment 'pilot: release'{}",
+        device.id, wanted.flags
+    );
+    note!("hint: if this ends before the device is released, release it with:\n  {release}");
+
+    let is_told = tokio::spawn(tell_of_interrupt(stop.clone(), release.clone()));
+    let ended = Pilot {
+        host,
+        tape,
+        device,
+        stop,
+        on_wait: picture::patience(host).on_wait,
+        on_step: &|step: Step| note!("host-demo: {}", step.doing()),
+    }
+    .run()
+    .await;
+    is_told.abort();
+    listener.abort();
+
+    let record = Record::of(&tape.exchanges(), service);
+    let written = file
+        .write_all(record.to_json().as_bytes())
+        .and_then(|()| file.sync_all());
+    let findings = pilot::findings(&record);
+    match format {
+        Output::Json => output::json_line(&json!({
+            "type": "pilot",
+            "device": left(&ended.device),
+            "restriction": ended.restriction.as_ref().map(|status| status.as_str()),
+            "interrupted": ended.is_interrupted,
+            "exchanges": record.exchanges.len(),
+            "record": wanted.record,
+            "findings": findings,
+            "release_with": matches!(ended.device, Left::MayBeRestricted(_) | Left::ReleasePending)
+                .then_some(&release),
+            "error": error(&ended.device).map(output::error_json),
+        })),
+        Output::Text => print(&findings, &wanted.record),
+    }
+    conclude(&ended, &named, &release);
+    let missing = audit::missing(host).await;
+    written.with_context(|| format!("the record {} can't be written", shown(&wanted.record)))?;
+    Ok(exit(&ended).failed_if(missing.is_some()))
+}
+
+/// The flags that lead to the same service, as they were given.
+pub(super) fn flags(connection: &args::Connection) -> String {
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    let all = [
+        ("config", path(&connection.plugin.config)),
+        ("cloud", connection.cloud.map(|cloud| cloud.to_string())),
+        ("region", connection.region.map(|region| region.to_string())),
+        ("base-url", connection.base_url.clone()),
+        ("authority", connection.authority.clone()),
+        ("scope", connection.scope.clone()),
+        ("ca-file", path(&connection.ca_file)),
+        ("authority-ca-file", path(&connection.authority_ca_file)),
+        ("proxy", connection.proxy.clone()),
+        ("tenant-id", connection.tenant_id.clone()),
+        ("client-id", connection.client_id.clone()),
+        ("auth", connection.auth.map(|method| method.name().to_owned())),
+        ("client-secret-file", path(&connection.client_secret_file)),
+        ("token-file", path(&connection.token_file)),
+    ];
+    let mut flags = String::new();
+    for (name, value) in all {
+        if let Some(value) = value {
+            flags += &format!(" --{name} {}", quoted(&value));
+        }
+    }
+    if connection.time_scale > 1 {
+        flags += &format!(" --time-scale {}", connection.time_scale);
+    }
+    flags
+}
+
+/// A value as a shell takes it.
+fn quoted(value: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@".contains(c);
+    match value.chars().all(is_plain) && !value.is_empty() {
+        true => value.to_owned(),
+        false => format!("'{}'", value.replace('\'', r"'\''")),
+    }
+}
+
+async fn free(host: &Host, device: &str, patience: Patience) -> anyhow::Result<Free> {
+    let (id, name) = match device.parse::<MachineId>() {
+        Ok(id) => (id, None),
+        Err(_) => {
+            let found = host.find_machines(device, patience.clone()).await?;
+            match &found.items[..] {
+                [machine] if !found.truncated => {
+                    let id = machine.id.parse::<MachineId>();
+                    let id = id.context("the service's id of the device is not one")?;
+                    (id, machine.computer_dns_name.clone())
+                }
+                found => bail!(
+                    "{} devices are named {device:?}; name one device by its machine id. Nothing \
+                     was sent but reads",
+                    found.len()
+                ),
+            }
+        }
+    };
+    let looked = pilot::look(host, &id, name, patience).await;
+    looked.map_err(|why| {
+        anyhow::anyhow!("{id} is not used for a pilot: {why}. Nothing was sent but reads")
+    })
+}
+
+/// Asks on the terminal, unless it was said already.
+async fn confirm(
+    named: &str,
+    service: &Service,
+    yes: bool,
+    stop: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    if yes {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        bail!("cannot ask for confirmation here; add --yes to restrict and release {named}");
+    }
+    let _ = write!(
+        std::io::stderr(),
+        "This restricts a device at {} and releases it again:\n  {named}\nFor some minutes it runs \
+         only programs signed by Microsoft. Continue? [y/N] ",
+        service.origin()
+    );
+    // In a thread of its own, which an interrupt does not wait for.
+    let (answered, answer) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let mut answer = String::new();
+        let read = std::io::stdin().read_line(&mut answer);
+        let _ = answered.send(read.map(|_| answer));
+    });
+    let answer = tokio::select! {
+        answer = answer => answer.context("no answer can be read")??,
+        () = interrupt::pressed(Some(stop)) => return Err(CallError::Stopped.into()),
+    };
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => bail!("not confirmed; nothing was sent but reads"),
+    }
+}
+
+/// A new file, for this user only.
+fn create(path: &Path) -> anyhow::Result<File> {
+    let mut options = OpenOptions::new();
+    options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| {
+            format!(
+                "the record {} can't be created; nothing was sent but reads",
+                shown(path)
+            )
+        })
+}
+
+fn shown(path: &Path) -> String {
+    output::clean(&path.display().to_string())
+}
+
+/// Says at once what an interrupt leaves, because a second one ends everything.
+async fn tell_of_interrupt(stop: watch::Receiver<bool>, release: String) {
+    interrupt::pressed(Some(stop)).await;
+    note!(
+        "warning: interrupted; the device is released now. Until that is confirmed it may be \
+         restricted. To release it by hand:\n  {release}"
+    );
+}
+
+fn print(findings: &[Finding], record: &Path) {
+    output::line("What the service answered (numbers are exchanges in the record):");
+    for finding in findings {
+        let numbers: Vec<String> = finding.evidence.iter().map(usize::to_string).collect();
+        let evidence = match numbers.is_empty() {
+            true => String::new(),
+            false => format!(" [{}]", numbers.join(", ")),
+        };
+        let answer = output::clean(&finding.answer);
+        output::line(&format!("  {:<32} {answer}{evidence}", finding.question));
+        output::line(&format!("      {}", finding.meaning));
+        if let Some(switch) = &finding.switch {
+            output::line(&format!("      stand-in: --set {switch}"));
+        }
+    }
+    output::line(&format!("Record: {}", shown(record)));
+}
+
+/// Says how the device is left, loudly where it may be restricted.
+fn conclude(ended: &Ended, named: &str, release: &str) {
+    match &ended.device {
+        Left::Untouched(error) => note!(
+            "error: {named} was not restricted: {}",
+            output::clean(&output::explain(error))
+        ),
+        Left::Released => note!("host-demo: {named} is released"),
+        Left::ReleasePending => note!(
+            "warning: {named} MAY STILL BE RESTRICTED: its release was accepted and is not seen to \
+             be done\nhint: look again with `host-demo status`, or release it with:\n  {release}"
+        ),
+        Left::MayBeRestricted(error) => {
+            let why = error.as_ref().map_or_else(
+                || "no release of it succeeded".to_owned(),
+                |error| format!("its release failed: {}", output::explain(error)),
+            );
+            note!(
+                "error: {named} MAY STILL BE RESTRICTED: {}\nhint: release it with:\n  {release}",
+                output::clean(&why)
+            );
+        }
+    }
+}
+
+const fn left(device: &Left) -> &'static str {
+    match device {
+        Left::Untouched(_) => "untouched",
+        Left::Released => "released",
+        Left::ReleasePending => "release-pending",
+        Left::MayBeRestricted(_) => "may-be-restricted",
+    }
+}
+
+const fn error(device: &Left) -> Option<&CallError> {
+    match device {
+        Left::Untouched(error) => Some(error),
+        Left::MayBeRestricted(error) => error.as_ref(),
+        Left::Released | Left::ReleasePending => None,
+    }
+}
+
+fn exit(ended: &Ended) -> Exit {
+    use host_demo::contract::ActionStatus::Succeeded;
+
+    match (&ended.device, &ended.restriction) {
+        (Left::MayBeRestricted(_), _) => Exit::Failed,
+        _ if ended.is_interrupted => Exit::Interrupted,
+        (Left::Untouched(_), _) => Exit::CouldNotRun,
+        (Left::ReleasePending, _) => Exit::Open,
+        (Left::Released, Some(Succeeded)) => Exit::Done,
+        (Left::Released, _) => Exit::Failed,
+    }
+}

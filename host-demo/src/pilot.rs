@@ -186,8 +186,7 @@ pub async fn look(
     let read = of_device(host, id, patience)
         .await
         .map_err(NotFree::Unread)?;
-    let is_under_way =
-        |action: &&MachineAction| progress(&action.status) == Progress::UnderWay;
+    let is_under_way = |action: &&MachineAction| progress(&action.status) == Progress::UnderWay;
     if let Some(action) = read.actions.iter().find(is_under_way) {
         return Err(NotFree::Pending {
             type_: action.type_.as_str().to_owned(),
@@ -305,9 +304,9 @@ impl Pilot<'_> {
             stop: Some(self.stop.clone()),
             ..self.patience()
         };
-        let restricting = self
-            .host
-            .restrict_code_execution(self.device.id.as_str(), COMMENT, patience);
+        let restricting =
+            self.host
+                .restrict_code_execution(self.device.id.as_str(), COMMENT, patience);
         let mut name = self.device.name.clone();
         let restriction = match restricting.await {
             Ok(action) => {
@@ -380,12 +379,7 @@ impl Pilot<'_> {
     }
 
     /// Asks what is open, while the release is under way.
-    async fn ask(
-        &self,
-        restriction: Option<&str>,
-        name: Option<&str>,
-        releases: &mut Vec<String>,
-    ) {
+    async fn ask(&self, restriction: Option<&str>, name: Option<&str>, releases: &mut Vec<String>) {
         self.begin(Step::Duplicate);
         if let Ok(action) = self.release_once().await
             && !releases.contains(&action.id)

@@ -119,7 +119,9 @@ impl ActionQuery {
     /// Reads the query of a URL, if it is such a one. A grant for the same actions by the id in lower
     /// case does not cover it.
     pub(crate) fn parse_in_capitals(text: &str) -> Option<Self> {
-        let id = text.strip_prefix(BEFORE_MACHINE)?.strip_suffix(AFTER_NAME)?;
+        let id = text
+            .strip_prefix(BEFORE_MACHINE)?
+            .strip_suffix(AFTER_NAME)?;
         let query = Self::in_capitals(&id.parse().ok()?);
         // Digits alone are no capital letters.
         (query.in_url() == text && id.bytes().any(|b| b.is_ascii_uppercase())).then_some(query)
@@ -405,7 +407,10 @@ mod tests {
         let query = ActionQuery::in_capitals(&id);
         let text = query.in_url();
         let upper = MACHINE.to_uppercase();
-        assert_eq!(text, format!("$filter=machineId%20eq%20%27{upper}%27&$top=100"));
+        assert_eq!(
+            text,
+            format!("$filter=machineId%20eq%20%27{upper}%27&$top=100")
+        );
         assert_eq!(ActionQuery::parse_in_capitals(&text), Some(query.clone()));
         assert_eq!(ActionQuery::parse(&text), None);
         let lower = ActionQuery::parse(&text.replace(&upper, MACHINE)).unwrap();

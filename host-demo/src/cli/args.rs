@@ -323,12 +323,7 @@ pub(crate) struct Check {
     pub(crate) pilot: Option<String>,
 
     /// Write the redacted exchange to this new file (JSON), for `host-demo mock --replay`.
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "pilot",
-        help_heading = "Pilot"
-    )]
+    #[arg(long, value_name = "FILE", requires = "pilot", help_heading = "Pilot")]
     pub(crate) record: Option<PathBuf>,
 
     /// Restrict and release the device without asking.

@@ -116,7 +116,10 @@ pub(super) fn flags(connection: &args::Connection) -> String {
         ("proxy", connection.proxy.clone()),
         ("tenant-id", connection.tenant_id.clone()),
         ("client-id", connection.client_id.clone()),
-        ("auth", connection.auth.map(|method| method.name().to_owned())),
+        (
+            "auth",
+            connection.auth.map(|method| method.name().to_owned()),
+        ),
         ("client-secret-file", path(&connection.client_secret_file)),
         ("token-file", path(&connection.token_file)),
     ];

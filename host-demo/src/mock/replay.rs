@@ -292,18 +292,23 @@ impl Replay {
         let of_form = |list: &&Answered, is_alike: &dyn Fn(&Form) -> bool| {
             recorded_form(list).is_some_and(|recorded| is_alike(&recorded))
         };
-        let exact = self.of(LIST).find(|list| of_form(list, &|recorded| *recorded == form));
+        let exact = self
+            .of(LIST)
+            .find(|list| of_form(list, &|recorded| *recorded == form));
         // A service that does not filter by id does not, whatever else is in the filter.
         let similar = self
             .of(LIST)
             .find(|list| is_by_id(&form) && of_form(list, &is_by_id));
         let recorded = exact.or(similar);
         if let Some(refused) = recorded.filter(|list| !list.is_success()) {
-            return reply(&refused.answer, refused.answer.body.clone(), &Binding::none());
+            return reply(
+                &refused.answer,
+                refused.answer.body.clone(),
+                &Binding::none(),
+            );
         }
         let in_capitals = form.iter().any(|(.., in_capitals)| *in_capitals);
-        let finds_nothing =
-            in_capitals && exact.is_none_or(|recorded| recorded.items().is_empty());
+        let finds_nothing = in_capitals && exact.is_none_or(|recorded| recorded.items().is_empty());
         let mut items = Vec::new();
         for placed in self.actions.iter().rev().filter(|_| !finds_nothing) {
             if let Some(state) = self.listed(placed, now.moment) {
@@ -345,7 +350,9 @@ impl Replay {
         let Some(Condition::IsOneOf(_, values)) = query.conditions.first() else {
             return not_recorded();
         };
-        let name = values.first().map_or_else(String::new, |name| name.to_lowercase());
+        let name = values
+            .first()
+            .map_or_else(String::new, |name| name.to_lowercase());
         let item = found.items().first();
         let text = |name: &str| {
             let text = item.and_then(|item| item.get(name)?.as_str());
@@ -393,7 +400,11 @@ impl Replay {
             let is_it = |body: &&Value| {
                 body.get("id").and_then(Value::as_str) == Some(placed.like.as_str())
             };
-            let body = answered.answer.body.iter().filter(|_| answered.is_success());
+            let body = answered
+                .answer
+                .body
+                .iter()
+                .filter(|_| answered.is_success());
             let body = body.chain(answered.items()).find(is_it)?;
             Some((answered, body))
         })
@@ -408,8 +419,13 @@ impl Replay {
     }
 
     fn has_ended(&self, placed: &Placed, now: Moment) -> bool {
-        let status = self.state(placed, now).and_then(|body| body.get("status")?.as_str());
-        matches!(status, Some("Succeeded" | "Failed" | "TimeOut" | "Cancelled"))
+        let status = self
+            .state(placed, now)
+            .and_then(|body| body.get("status")?.as_str());
+        matches!(
+            status,
+            Some("Succeeded" | "Failed" | "TimeOut" | "Cancelled")
+        )
     }
 
     /// How an action stands in a list, if a list shows it yet.
@@ -434,7 +450,10 @@ impl Replay {
                 (placed.like.clone(), placed.id.to_string()),
                 (id_of(creation), placed.machine.clone()),
             ],
-            texts: vec![(comment.unwrap_or_default().to_owned(), placed.comment.clone())],
+            texts: vec![(
+                comment.unwrap_or_default().to_owned(),
+                placed.comment.clone(),
+            )],
             shift: placed.at.wall.duration_since(posted),
         }
     }
@@ -453,9 +472,14 @@ impl Binding {
         match value {
             None => Value::Null,
             Some(Value::String(text)) => self.text(&text).into(),
-            Some(Value::Array(items)) => items.into_iter().map(|item| self.bind(Some(item))).collect(),
+            Some(Value::Array(items)) => items
+                .into_iter()
+                .map(|item| self.bind(Some(item)))
+                .collect(),
             Some(Value::Object(properties)) => {
-                let bound = properties.into_iter().map(|(name, value)| (name, self.bind(Some(value))));
+                let bound = properties
+                    .into_iter()
+                    .map(|(name, value)| (name, self.bind(Some(value))));
                 Value::Object(bound.collect::<Map<_, _>>())
             }
             Some(other) => other,
@@ -463,7 +487,10 @@ impl Binding {
     }
 
     fn text(&self, text: &str) -> String {
-        let whole = self.texts.iter().find(|(from, _)| from == text && !from.is_empty());
+        let whole = self
+            .texts
+            .iter()
+            .find(|(from, _)| from == text && !from.is_empty());
         if let Some((_, to)) = whole {
             return to.clone();
         }
@@ -539,7 +566,9 @@ fn recorded_form(list: &Answered) -> Option<Form> {
     let filter = list.asked.query.get("$filter");
     let query = filter.map_or_else(String::new, |filter| format!("$filter={filter}"));
     let properties = [&ACTION_PROPERTIES[..], &["computerDnsName"]].concat();
-    Query::read(&query, &properties).ok().map(|query| form(&query))
+    Query::read(&query, &properties)
+        .ok()
+        .map(|query| form(&query))
 }
 
 /// Whether a condition holds for an action as it is listed.

@@ -66,7 +66,11 @@ impl Answered<'_> {
 
     /// The ids in a list.
     fn items(&self) -> Vec<&str> {
-        let value = self.response.body.as_ref().and_then(|body| body.get("value"));
+        let value = self
+            .response
+            .body
+            .as_ref()
+            .and_then(|body| body.get("value"));
         let items = value.and_then(Value::as_array).into_iter().flatten();
         items.filter_map(|item| item.get("id")?.as_str()).collect()
     }
@@ -77,7 +81,11 @@ impl Answered<'_> {
 
     /// The status, and the code of an error.
     fn outcome(&self) -> String {
-        let error = self.response.body.as_ref().and_then(|body| body.get("error"));
+        let error = self
+            .response
+            .body
+            .as_ref()
+            .and_then(|body| body.get("error"));
         match error.and_then(|error| error.get("code")?.as_str()) {
             Some(code) => format!("{} {code:?}", self.response.status),
             None => self.response.status.to_string(),
@@ -87,14 +95,16 @@ impl Answered<'_> {
 
 impl<'a> All<'a> {
     fn answered(&self) -> impl Iterator<Item = Answered<'a>> {
-        (1..).zip(&self.0.exchanges).filter_map(|(number, exchange)| {
-            let response = exchange.response.as_ref()?;
-            Some(Answered {
-                number,
-                exchange,
-                response,
+        (1..)
+            .zip(&self.0.exchanges)
+            .filter_map(|(number, exchange)| {
+                let response = exchange.response.as_ref()?;
+                Some(Answered {
+                    number,
+                    exchange,
+                    response,
+                })
             })
-        })
     }
 
     /// The answers of a step, without those that only say to come back later.
@@ -240,11 +250,19 @@ impl<'a> All<'a> {
             }
             _ => {
                 let is_400 = again.response.status == 400;
-                (again.outcome(), is_400.then(|| "duplicate=reject".to_owned()))
+                (
+                    again.outcome(),
+                    is_400.then(|| "duplicate=reject".to_owned()),
+                )
             }
         };
         let evidence = vec![first.number, again.number];
-        finding("a second release", Some((answer, evidence)), switch, DUPLICATE)
+        finding(
+            "a second release",
+            Some((answer, evidence)),
+            switch,
+            DUPLICATE,
+        )
     }
 
     fn filter(&self, question: &'static str, step: Step) -> Finding {
@@ -293,7 +311,8 @@ impl<'a> All<'a> {
         let Some(answered) = self.of(Step::NameCase).next() else {
             return finding(question, None, None, meaning);
         };
-        let filter = |answered: &Answered<'_>| answered.exchange.request.query.get("$filter").cloned();
+        let filter =
+            |answered: &Answered<'_>| answered.exchange.request.query.get("$filter").cloned();
         let evidence = vec![plain.number, answered.number];
         if filter(&plain) == filter(&answered) {
             let answer = "not asked: this version sends names in lower case".to_owned();
@@ -313,13 +332,25 @@ impl<'a> All<'a> {
     fn missing(&self) -> Finding {
         let answered = self.of(Step::MissingAction).next();
         let answer = answered.as_ref().map(|answered| {
-            let error = answered.response.body.as_ref().and_then(|body| body.get("error"));
+            let error = answered
+                .response
+                .body
+                .as_ref()
+                .and_then(|body| body.get("error"));
             let message = error.and_then(|error| error.get("message")?.as_str());
-            let message = message.map_or_else(|| "no message".to_owned(), |text| format!("{text:?}"));
-            (format!("{}, {message}", answered.outcome()), vec![answered.number])
+            let message =
+                message.map_or_else(|| "no message".to_owned(), |text| format!("{text:?}"));
+            (
+                format!("{}, {message}", answered.outcome()),
+                vec![answered.number],
+            )
         });
         let switch = answered.map(|answered| {
-            let error = answered.response.body.as_ref().and_then(|body| body.get("error"));
+            let error = answered
+                .response
+                .body
+                .as_ref()
+                .and_then(|body| body.get("error"));
             match error.and_then(|error| error.get("target")?.as_str()) {
                 Some(target) if target.starts_with('|') => "target=hierarchical".to_owned(),
                 Some(_) => "target=guid".to_owned(),
@@ -331,13 +362,26 @@ impl<'a> All<'a> {
     }
 
     fn quota(&self) -> Finding {
-        let met = self.answered().find(|answered| answered.response.status == 429);
+        let met = self
+            .answered()
+            .find(|answered| answered.response.status == 429);
         let answer = met.as_ref().map(|met| {
-            let error = met.response.body.as_ref().and_then(|body| body.get("error"));
+            let error = met
+                .response
+                .body
+                .as_ref()
+                .and_then(|body| body.get("error"));
             let message = error.and_then(|error| error.get("message")?.as_str());
             let wait = met.response.headers.get("retry-after");
-            let wait = wait.map_or_else(|| "no retry-after".to_owned(), |wait| format!("retry-after {wait}"));
-            let answer = format!("{}, {wait}, {:?}", met.outcome(), message.unwrap_or_default());
+            let wait = wait.map_or_else(
+                || "no retry-after".to_owned(),
+                |wait| format!("retry-after {wait}"),
+            );
+            let answer = format!(
+                "{}, {wait}, {:?}",
+                met.outcome(),
+                message.unwrap_or_default()
+            );
             (answer, vec![met.number])
         });
         let switch = met.map(|met| match met.response.headers.get("retry-after") {

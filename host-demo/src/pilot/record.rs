@@ -253,13 +253,20 @@ mod tests {
         });
         let path = "/api/machines/49e96a8dd67ac4f1ce9952ccedcde711f0ce28e9/unrestrictCodeExecution";
         let headers = [
-            ("content-type", "application/json; odata.metadata=minimal; charset=utf-8"),
-            ("location", "https://eu.contoso.com/api/machineactions/8A5C34DC-9CA9-4BE4-B3C2-4C70E4BFB69A"),
+            (
+                "content-type",
+                "application/json; odata.metadata=minimal; charset=utf-8",
+            ),
+            (
+                "location",
+                "https://eu.contoso.com/api/machineactions/8A5C34DC-9CA9-4BE4-B3C2-4C70E4BFB69A",
+            ),
         ];
         let mut one = exchange(path, &body, &headers, 201);
         one.sent_at = "2026-01-30T21:11:22.5Z".parse().unwrap();
-        one.request_body =
-            json!({ "Comment": "Device cleared, removing app restriction" }).to_string().into();
+        one.request_body = json!({ "Comment": "Device cleared, removing app restriction" })
+            .to_string()
+            .into();
         let record = record(&[one]);
         let response = record.exchanges[0].response.as_ref().unwrap();
         let (machine, action) = (
@@ -282,7 +289,10 @@ mod tests {
         );
         assert_eq!(
             response.headers["location"],
-            format!("https://name-1.example.test/api/machineactions/{}", action.to_uppercase())
+            format!(
+                "https://name-1.example.test/api/machineactions/{}",
+                action.to_uppercase()
+            )
         );
         assert_eq!(
             response.headers["content-type"],
@@ -292,7 +302,10 @@ mod tests {
         assert_eq!(request.path, "/api/machines/{id}/unrestrictCodeExecution");
         assert_eq!(request.id.as_deref(), Some(machine));
         assert_eq!(request.body, Some(json!({ "Comment": "text-1" })));
-        assert_eq!((record.exchanges[0].at_ms, record.service.as_str()), (500, "https://api.security.microsoft.com"));
+        assert_eq!(
+            (record.exchanges[0].at_ms, record.service.as_str()),
+            (500, "https://api.security.microsoft.com")
+        );
     }
 
     #[test]
@@ -301,7 +314,12 @@ mod tests {
                        Destination+TenantID+AppID. You can send requests again in 8 seconds.";
         let body = json!({ "error": { "code": "429", "message": message, "target": "|4f1e9d2c7b6a5e3f." } });
         for (status, expected) in [(429, message), (400, "")] {
-            let record = record(&[exchange("/api/machineactions", &body, &[("retry-after", "8")], status)]);
+            let record = record(&[exchange(
+                "/api/machineactions",
+                &body,
+                &[("retry-after", "8")],
+                status,
+            )]);
             let response = record.exchanges[0].response.as_ref().unwrap();
             let error = &response.body.as_ref().unwrap()["error"];
             assert_eq!(error["message"] == expected, status == 429, "{error}");

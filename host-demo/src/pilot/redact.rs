@@ -5,7 +5,7 @@
 //! placeholder of the same shape, every other number 0. The same value becomes the same placeholder
 //! wherever it stands, so relations survive; times are shifted by one offset, so intervals do.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jiff::{Timestamp, Unit};
 use serde_json::{Map, Value};
@@ -18,23 +18,81 @@ pub(super) const EPOCH: Timestamp = Timestamp::constant(1_577_836_800, 0);
 /// Names of properties that are kept (Microsoft, "Machine action resource type", "Machine resource
 /// type", "Common REST API error codes", and recorded bodies).
 const PROPERTIES: &[&str] = &[
-    "@odata.context", "@odata.count", "@odata.nextLink", "Comment", "aadDeviceId", "agentVersion",
-    "cancellationComment", "cancellationDateTimeUtc", "cancellationRequestor", "code", "commands",
-    "computerDnsName", "creationDateTimeUtc", "details", "deviceValue", "error", "errorHResult",
-    "exclusionReason", "exposureLevel", "externalId", "firstSeen", "healthStatus", "id",
-    "innererror", "ipAddresses", "isAadJoined", "isExcluded", "isPotentialDuplication",
-    "lastExternalIpAddress", "lastIpAddress", "lastSeen", "lastUpdateDateTimeUtc",
-    "lastUpdateTimeUtc", "machineId", "machineTags", "managedBy", "managedByStatus",
-    "mergedIntoMachineId", "message", "onboardingStatus", "osArchitecture", "osBuild", "osPlatform",
-    "osProcessor", "rbacGroupId", "rbacGroupName", "relatedFileInfo", "requestSource", "requestor",
-    "requestorComment", "riskScore", "scope", "status", "target", "title", "troubleshootInfo",
-    "type", "value", "version", "vmMetadata",
+    "@odata.context",
+    "@odata.count",
+    "@odata.nextLink",
+    "Comment",
+    "aadDeviceId",
+    "agentVersion",
+    "cancellationComment",
+    "cancellationDateTimeUtc",
+    "cancellationRequestor",
+    "code",
+    "commands",
+    "computerDnsName",
+    "creationDateTimeUtc",
+    "details",
+    "deviceValue",
+    "error",
+    "errorHResult",
+    "exclusionReason",
+    "exposureLevel",
+    "externalId",
+    "firstSeen",
+    "healthStatus",
+    "id",
+    "innererror",
+    "ipAddresses",
+    "isAadJoined",
+    "isExcluded",
+    "isPotentialDuplication",
+    "lastExternalIpAddress",
+    "lastIpAddress",
+    "lastSeen",
+    "lastUpdateDateTimeUtc",
+    "lastUpdateTimeUtc",
+    "machineId",
+    "machineTags",
+    "managedBy",
+    "managedByStatus",
+    "mergedIntoMachineId",
+    "message",
+    "onboardingStatus",
+    "osArchitecture",
+    "osBuild",
+    "osPlatform",
+    "osProcessor",
+    "rbacGroupId",
+    "rbacGroupName",
+    "relatedFileInfo",
+    "requestSource",
+    "requestor",
+    "requestorComment",
+    "riskScore",
+    "scope",
+    "status",
+    "target",
+    "title",
+    "troubleshootInfo",
+    "type",
+    "value",
+    "version",
+    "vmMetadata",
 ];
 
 /// Properties that the service words itself. In these, known words stay.
 const WORDED: &[&str] = &[
-    "@odata.context", "@odata.nextLink", "code", "healthStatus", "message", "onboardingStatus",
-    "osPlatform", "requestSource", "status", "target", "type",
+    "@odata.context",
+    "@odata.nextLink",
+    "code",
+    "healthStatus",
+    "message",
+    "onboardingStatus",
+    "osPlatform",
+    "requestSource",
+    "status",
+    "target",
+    "type",
 ];
 
 /// Properties whose numbers say nothing of anybody.
@@ -42,7 +100,7 @@ const NUMBERS: &[&str] = &["@odata.count", "errorHResult"];
 
 /// The service's own words: types, states, codes, and those of its documented and reported messages.
 const WORDS: &str = "
-    $filter $skip $top API APIs AND ActionId Active ActiveRequestAlreadyExists AppID Authorization
+    API APIs AND Action ActionId Active ActiveRequestAlreadyExists AppID Authorization
     BadRequest Bearer Cancelled ClientVersionNotSupported CollectInvestigationPackage Comment
     Destination DisabledFeature DisallowedOperation Failed Forbidden Identity InProgress Inactive
     InternalServerError Invalid InvalidInput InvalidRequestBody Isolate LiveResponse Machine
@@ -53,14 +111,14 @@ const WORDS: &str = "
     TenantID The TimeOut TooManyRequests URI Unauthorized Unisolate UnrestrictCodeExecution
     UnsupportedMediaType Windows10 Windows11 You a access action actions again allowed already an
     and any api application at be been body by calls can cannot computerDnsName content could
-    creationDateTimeUtc denied does eq exceeded exist expired expression failed filter for found ge
+    creationDateTimeUtc denied does ended eq exceeded exist expired expression failed filter for found ge
     gt has have header http https id in incoming incorrect invalid is it key le lt machineId
     machineactions machines maximum media message metadata missing ne no not of on operation or
-    parameter per permissions platform property query quota request requestor requests required
+    parameter per permissions progress platform property query quota request requestor requests required
     resource restricted role roles seconds send sent skip specified status supported the this to
     token top type unsupported v1.0 valid value was with entity error
     cancel restrictCodeExecution unrestrictCodeExecution
-    application/json charset chunked deflate gzip br identity minimal none full odata.metadata
+    charset chunked deflate gzip br identity minimal none full odata.metadata
     odata.streaming json text html plain true false utf-8 4.0 429
 ";
 
@@ -70,6 +128,8 @@ pub(super) struct Redactor {
     began: Timestamp,
     /// From a value in lower case to its placeholder.
     known: HashMap<String, String>,
+    /// Whole values, in lower case: a word of the service's that is one of them does not stay.
+    identities: HashSet<String>,
     counts: HashMap<&'static str, u32>,
 }
 
@@ -89,6 +149,7 @@ impl Redactor {
         Self {
             began,
             known: HashMap::new(),
+            identities: HashSet::new(),
             counts: HashMap::new(),
         }
     }
@@ -138,7 +199,7 @@ impl Redactor {
             if word == "." || word == "-" || self.stays(word, digits) {
                 redacted += word;
             } else {
-                redacted += &self.value(word);
+                redacted += &self.replaced(word);
             }
             rest = &rest[end..];
         }
@@ -152,7 +213,7 @@ impl Redactor {
             true => true,
             // A device can have the name of a word.
             false => {
-                !self.known.contains_key(&word.to_lowercase())
+                !self.identities.contains(&word.to_lowercase())
                     && (is_known_word() || Service::is_listed(word))
             }
         }
@@ -160,6 +221,11 @@ impl Redactor {
 
     /// Replaces a whole value by its placeholder.
     pub(super) fn value(&mut self, text: &str) -> String {
+        self.identities.insert(text.to_lowercase());
+        self.replaced(text)
+    }
+
+    fn replaced(&mut self, text: &str) -> String {
         if text.is_empty() {
             return String::new();
         }
@@ -223,7 +289,8 @@ fn is_of_a_word(c: char) -> bool {
 
 /// A moment in UTC, as the service writes one.
 fn time(text: &str) -> Option<Timestamp> {
-    let has_form = text.len() <= 30 && text.ends_with('Z') && text.as_bytes().get(10) == Some(&b'T');
+    let has_form =
+        text.len() <= 30 && text.ends_with('Z') && text.as_bytes().get(10) == Some(&b'T');
     has_form.then(|| text.parse().ok()).flatten()
 }
 

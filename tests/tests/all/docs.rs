@@ -18,6 +18,7 @@ const PAGES: &[(&str, &str)] = &[
         "docs/operator.md",
         include_str!("../../../docs/operator.md"),
     ),
+    ("docs/pilot.md", include_str!("../../../docs/pilot.md")),
     (
         "docs/responder.md",
         include_str!("../../../docs/responder.md"),

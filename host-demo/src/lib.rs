@@ -28,6 +28,7 @@
 //! - [`survey`]: many actions, read page by page. [`history`]: what they say of devices.
 //!   [`kind`]: the two things that are done with them.
 //! - [`cancel`]: actions, taken back.
+//! - [`pilot`]: one test device, restricted and released, and what the service answers.
 //! - [`mock`]: a stand-in for the service, for tests and for trying things out.
 //!
 //! # Parts

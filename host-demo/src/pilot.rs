@@ -11,6 +11,7 @@ mod findings;
 mod record;
 mod redact;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use crate::grant::{Grant, Operation, Target};
 use crate::history::{History, Progress, Standing};
 use crate::host::{CallError, Host, Patience};
 use crate::id::MachineId;
+use crate::kind::Kind;
 use crate::limits::NotUntil;
 use crate::query::ActionQuery;
 use crate::survey::{Bounds, Survey, survey};
@@ -31,8 +33,8 @@ use crate::survey::{Bounds, Survey, survey};
 pub use findings::{Finding, findings};
 pub use record::{FORMAT, Record, Recorded, Request, Response};
 
-/// The comment of every action of a pilot.
-pub const COMMENT: &str = "host-demo pilot: a test device is restricted and released";
+/// What the comment of every action of a pilot begins with.
+const COMMENT: &str = "host-demo pilot: a test device is restricted and released";
 
 /// An action that does not exist.
 const NO_ACTION: &str = "00000000-0000-0000-0000-000000000000";
@@ -171,8 +173,8 @@ pub struct Free {
     pub id: MachineId,
     /// Its name, if it is known.
     pub name: Option<String>,
-    /// How many actions the service knows of it.
-    pub actions: usize,
+    /// The ids of the actions that the service knows of it.
+    pub actions: HashSet<String>,
 }
 
 /// Finds out whether a device is free for a pilot: it is not restricted, and nothing is under way
@@ -215,7 +217,7 @@ pub async fn look(
     Ok(Free {
         id: id.clone(),
         name: name.or(named),
-        actions: read.actions.len(),
+        actions: read.actions.into_iter().map(|action| action.id).collect(),
     })
 }
 
@@ -254,6 +256,8 @@ const fn progress(status: &ActionStatus) -> Progress {
 pub enum Left {
     /// It was not restricted. Why not.
     Untouched(CallError),
+    /// Somebody else restricted it meanwhile, by this action. It is left alone.
+    RestrictedByAnother(String),
     /// A release succeeded last, and nothing is under way.
     Released,
     /// The service accepted a release that is not seen to have succeeded.
@@ -274,6 +278,12 @@ pub struct Ended {
     pub is_interrupted: bool,
 }
 
+/// Returns the comment of a pilot's actions: by a random part a pilot recognizes its own.
+pub fn comment() -> String {
+    let reference = uuid::Uuid::new_v4().simple().to_string();
+    format!("{COMMENT} [{}]", &reference[..12])
+}
+
 /// One pilot.
 pub struct Pilot<'a> {
     /// Makes the calls. Its policy must allow restricting.
@@ -282,6 +292,8 @@ pub struct Pilot<'a> {
     pub tape: &'a Tape,
     /// The device.
     pub device: Free,
+    /// The comment of its actions: a new [`comment`].
+    pub comment: String,
     /// Interrupts it once this becomes true. A device that is restricted by then is released first.
     pub stop: watch::Receiver<bool>,
     /// Is told of a wait for the quota.
@@ -306,9 +318,17 @@ impl Pilot<'_> {
         };
         let restricting =
             self.host
-                .restrict_code_execution(self.device.id.as_str(), COMMENT, patience);
+                .restrict_code_execution(self.device.id.as_str(), &self.comment, patience);
         let mut name = self.device.name.clone();
         let restriction = match restricting.await {
+            // What came back is an action that was under way already.
+            Ok(action) if !self.is_ours(&action) => {
+                return Ended {
+                    device: Left::RestrictedByAnother(action.id),
+                    restriction: None,
+                    is_interrupted: *self.stop.borrow(),
+                };
+            }
             Ok(action) => {
                 name = name.or(action.computer_dns_name);
                 Some(action.id)
@@ -331,23 +351,47 @@ impl Pilot<'_> {
             };
             status = self.unless_stopped(following).await.flatten();
         }
-        let mut releases = Vec::new();
-        let released = self.release(&mut releases).await;
-        if let Err(error) = released {
-            return Ended {
-                device: Left::MayBeRestricted(Some(error)),
-                restriction: status,
-                is_interrupted: *self.stop.borrow(),
-            };
-        }
-        let asking = self.ask(restriction.as_deref(), name.as_deref(), &mut releases);
-        self.unless_stopped(asking).await;
-        let device = self.settle(releases).await;
+        let device = self.undo(restriction.as_deref(), name.as_deref()).await;
         Ended {
             device,
             restriction: status,
             is_interrupted: *self.stop.borrow(),
         }
+    }
+
+    /// Releases the device, asks what is open, and waits until it is released.
+    async fn undo(&self, restriction: Option<&str>, name: Option<&str>) -> Left {
+        self.begin(Step::Release);
+        // Where that can't be read, the device is released all the same.
+        let read = of_device(self.host, &self.device.id, self.patience()).await;
+        if let Some(action) = read.ok().and_then(|read| self.anothers(&read)) {
+            return Left::RestrictedByAnother(action);
+        }
+        let mut releases = Vec::new();
+        if let Err(error) = self.release(&mut releases).await {
+            return Left::MayBeRestricted(Some(error));
+        }
+        self.unless_stopped(self.ask(restriction, name, &mut releases))
+            .await;
+        self.settle(releases, restriction.is_none()).await
+    }
+
+    /// Whether an action is this pilot's. One without a comment can be.
+    fn is_ours(&self, action: &MachineAction) -> bool {
+        let comment = action.requestor_comment.as_ref();
+        comment.is_none_or(|comment| *comment == self.comment)
+    }
+
+    /// A restriction that somebody else asked for since the pilot began.
+    fn anothers(&self, read: &Survey) -> Option<String> {
+        let is_anothers = |action: &&MachineAction| {
+            Kind::of(&action.type_) == Some(Kind::Restrict)
+                && progress(&action.status) != Progress::EndedBadly
+                && !self.is_ours(action)
+                && !self.device.actions.contains(&action.id)
+        };
+        let action = read.actions.iter().find(is_anothers)?;
+        Some(action.id.clone())
     }
 
     /// Releases the device, until the service has accepted it or will not.
@@ -374,7 +418,7 @@ impl Pilot<'_> {
     async fn release_once(&self) -> Result<MachineAction, CallError> {
         // Whatever was interrupted: this is not.
         self.host
-            .unrestrict_code_execution(self.device.id.as_str(), COMMENT, self.patience())
+            .unrestrict_code_execution(self.device.id.as_str(), &self.comment, self.patience())
             .await
     }
 
@@ -416,8 +460,9 @@ impl Pilot<'_> {
 
     /// Waits until every release has ended and says how the device is left. A device that is
     /// restricted then, because a release failed or ended before the restriction did, is released
-    /// again.
-    async fn settle(&self, mut releases: Vec<String>) -> Left {
+    /// again, unless somebody else restricted it. Where the restriction was not answered (`is_unsure`),
+    /// it is waited for as long as it may not show.
+    async fn settle(&self, mut releases: Vec<String>, is_unsure: bool) -> Left {
         self.begin(Step::ReleaseEnds);
         let mut began = self.host.clock().now();
         let mut sent = 1;
@@ -430,11 +475,15 @@ impl Pilot<'_> {
             if let Ok(read) = of_device(self.host, &self.device.id, self.patience()).await {
                 let shows = |id: &String| read.actions.iter().any(|action| action.id == *id);
                 let is_complete = !read.is_cut
-                    && ((!releases.is_empty() && releases.iter().all(shows)) || waited >= UNSEEN);
-                let is_over = read
-                    .actions
-                    .iter()
-                    .all(|action| progress(&action.status) != Progress::UnderWay);
+                    && ((!is_unsure && !releases.is_empty() && releases.iter().all(shows))
+                        || waited >= UNSEEN);
+                let is_over = read.actions.iter().all(|action| {
+                    Kind::of(&action.type_).is_none()
+                        || progress(&action.status) != Progress::UnderWay
+                });
+                if let Some(action) = self.anothers(&read) {
+                    return Left::RestrictedByAnother(action);
+                }
                 let history = History::of(&read.actions);
                 let device = history.of_machine(&self.device.id);
                 match device.map(|device| device.standing()) {

@@ -157,7 +157,8 @@ impl fmt::Display for Origin {
 /// The parameters are typed: `{machine-id}` matches 40 lower-case hexadecimal digits, `{action-id}`
 /// a lower-case GUID, and neither anything else. Every other segment matches itself, to the letter.
 /// A query matches where a route has one, as a whole: `{action-filter}&{page}` and `{dns-name}` are
-/// those of the grammar in `wit/connection.wit`.
+/// those of the grammar in `wit/connection.wit`, and one more, which only a pilot's grant covers: a
+/// device's id in capital letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Route(Operation);
 

@@ -66,6 +66,7 @@ pub(super) async fn run(
         host,
         tape,
         device,
+        comment: pilot::comment(),
         stop,
         on_wait: picture::patience(host).on_wait,
         on_step: &|step: Step| note!("host-demo: {}", step.doing()),
@@ -96,9 +97,14 @@ pub(super) async fn run(
         Output::Text => print(&findings, &wanted.record),
     }
     conclude(&ended, &named, &release);
+    if let Err(error) = &written {
+        note!(
+            "error: the record {} can't be written: {error}",
+            shown(&wanted.record)
+        );
+    }
     let missing = audit::missing(host).await;
-    written.with_context(|| format!("the record {} can't be written", shown(&wanted.record)))?;
-    Ok(exit(&ended).failed_if(missing.is_some()))
+    Ok(exit(&ended).failed_if(missing.is_some() || written.is_err()))
 }
 
 /// The flags that lead to the same service, as they were given.
@@ -259,6 +265,10 @@ fn conclude(ended: &Ended, named: &str, release: &str) {
             "error: {named} was not restricted: {}",
             output::clean(&output::explain(error))
         ),
+        Left::RestrictedByAnother(action) => note!(
+            "error: {named} IS RESTRICTED by another action, {}, which the pilot leaves alone",
+            output::clean(action)
+        ),
         Left::Released => note!("host-demo: {named} is released"),
         Left::ReleasePending => note!(
             "warning: {named} MAY STILL BE RESTRICTED: its release was accepted and is not seen to \
@@ -280,6 +290,7 @@ fn conclude(ended: &Ended, named: &str, release: &str) {
 const fn left(device: &Left) -> &'static str {
     match device {
         Left::Untouched(_) => "untouched",
+        Left::RestrictedByAnother(_) => "restricted-by-another",
         Left::Released => "released",
         Left::ReleasePending => "release-pending",
         Left::MayBeRestricted(_) => "may-be-restricted",
@@ -290,7 +301,7 @@ const fn error(device: &Left) -> Option<&CallError> {
     match device {
         Left::Untouched(error) => Some(error),
         Left::MayBeRestricted(error) => error.as_ref(),
-        Left::Released | Left::ReleasePending => None,
+        Left::RestrictedByAnother(_) | Left::Released | Left::ReleasePending => None,
     }
 }
 
@@ -298,7 +309,7 @@ fn exit(ended: &Ended) -> Exit {
     use host_demo::contract::ActionStatus::Succeeded;
 
     match (&ended.device, &ended.restriction) {
-        (Left::MayBeRestricted(_), _) => Exit::Failed,
+        (Left::MayBeRestricted(_) | Left::RestrictedByAnother(_), _) => Exit::Failed,
         _ if ended.is_interrupted => Exit::Interrupted,
         (Left::Untouched(_), _) => Exit::CouldNotRun,
         (Left::ReleasePending, _) => Exit::Open,

@@ -55,6 +55,10 @@
 //! - *leeway for wrong clocks*: none is given, the stricter way;
 //! - *compression*: real answers can be deflated; these never are.
 //!
+//! # Replay
+//!
+//! With [`Builder::replay`] the API answers as a recorded service did, in place of the model.
+//!
 //! # What it costs
 //!
 //! Each call leaves eight bytes behind, for [`Mock::most_in_any_window`]. The newest 10,000

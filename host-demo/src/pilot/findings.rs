@@ -117,9 +117,13 @@ impl<'a> All<'a> {
 
     /// The success of a step that creates an action.
     fn created(&self, step: Step) -> Option<(Answered<'a>, &'a str)> {
-        let answered = self.of(step).find(Answered::is_success)?;
-        let id = answered.response.body.as_ref()?.get("id")?.as_str()?;
-        Some((answered, id))
+        let created = self.of(step).filter(Answered::is_success);
+        created
+            .filter_map(|answered| {
+                let id = answered.response.body.as_ref()?.get("id")?.as_str()?;
+                Some((answered, id))
+            })
+            .next()
     }
 
     fn status(&self) -> Finding {

@@ -253,10 +253,78 @@ fn a_release_is_sent_again_until_it_is_accepted() {
     stage
         .mock
         .inject(Fault::server_error(503).on(RELEASE).times(2));
+    let message = "API calls quota exceeded! maximum allowed 45 per 00:01:00";
+    let body = format!(r#"{{"error":{{"code":"429","message":"{message}"}}}}"#);
+    let quota = Fault::answer(429, body).header("retry-after", "8");
+    stage.mock.inject(quota.on(RELEASE));
     stage.mock.inject(Fault::reset().after_acting().on(RELEASE));
-    let run = stage.pilot(DEVICE, "pilot.json").with_args(["--yes"]);
-    let _ = run.exits(0);
+    let run = stage
+        .pilot(DEVICE, "pilot.json")
+        .with_args(["--yes", "--output", "json"]);
+    let lines = run.exits(0).json();
     assert_eq!(stage.mock.is_restricted(DEVICE), Some(false));
+    let (answer, switch) = found(&lines[1], "what a 429 contains");
+    assert_eq!(answer, format!("429 \"429\", retry-after 8, {message:?}"));
+    assert_eq!(switch, Some("retry-after=seconds"));
+}
+
+#[test]
+fn a_restriction_without_an_answer_is_released() {
+    let stage = Stage::with(Switches::default(), &[DEVICE]);
+    stage
+        .mock
+        .inject(Fault::reset().after_acting().on(RESTRICT));
+    let run = stage.pilot(DEVICE, "pilot.json").with_args(["--yes"]);
+    run.exits(1).mentions(&format!("{DEVICE} is released"));
+    assert_eq!(stage.mock.is_restricted(DEVICE), Some(false));
+}
+
+#[test]
+fn a_restriction_that_is_refused_changes_nothing() {
+    let stage = Stage::with(Switches::default(), &[DEVICE]);
+    let body = r#"{"error":{"code":"DisallowedOperation","message":"no"}}"#;
+    stage.mock.inject(Fault::answer(403, body).on(RESTRICT));
+    let run = stage.pilot(DEVICE, "pilot.json").with_args(["--yes"]);
+    run.exits(2).mentions("was not restricted");
+    assert_eq!(stage.mock.arrivals(RELEASE), 0);
+    assert!(stage.read("pilot.json").contains("DisallowedOperation"));
+}
+
+#[test]
+fn somebody_elses_restriction_is_left_alone() {
+    let stage = Stage::with(
+        Switches {
+            duplicate: Duplicate::Create,
+            visible_after: Duration::ZERO,
+            ..Switches::default()
+        },
+        &[DEVICE],
+    );
+    stage.mock.set_device(DEVICE, DeviceBehaviour::Offline);
+    let mut run = stage.pilot(DEVICE, "pilot.json").with_args(["--yes"]);
+    let command = run.command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    while stage.mock.actions_of(DEVICE).is_empty() {
+        std::thread::yield_now();
+    }
+    let restrict = ActionType::RestrictCodeExecution;
+    assert!(
+        stage
+            .mock
+            .begin(restrict, DEVICE, "INC-7", "alice@contoso.com")
+    );
+    let at_once = DeviceBehaviour::EndsAfter {
+        pending: Duration::ZERO,
+        in_progress: Duration::ZERO,
+        ending: Ending::Succeeded,
+    };
+    stage.mock.set_device(DEVICE, at_once);
+    let output = child.wait_with_output().unwrap();
+    let said = Said::new(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    said.mentions("IS RESTRICTED by another action");
+    assert_eq!(stage.mock.arrivals(RELEASE), 0);
+    assert_eq!(stage.mock.is_restricted(DEVICE), Some(true));
 }
 
 /// A host that calls this stand-in, on its time.
@@ -315,7 +383,9 @@ async fn answers(mock: &Mock) -> Vec<String> {
             }
             _ => {
                 let clock = host.clock();
-                clock.sleep_until(clock.now() + Duration::from_secs(3)).await;
+                clock
+                    .sleep_until(clock.now() + Duration::from_secs(3))
+                    .await;
             }
         }
     };

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use anyhow::{Context as _, bail};
 use host_demo::cloud::Service;
@@ -62,6 +63,7 @@ pub(super) async fn run(
     note!("hint: if this ends before the device is released, release it with:\n  {release}");
 
     let is_told = tokio::spawn(tell_of_interrupt(stop.clone(), release.clone()));
+    let told = Mutex::new(None);
     let ended = Pilot {
         host,
         tape,
@@ -69,7 +71,11 @@ pub(super) async fn run(
         comment: pilot::comment(),
         stop,
         on_wait: picture::patience(host).on_wait,
-        on_step: &|step: Step| note!("host-demo: {}", step.doing()),
+        on_step: &|step: Step| {
+            if told.lock().ok().and_then(|mut told| told.replace(step)) != Some(step) {
+                note!("host-demo: {}", step.doing());
+            }
+        },
     }
     .run()
     .await;

@@ -427,3 +427,81 @@ fn finding(
         meaning,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn record(exchanges: &[(&str, &str, u16, Value)]) -> Record {
+        let exchanges = exchanges.iter().map(|(step, filter, status, body)| {
+            json!({
+                "step": step, "at_ms": 0,
+                "request": {
+                    "operation": "find-machines", "method": "GET", "path": "/api/machines",
+                    "query": { "$filter": filter }
+                },
+                "response": { "after_ms": 1, "status": status, "headers": {}, "body": body, "bytes": 1 }
+            })
+        });
+        let exchanges: Vec<Value> = exchanges.collect();
+        let record = json!({
+            "format": super::super::FORMAT, "host_demo": "0", "service": "https://name-1.example.test",
+            "exchanges": exchanges
+        });
+        serde_json::from_value(record).unwrap()
+    }
+
+    #[test]
+    fn the_case_of_names_is_judged_only_if_both_were_asked_for() {
+        let found = json!({ "value": [{ "id": "a" }] });
+        let nothing = json!({ "value": [] });
+        let missing = json!({ "error": { "code": "ResourceNotFound" } });
+        let invalid = json!({ "error": { "code": "" } });
+        for (plain, filter, status, body, answer, switch) in [
+            (
+                &found,
+                "N",
+                200,
+                &found,
+                "compared without",
+                Some("name-case=insensitive"),
+            ),
+            (
+                &found,
+                "N",
+                200,
+                &nothing,
+                "compared with regard",
+                Some("name-case=sensitive"),
+            ),
+            (
+                &found,
+                "N",
+                404,
+                &missing,
+                "compared with regard",
+                Some("name-case=sensitive"),
+            ),
+            (&found, "N", 400, &invalid, "refused: 400", None),
+            (&found, "n", 200, &found, "not asked", None),
+            (&nothing, "N", 200, &nothing, "not answered", None),
+        ] {
+            let record = record(&[
+                ("name", "n", 200, plain.clone()),
+                ("name-case", filter, status, body.clone()),
+            ]);
+            let finding = All(&record).name_case();
+            assert!(finding.answer.starts_with(answer), "{finding:?}");
+            assert_eq!(finding.switch.as_deref(), switch);
+        }
+    }
+
+    #[test]
+    fn a_record_without_answers_answers_nothing() {
+        for finding in findings(&record(&[])) {
+            assert_eq!((finding.evidence, finding.switch), (vec![], None));
+        }
+    }
+}

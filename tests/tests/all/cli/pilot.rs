@@ -210,8 +210,9 @@ fn an_interrupted_pilot_releases_the_device_and_says_how_to() {
     stage.mock.set_device(DEVICE, DeviceBehaviour::Offline);
     let mut run = stage.pilot(DEVICE, "pilot.json").with_args(["--yes"]);
     let command = run.command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().unwrap();
+    let mut child = command.spawn().unwrap();
     while stage.mock.arrivals(RESTRICT) == 0 {
+        assert!(child.try_wait().unwrap().is_none(), "it has ended");
         std::thread::yield_now();
     }
     let killed = Command::new("kill")
@@ -303,8 +304,9 @@ fn somebody_elses_restriction_is_left_alone() {
     stage.mock.set_device(DEVICE, DeviceBehaviour::Offline);
     let mut run = stage.pilot(DEVICE, "pilot.json").with_args(["--yes"]);
     let command = run.command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().unwrap();
+    let mut child = command.spawn().unwrap();
     while stage.mock.actions_of(DEVICE).is_empty() {
+        assert!(child.try_wait().unwrap().is_none(), "it has ended");
         std::thread::yield_now();
     }
     let restrict = ActionType::RestrictCodeExecution;

@@ -1,5 +1,5 @@
 # An index of commands. Each sets up what it needs; `make setup` alone says what is missing and installs it.
-.PHONY: demo test lint bench deny dist setup
+.PHONY: demo test test-under-load lint bench deny components dist setup
 
 demo := --locked --workspace --bin host-demo
 
@@ -13,6 +13,12 @@ demo: setup
 test:
 	@bash .ci/setup test
 	cargo test --locked --workspace
+
+# Builds the tests once and runs them RUNS times, while other processes keep every core busy. No test may fail.
+RUNS := 5
+test-under-load:
+	@bash .ci/setup test
+	@bash .ci/under-load $(RUNS)
 
 lint: setup
 	cargo fmt --all --check
@@ -36,6 +42,10 @@ CHECK := licenses bans sources
 deny:
 	@bash .ci/setup deny
 	PATH="$$PATH:$(CURDIR)/target/deny/bin" cargo deny --locked --all-features check $(CHECK)
+
+# Builds the two component files, in target/components/, and nothing of the host.
+components: setup
+	cargo run --locked --quiet --package dist -- components target/components
 
 # Makes what is shipped, in dist/. PROFILE=dev takes the host as the tests build it, to try the rest.
 PROFILE := release

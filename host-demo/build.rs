@@ -43,12 +43,10 @@ fn components() -> Result<(), String> {
     {
         watch("plugin/environment")?;
         let composed = compose::plugged(plugin, component::build("environment")?)?;
-        let composed = description::described(
-            &composed,
-            "defender-endpoint-env",
-            "Releases devices through Defender for Endpoint, with a token from the environment",
+        write(
+            "defender-endpoint-env.wasm",
+            &description::environment(&composed)?,
         )?;
-        write("defender-endpoint-env.wasm", &composed)?;
     }
     Ok(())
 }

@@ -351,9 +351,9 @@ impl Outcome {
         }
     }
 
-    /// What to do about it, where there is something to do. `run` is the run's name.
-    pub fn advice(self, kind: Kind, run: &str) -> Option<String> {
-        let again = format!("host-demo resume {run}");
+    /// What to do about it, where there is something to do. `again` is the command that resumes the
+    /// run.
+    pub fn advice(self, kind: Kind, again: &str) -> Option<String> {
         Some(match self {
             Self::Done => return None,
             Self::Accepted => format!("to see them to their end: {again}"),

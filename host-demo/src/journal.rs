@@ -38,7 +38,7 @@ const BATCH: usize = 512;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JournalError {
     /// There is no such run.
-    #[error("there is no run {name:?} in {folder}; `host-demo runs` lists those there are")]
+    #[error("there is no run {name:?} in {folder}")]
     NoSuchRun {
         /// What was asked for.
         name: String,
@@ -124,6 +124,9 @@ pub struct Run {
     pub ended: Option<Timestamp>,
     /// Why it ended, where there is something to say.
     pub ending: Option<String>,
+    /// The flags of its command that name the service, the credentials and the files, without the
+    /// hyphens, and their values. Whoever goes on with the run needs them too.
+    pub flags: Vec<(String, String)>,
 }
 
 /// A call that was made for a run.

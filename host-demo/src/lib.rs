@@ -28,6 +28,8 @@
 //! - [`survey`]: many actions, read page by page. [`history`]: what they say of devices.
 //!   [`kind`]: the two things that are done with them.
 //! - [`cancel`]: actions, taken back.
+//! - [`pilot`]: one test device, restricted and released, and what the service answers.
+//! - [`shell`]: text that can be pasted into a shell.
 //! - [`mock`]: a stand-in for the service, for tests and for trying things out.
 //!
 //! # Parts
@@ -99,6 +101,8 @@ pub mod network;
 mod operation;
 mod origin;
 #[cfg(feature = "wasm")]
+pub mod pilot;
+#[cfg(feature = "wasm")]
 pub mod plugin;
 pub mod policy;
 #[cfg(feature = "wasm")]
@@ -108,6 +112,7 @@ pub mod query;
 pub mod report;
 mod resolve;
 mod said;
+pub mod shell;
 #[cfg(feature = "wasm")]
 pub mod survey;
 pub mod transport;

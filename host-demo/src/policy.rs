@@ -47,7 +47,8 @@ pub use crate::origin::{Origin, OriginError};
 /// The parameters are typed: `{machine-id}` matches 40 lower-case hexadecimal digits, `{action-id}`
 /// a lower-case GUID, and neither anything else. Every other segment matches itself, to the letter.
 /// A query matches where a route has one, as a whole: `{action-filter}&{page}` and `{dns-name}` are
-/// those of the grammar in `wit/connection.wit`.
+/// those of the grammar in `wit/connection.wit`, and one more, which only a pilot's grant covers: a
+/// device's id in capital letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Route(Operation);
 
@@ -114,7 +115,11 @@ impl Route {
         let target = match parameter {
             Parameter::MachineId => Target::Machine(text.parse().ok()?),
             Parameter::ActionId => Target::Action(text.parse().ok()?),
-            Parameter::Actions => return ActionQuery::parse(text).map(Target::Actions),
+            Parameter::Actions => {
+                let query = ActionQuery::parse(text);
+                let query = query.or_else(|| ActionQuery::parse_in_capitals(text));
+                return query.map(Target::Actions);
+            }
             Parameter::Name => return query::name_in(text).map(Target::Name),
         };
         // Parsing lower-cases. On the wire the id must be canonical already.

@@ -25,6 +25,7 @@ const NAME_MAX: usize = 64;
 pub(crate) const MACHINES_MAX: u32 = 100;
 
 const BEFORE_NAME: &str = "$filter=computerDnsName%20eq%20%27";
+const BEFORE_MACHINE: &str = "$filter=machineId%20eq%20%27";
 const AFTER_NAME: &str = "%27&$top=100";
 
 /// A page of the actions that a filter lets through.
@@ -37,6 +38,8 @@ pub struct ActionQuery {
     since: Option<String>,
     top: u32,
     skip: u32,
+    /// The device's id is written in capital letters. Only a pilot asks so.
+    in_capitals: bool,
 }
 
 /// What is asked for, as texts that were not looked at.
@@ -74,6 +77,7 @@ impl Asked<'_> {
             since: self.since.map(str::to_owned),
             top: self.top,
             skip: self.skip,
+            in_capitals: false,
         };
         fits.then_some(query)
     }
@@ -95,6 +99,38 @@ impl ActionQuery {
         }
         let is_all = params.next().is_none();
         asked.query().filter(|_| is_all)
+    }
+
+    /// Returns the first hundred actions of a device, whose id is written in capital letters: what a
+    /// pilot asks for, to learn whether the service compares ids with regard to case.
+    pub(crate) fn in_capitals(machine: &MachineId) -> Self {
+        Self {
+            ids: BTreeSet::new(),
+            machine: Some(machine.clone()),
+            types: BTreeSet::new(),
+            statuses: BTreeSet::new(),
+            since: None,
+            top: 100,
+            skip: 0,
+            in_capitals: true,
+        }
+    }
+
+    /// Reads the query of a URL, if it is such a one. A grant for the same actions by the id in lower
+    /// case does not cover it.
+    pub(crate) fn parse_in_capitals(text: &str) -> Option<Self> {
+        let id = text
+            .strip_prefix(BEFORE_MACHINE)?
+            .strip_suffix(AFTER_NAME)?;
+        let query = Self::in_capitals(&id.parse().ok()?);
+        // Digits alone are no capital letters.
+        (query.in_url() == text && id.bytes().any(|b| b.is_ascii_uppercase())).then_some(query)
+    }
+
+    /// The query of a URL that asks for the actions of a device, by its id in capital letters.
+    pub(crate) fn in_url(&self) -> String {
+        let id = self.machine.as_ref().map_or("", MachineId::as_str);
+        format!("{BEFORE_MACHINE}{}{AFTER_NAME}", id.to_ascii_uppercase())
     }
 
     /// The device whose actions they are, if it is one.
@@ -132,10 +168,11 @@ impl fmt::Display for ActionQuery {
             _ => clauses.push(format!("{property} in ('{}')", values.join("','"))),
         };
         add("id", self.ids.iter().map(ActionId::as_str).collect());
-        add(
-            "machineId",
-            self.machine.iter().map(MachineId::as_str).collect(),
-        );
+        let machine = self.machine.as_ref().map(|id| match self.in_capitals {
+            true => id.as_str().to_ascii_uppercase(),
+            false => id.to_string(),
+        });
+        add("machineId", machine.as_deref().into_iter().collect());
         add("type", self.types.iter().map(String::as_str).collect());
         add("status", self.statuses.iter().map(String::as_str).collect());
         if let Some(since) = &self.since {
@@ -361,6 +398,33 @@ mod tests {
             too_many,
         ] {
             assert_eq!(ActionQuery::parse(&text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn capital_letters_are_another_query_and_have_one_form() {
+        let id: MachineId = MACHINE.parse().unwrap();
+        let query = ActionQuery::in_capitals(&id);
+        let text = query.in_url();
+        let upper = MACHINE.to_uppercase();
+        assert_eq!(
+            text,
+            format!("$filter=machineId%20eq%20%27{upper}%27&$top=100")
+        );
+        assert_eq!(ActionQuery::parse_in_capitals(&text), Some(query.clone()));
+        assert_eq!(ActionQuery::parse(&text), None);
+        let lower = ActionQuery::parse(&text.replace(&upper, MACHINE)).unwrap();
+        assert_ne!(lower, query);
+        assert_eq!(lower.machine(), query.machine());
+        assert!(query.to_string().contains(&upper), "{query}");
+        for text in [
+            text.replace(&upper, MACHINE),
+            text.replace('E', "e"),
+            text.replace(&upper, &"1".repeat(40)),
+            text.replace("100", "1000"),
+            format!("{text}&$skip=0"),
+        ] {
+            assert_eq!(ActionQuery::parse_in_capitals(&text), None, "{text}");
         }
     }
 

@@ -17,6 +17,7 @@ use crate::harmless::row;
 use crate::journal::{Call, Record, Standing};
 use crate::limits::Quota;
 use crate::operation::Operation;
+use crate::shell::Shell;
 
 /// A run, looked at.
 pub struct Report<'a> {
@@ -32,6 +33,10 @@ pub struct Report<'a> {
     pub troubles: Vec<Trouble>,
     /// How fast it called: what it was about first, and then what it read.
     pub paces: Vec<Pace>,
+    /// The command that resumes it.
+    pub resume: String,
+    /// The command that checks the audit log that its calls are in.
+    pub verify: Option<String>,
 }
 
 /// What went wrong with one device.
@@ -79,6 +84,12 @@ impl<'a> Report<'a> {
             outcomes: Outcome::ALL.into_iter().filter_map(by_outcome).collect(),
             troubles: troubles(record),
             paces: paces(record),
+            resume: format!("host-demo resume {}", record.run.id),
+            verify: record
+                .run
+                .audit
+                .as_deref()
+                .map(|file| format!("host-demo audit verify {}", Shell::HERE.quote(file))),
         }
     }
 
@@ -100,10 +111,12 @@ impl<'a> Report<'a> {
         Some(took.try_into().unwrap_or_default())
     }
 
-    /// What is recorded of its calls, and how to look at it: the file is checked by this command.
-    pub fn verify(&self) -> Option<String> {
-        let file = self.record.run.audit.as_deref()?;
-        Some(format!("host-demo audit verify {}", quoted(file)))
+    /// The same report, with these commands in its advice.
+    #[must_use]
+    pub fn with_commands(mut self, resume: String, verify: Option<String>) -> Self {
+        self.resume = resume;
+        self.verify = verify;
+        self
     }
 
     /// Every device, with all that is known of it: a table with a header.
@@ -312,15 +325,6 @@ pub fn roughly(time: Duration) -> String {
         (0, 0, minutes, seconds) => format!("{minutes} min {seconds:02} s"),
         (0, hours, minutes, _) => format!("{hours} h {minutes:02} min"),
         (days, hours, ..) => format!("{days} d {hours} h"),
-    }
-}
-
-/// A path as a shell takes it.
-fn quoted(path: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
-    match path.chars().all(is_plain) && !path.is_empty() {
-        true => path.to_owned(),
-        false => format!("'{}'", path.replace('\'', r"'\''")),
     }
 }
 

@@ -87,7 +87,7 @@ async fn with_quotas(report: &mut Report, binary: &Path, folder: &Path) -> Resul
         .stderr(Stdio::null());
     let mut child = command.spawn()?;
     let watched = tokio::task::spawn_blocking(move || usage::watch(&mut child));
-    let (status, peak) = watched.await??;
+    let usage::Usage { status, peak, .. } = watched.await??;
     if !status.success() {
         return Err(format!("the run ended with {status}").into());
     }

@@ -86,6 +86,7 @@ pub fn begun(kind: Kind, host: &Host) -> Run {
         created: host.clock().wall(),
         ended: None,
         ending: None,
+        flags: Vec::new(),
     }
 }
 

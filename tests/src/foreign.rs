@@ -196,7 +196,13 @@ impl Foreign {
         self.folder.join(flavour.file())
     }
 
-    fn wasmtime(&self) -> PathBuf {
+    /// The folder with a language's packages.
+    pub fn packages(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// wasmtime's command line.
+    pub fn wasmtime(&self) -> PathBuf {
         let packages = std::fs::read_dir(self.folder.join("wasmtime/venv/lib")).unwrap();
         packages
             .map(|python| {

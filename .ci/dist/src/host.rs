@@ -1,6 +1,7 @@
 //! Builds the host, and takes the components from the very build that it carries them from.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -86,6 +87,14 @@ fn found(said: &str) -> Option<(PathBuf, PathBuf)> {
         }
     }
     program.zip(out)
+}
+
+/// The platform that a compiler builds for by default.
+pub(crate) fn triple(rustc: &OsStr) -> Result<String> {
+    let said = Command::new(rustc).arg("-vV").output()?;
+    let said = String::from_utf8(said.stdout)?;
+    let host = said.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc does not say its platform")?.to_owned())
 }
 
 fn rustc() -> Result<String> {

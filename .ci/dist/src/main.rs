@@ -4,7 +4,9 @@
 //!
 //! ```text
 //! dist PROFILE          all of it, with the host as cargo's profile of that name builds it
+//! dist components DIR   both components, as cargo's dev profile builds what builds them
 //! dist component FILE   the plugin alone, with the environment that a build script has
+//! dist composed FILE    the component that reads its connection from the environment, likewise
 //! ```
 //!
 //! `SOURCE_DATE_EPOCH` is the time that it claims to have been made at, in seconds of Unix; without
@@ -18,6 +20,8 @@
 
 #[path = "../../../host-demo/build/component.rs"]
 mod component;
+#[path = "../../../host-demo/build/compose.rs"]
+mod compose;
 #[path = "../../../host-demo/build/description.rs"]
 mod description;
 mod host;
@@ -30,8 +34,9 @@ mod wit;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use crate::packages::Packages;
 
@@ -63,9 +68,17 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
+        ["components", folder] => components(&root()?, Path::new(folder)),
         ["component", file] => {
             let bytes = component::build("plugin")
                 .and_then(|plugin| description::plugin(&plugin))
+                .map_err(|problem| anyhow!(problem))?;
+            Ok(fs::write(file, bytes)?)
+        }
+        ["composed", file] => {
+            let bytes = component::build("plugin")
+                .and_then(|plugin| compose::plugged(plugin, component::build("environment")?))
+                .and_then(|composed| description::environment(&composed))
                 .map_err(|problem| anyhow!(problem))?;
             Ok(fs::write(file, bytes)?)
         }
@@ -79,6 +92,40 @@ fn main() -> Result<()> {
         }
         _ => bail!("say which of cargo's profiles builds the host: release"),
     }
+}
+
+/// Builds both components and nothing of the host. This program builds each of them in a process of
+/// its own, with the environment that cargo gives to the host's build script.
+fn components(root: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    let this = env::current_exe()?;
+    // target/<profile>/<this program>
+    let profile = this.parent().context("this program lies in no folder")?;
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let host = host::triple(&rustc)?;
+    for (what, component) in ["component", "composed"].into_iter().zip(COMPONENTS) {
+        let file = to.join(format!("{}.wasm", component.name));
+        let built = Command::new(&this)
+            .arg(what)
+            .arg(&file)
+            .env("CARGO_MANIFEST_DIR", root.join("host-demo"))
+            .env("OUT_DIR", profile.join("build/components/out"))
+            .env(
+                "CARGO",
+                env::var_os("CARGO").unwrap_or_else(|| "cargo".into()),
+            )
+            .env("RUSTC", &rustc)
+            .env("HOST", &host)
+            .stdout(Stdio::null())
+            .status()?;
+        ensure!(
+            built.success(),
+            "{} is not built: see above",
+            component.name
+        );
+        println!("{}", file.display());
+    }
+    Ok(())
 }
 
 /// The workspace's folder. cargo names this package's own, wherever it was compiled.

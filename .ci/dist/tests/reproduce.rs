@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use host_demo::plugin::BUNDLED;
+use host_demo::plugin::{BUNDLED, BUNDLED_ENVIRONMENT};
 
 /// What the component is made of, and what cargo looks at before it builds anything.
 const SOURCE: &[&str] = &[
@@ -71,4 +71,25 @@ fn the_component_is_the_same_to_the_byte_wherever_it_is_built() {
     let again = fs::read(&file).unwrap();
     let first = again.iter().zip(BUNDLED).position(|(a, b)| a != b);
     assert!(again == BUNDLED, "from byte {first:?} on it is another one");
+}
+
+#[test]
+fn both_components_are_built_without_the_host_and_are_those_that_it_carries() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("components");
+    let built = Command::new(env!("CARGO_BIN_EXE_dist"))
+        .arg("components")
+        .arg(&to)
+        .env("CARGO_MANIFEST_DIR", env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&built.stderr);
+    assert!(built.status.success(), "{said}");
+    for (name, carried) in [
+        ("defender-endpoint.wasm", BUNDLED),
+        ("defender-endpoint-env.wasm", BUNDLED_ENVIRONMENT),
+    ] {
+        let file = fs::read(to.join(name)).unwrap();
+        assert!(file == carried, "{name} is another one");
+    }
 }

@@ -115,7 +115,7 @@ pub enum AuditError {
     /// What is there was changed, or belongs to another chain.
     #[error(
         "the end of the audit file {} is damaged: {problem}. Put it away for whoever looks into \
-         that (`host-demo audit verify` names the line); a new one is begun then", .path.display()
+         that; a new one is begun then", .path.display()
     )]
     Damaged {
         /// Which file.

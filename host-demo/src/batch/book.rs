@@ -75,7 +75,7 @@ pub(super) struct Rules {
     pub(super) deadline: Option<Moment>,
     pub(super) at_once: usize,
     pub(super) pause_above: u8,
-    pub(super) advice: fn(&CallError) -> Option<&'static str>,
+    pub(super) advice: fn(&CallError) -> Option<String>,
 }
 
 /// What happened that others want to know of.
@@ -434,7 +434,7 @@ impl Book {
     }
 
     fn problem(&self, error: &CallError) -> Problem {
-        Problem::new(error, (self.rules.advice)(error))
+        Problem::new(error, (self.rules.advice)(error).as_deref())
     }
 
     /// From now on nothing is read.

@@ -75,7 +75,7 @@ pub struct Plan {
     /// From which share of answers that went wrong on it pauses: [`PAUSE_ABOVE`]; 100 is never.
     pub pause_above: u8,
     /// What else is said of an error, to those who can do something about it.
-    pub advice: fn(&CallError) -> Option<&'static str>,
+    pub advice: fn(&CallError) -> Option<String>,
 }
 
 impl Plan {

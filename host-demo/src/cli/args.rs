@@ -11,7 +11,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use host_demo::cloud::{Cloud, Region};
 use host_demo::config::duration;
-use host_demo::identity::Method;
+use host_demo::egress::Tape;
 use host_demo::plugin::Digest;
 
 use self::help::{
@@ -81,7 +81,7 @@ pub(crate) enum Command {
     #[command(after_help = STATUS_HELP)]
     Status(Status),
 
-    /// Find out whether releases would work, without changing anything.
+    /// Find out whether releases would work, without changing anything; or try it on one test device.
     #[command(after_help = CHECK_HELP)]
     Check(Check),
 
@@ -311,6 +311,24 @@ pub(crate) struct Status {
 
 #[derive(Debug, Args)]
 pub(crate) struct Check {
+    /// Restrict this test device and release it again, to learn how the service answers. Its machine
+    /// id or its name. Asks first. The configuration must allow restricting.
+    #[arg(
+        long,
+        value_name = "DEVICE",
+        requires = "record",
+        help_heading = "Pilot"
+    )]
+    pub(crate) pilot: Option<String>,
+
+    /// Write the redacted exchange to this new file (JSON), for `host-demo mock --replay`.
+    #[arg(long, value_name = "FILE", requires = "pilot", help_heading = "Pilot")]
+    pub(crate) record: Option<PathBuf>,
+
+    /// Restrict and release the device without asking.
+    #[arg(long, short = 'y', requires = "pilot", help_heading = "Pilot")]
+    pub(crate) yes: bool,
+
     #[command(flatten)]
     pub(crate) connection: Connection,
 }
@@ -615,14 +633,14 @@ pub(crate) struct Connection {
     #[arg(long, value_name = "ID", help_heading = "Identity")]
     pub(crate) client_id: Option<String>,
 
-    /// How to get a token: one of the ways that are listed below.
+    /// How to sign in; the methods are explained below.
     #[arg(
         long,
         value_name = "METHOD",
-        conflicts_with = "token_file",
+        value_parser = PossibleValuesParser::new(host_demo::config::auth_names()),
         help_heading = "Identity"
     )]
-    pub(crate) auth: Option<Method>,
+    pub(crate) auth: Option<String>,
 
     /// A file with the application's secret, instead of AZURE_CLIENT_SECRET.
     #[arg(long, value_name = "FILE", help_heading = "Identity")]
@@ -662,6 +680,10 @@ pub(crate) struct Connection {
     /// The run that calls belong to, for the record.
     #[arg(skip)]
     pub(crate) run: Option<String>,
+
+    /// What a pilot keeps its exchanges on.
+    #[arg(skip)]
+    pub(crate) tape: Option<Tape>,
 }
 
 #[derive(Debug, Args)]
@@ -687,10 +709,12 @@ pub(crate) struct Mock {
 
     /// Write the certificate of its throw-away authority to this file (PEM). Needed, unless it is
     /// --plain-http.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "plain_http")]
     pub(crate) ca_out: Option<PathBuf>,
 
-    /// Write a token that it accepts to this file, for clients that can't ask for one.
+    /// Write a token that it accepts to this file, for clients that can't ask for one [default with
+    /// --plain-http: host-demo/stand-in-PORT.token in the user's state directory, removed in the
+    /// end].
     #[arg(long, value_name = "FILE")]
     pub(crate) token_out: Option<PathBuf>,
 
@@ -705,6 +729,11 @@ pub(crate) struct Mock {
     /// Answer an open question about the real service, as NAME=VALUE. See below.
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub(crate) switches: Vec<String>,
+
+    /// Answer as the service did whose answers are in this file, which `host-demo check --pilot`
+    /// wrote. Switches then change only tokens and quotas.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) replay: Option<PathBuf>,
 
     /// Serve without TLS, for clients that can't be given a certificate authority.
     #[arg(long)]

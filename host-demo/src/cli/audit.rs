@@ -1,13 +1,15 @@
 //! The record of what was done: where it is kept, and `host-demo audit verify`.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use etcetera::BaseStrategy as _;
 use host_demo::audit::{self, Audit, AuditError, Key, OpenCall, VerifyError, Who};
 use host_demo::host::Host;
+use host_demo::journal::Runs;
 use serde_json::{Value, json};
 
 use super::args::{Connection, Output, Verify};
@@ -67,16 +69,38 @@ pub(super) fn missing_json(error: &AuditError) -> Value {
 const NOT_RECORDED: &str = "what came of a call is not recorded";
 const KEEP_THIS: &str = "keep what is printed here in its place";
 
-pub(super) fn verify(args: &Verify, format: Output) -> anyhow::Result<Exit> {
+/// `is_named`: the command line names the log or its key, so both have to be there.
+pub(super) fn verify(args: &Verify, is_named: bool, format: Output) -> anyhow::Result<Exit> {
     let path = match &args.file {
         Some(path) => path.clone(),
         None => folder()?.join(RECORD),
     };
     let key = match &args.key {
-        Some(path) => Key::load(path)?,
-        None => Key::load(&key_folder()?.join(KEY))?,
+        Some(path) => path.clone(),
+        None => key_folder()?.join(KEY),
     };
     let shown = output::clean(&path.display().to_string());
+    if is_absent(&path) && !is_named {
+        if args.head.is_some() {
+            bail!("the audit log {shown} is missing, and with it the hash that was noted");
+        }
+        return match (is_absent(&key), recorded_run(&path)) {
+            (true, None) => {
+                not_yet(&path, &shown, format);
+                Ok(Exit::Done)
+            }
+            (false, _) => bail!(
+                "the audit log {shown} is missing, and its key {} is there: it was removed, or moved \
+                 away. Check the log where it is now by naming its file",
+                key.display()
+            ),
+            (true, Some(run)) => bail!(
+                "the audit log {shown} and its key are missing, and the run {run} was recorded \
+                 there: they were removed, or moved away"
+            ),
+        };
+    }
+    let key = Key::load(&key)?;
     let verdict = match audit::verify(&path, &key, args.head.as_deref()) {
         Err(VerifyError::Closed(error)) => return Err(error.into()),
         Err(VerifyError::Unreadable(error)) => {
@@ -113,6 +137,36 @@ pub(super) fn verify(args: &Verify, format: Output) -> anyhow::Result<Exit> {
         }
     }
     Ok(if is_intact { Exit::Done } else { Exit::Failed })
+}
+
+/// Says that nothing was recorded on this machine.
+fn not_yet(path: &Path, shown: &str, format: Output) {
+    match format {
+        Output::Json => output::json_line(&json!({
+            "type": "audit",
+            "file": path.display().to_string(),
+            "intact": null,
+            "records": 0,
+        })),
+        Output::Text => output::line(&format!("no audit log yet: {shown}")),
+    }
+}
+
+/// Whether nothing is at a path. What can't be looked at is not absent.
+fn is_absent(path: &Path) -> bool {
+    matches!(std::fs::symlink_metadata(path), Err(error) if error.kind() == ErrorKind::NotFound)
+}
+
+/// A run whose journal says that its calls are recorded in this file. Reading makes no folder.
+fn recorded_run(path: &Path) -> Option<String> {
+    let runs = Runs::new(folder().ok()?.join("runs"));
+    let path = path.display().to_string();
+    let names = runs.names().ok()?;
+    names.into_iter().find(|name| {
+        let record = runs.read(name);
+        // What can't be read is a trace all the same.
+        record.map_or(true, |record| record.run.audit.as_ref() == Some(&path))
+    })
 }
 
 fn print(shown: &str, found: &audit::Verified, is_there: bool) {

@@ -15,12 +15,12 @@ use host_demo::identity::IdentityError;
 use host_demo::journal::{Journal, JournalError, Record, Run, Runs};
 use host_demo::kind::Kind;
 use serde_json::{Map, Value, json};
-use tokio::sync::watch;
 
 use super::args::{self, Output};
 use super::devices::{self, Device, Verb};
+use super::interrupt::Interrupt;
 use super::progress::Progress;
-use super::{Exit, audit, config, connect, interrupt, output, preview, quota};
+use super::{Exit, audit, config, connect, output, preview, quota, suggest};
 
 /// How long one device is followed where nobody says.
 const FOLLOW: Duration = Duration::from_secs(600);
@@ -53,7 +53,10 @@ pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyh
     connection.run = Some(id.clone());
     let (host, service) = connect::settled(&connection, &settings)?;
     let plan = plan(&args.pace, asked.len(), &host);
-    let interrupt = Interrupt::listen();
+    let interrupt = match args.dry_run {
+        true => Interrupt::stops(),
+        false => Interrupt::finishes(),
+    };
     let patience = Patience {
         until: plan.deadline,
         stop: Some(interrupt.stop.clone()),
@@ -62,18 +65,21 @@ pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyh
     let devices = asked.devices(&host, verb(kind), patience, format).await?;
     if args.dry_run {
         let ids: Vec<String> = devices.iter().map(|device| device.id.to_string()).collect();
-        return preview::run(&host, kind, &ids, format).await;
+        let preview = preview::run(&host, kind, &ids, format);
+        return match interrupt.unless_pressed(preview).await {
+            Some(result) => result,
+            None => Ok(Exit::Interrupted),
+        };
     }
 
     // To know what is left of a quota, and whose the run is, one has to know who this is, which a
     // token may have to say.
-    let principal = interrupt
-        .unless_over(&host, plan.deadline, async {
-            let sent_by = foretell_run(&host, kind, devices.len()).await;
-            (sent_by, host.principal().await.ok())
-        })
-        .await;
-    if principal.is_none() && !*interrupt.stop.borrow() {
+    let principal = unless_over(&interrupt, &host, plan.deadline, async {
+        let sent_by = foretell_run(&host, kind, devices.len()).await;
+        (sent_by, host.principal().await.ok())
+    })
+    .await;
+    if principal.is_none() && !interrupt.is_pressed() {
         return Err(CallError::Identity(IdentityError::NotInTime).into());
     }
     let (sent_by, principal) = principal.unwrap_or_default();
@@ -92,6 +98,7 @@ pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyh
         created: host.clock().wall(),
         ended: None,
         ending: None,
+        flags: suggest::flags(),
     };
     let entry = |device: Device| Entry::new(device.id, device.name);
     let entries: Vec<Entry> = devices.into_iter().map(entry).collect();
@@ -111,6 +118,7 @@ pub(crate) async fn resume(args: args::Resume, format: Output) -> anyhow::Result
     let (mut connection, settings) = config::settle(&args.connection)?;
     connection.run = Some(id.clone());
     let (host, service) = connect::settled(&connection, &settings)?;
+    let interrupt = Interrupt::finishes();
     let (journal, record) = runs.resume(&id)?;
     let Record {
         run, mut entries, ..
@@ -118,7 +126,6 @@ pub(crate) async fn resume(args: args::Resume, format: Output) -> anyhow::Result
     let service = service.origin().to_string();
     is_for(&run, "service", Some(&run.service), &service)?;
     let plan = plan(&args.pace, entries.len(), &host);
-    let interrupt = Interrupt::listen();
     for entry in &mut entries {
         if args.retry && matches!(entry.state, State::Failed | State::Refused) {
             entry.state = State::Waiting;
@@ -126,16 +133,15 @@ pub(crate) async fn resume(args: args::Resume, format: Output) -> anyhow::Result
     }
     let count = |states: &[State]| entries.iter().filter(|e| states.contains(&e.state)).count();
     let (kind, left) = (run.kind, count(&[State::Waiting, State::Held]));
-    let sent_by = interrupt
-        .unless_over(&host, plan.deadline, async {
-            if let Ok(who) = host.principal().await {
-                is_for(&run, "tenant", run.tenant.as_ref(), &who.tenant)?;
-                let application = run.application.as_ref();
-                is_for(&run, "application", application, &who.application)?;
-            }
-            anyhow::Ok(foretell_run(&host, kind, left).await)
-        })
-        .await;
+    let sent_by = unless_over(&interrupt, &host, plan.deadline, async {
+        if let Ok(who) = host.principal().await {
+            is_for(&run, "tenant", run.tenant.as_ref(), &who.tenant)?;
+            let application = run.application.as_ref();
+            is_for(&run, "application", application, &who.application)?;
+        }
+        anyhow::Ok(foretell_run(&host, kind, left).await)
+    })
+    .await;
     let sent_by = sent_by.transpose()?.flatten();
     note!(
         "host-demo: run {id}, {}: {} {}, {} to be sent, {} to be looked up, {} to be followed",
@@ -186,39 +192,26 @@ fn plan(args: &args::Pace, devices: usize, host: &Host) -> Plan {
     }
 }
 
-/// Ctrl-C, and what stands for it.
-struct Interrupt {
-    stop: watch::Receiver<bool>,
-    listener: tokio::task::JoinHandle<()>,
-}
-
-impl Interrupt {
-    fn listen() -> Self {
-        let (stopping, stop) = watch::channel(false);
-        let listener = tokio::spawn(interrupt::listen(stopping));
-        Self { stop, listener }
-    }
-
-    /// What comes of it before the deadline, and before somebody stops it.
-    async fn unless_over<T>(
-        &self,
-        host: &Host,
-        deadline: Option<Moment>,
-        work: impl Future<Output = T>,
-    ) -> Option<T> {
-        let mut stop = self.stop.clone();
-        let over = async {
-            match deadline {
-                Some(deadline) => host.clock().sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
+/// The result of the work, unless the deadline or a signal comes first.
+async fn unless_over<T>(
+    interrupt: &Interrupt,
+    host: &Host,
+    deadline: Option<Moment>,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let over = async {
+        match deadline {
+            Some(deadline) => host.clock().sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
+    };
+    let work = async {
         tokio::select! {
             done = work => Some(done),
             () = over => None,
-            _ = stop.wait_for(|stop| *stop) => None,
         }
-    }
+    };
+    interrupt.unless_pressed(work).await.flatten()
 }
 
 /// Says how long it will take to send them all, where the quota makes that long, and returns when
@@ -269,7 +262,6 @@ async fn drive(
     progress.end();
     let finished = finished.context(NO_JOURNAL)?;
     let missing = audit::missing(host).await;
-    interrupt.listener.abort();
     if let Some(error) = &finished.unwritten {
         note!(
             "host-demo: {}; what came last is not in it, and is looked up when the run goes on",
@@ -280,7 +272,7 @@ async fn drive(
         Output::Json => output::json_line(&summary_json(run, &finished, missing.as_ref())),
         Output::Text => summarise(run, &finished),
     }
-    if *interrupt.stop.borrow() {
+    if interrupt.is_pressed() {
         return Ok(Exit::Interrupted);
     }
     let outcomes: Vec<Outcome> = finished.outcomes().collect();
@@ -383,6 +375,7 @@ fn summarise(run: &Run, finished: &Finished) {
 /// something done.
 pub(super) fn table(run: &Run, entries: &[Entry], follows: bool) {
     let kind = run.kind;
+    let resume = suggest::resume(run);
     let outcomes: Vec<Outcome> = entries.iter().map(|entry| entry.outcome(follows)).collect();
     let is_few = entries.len() <= FEW;
     for (outcome, _) in by_outcome(&outcomes) {
@@ -404,7 +397,7 @@ pub(super) fn table(run: &Run, entries: &[Entry], follows: bool) {
     if entries.len() == 1 {
         let outcome = outcomes[0];
         if matches!(outcome.verdict(), Verdict::Open | Verdict::Unknown)
-            && let Some(advice) = outcome.advice(kind, &run.id)
+            && let Some(advice) = outcome.advice(kind, &resume)
         {
             output::line(&format!("                     {advice}"));
         }
@@ -412,12 +405,13 @@ pub(super) fn table(run: &Run, entries: &[Entry], follows: bool) {
     }
     output::line(&format!("{} devices:", entries.len()));
     for (outcome, count) in by_outcome(&outcomes) {
-        let advice = outcome.advice(kind, &run.id).unwrap_or_default();
+        let advice = outcome.advice(kind, &resume).unwrap_or_default();
         let line = format!("{count:>7}  {:<19}  {advice}", outcome.name(kind));
         output::line(line.trim_end());
     }
     if !is_few {
-        output::line(&format!("all of them: host-demo runs show {}", run.id));
+        let show = suggest::command(&["runs", "show", &run.id]);
+        output::line(&format!("all of them: {show}"));
     }
 }
 

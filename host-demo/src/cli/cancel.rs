@@ -11,12 +11,12 @@ use host_demo::grant::Operation;
 use host_demo::host::{CallError, Host, Patience};
 use host_demo::id::{ActionId, IdError};
 use serde_json::{Value, json};
-use tokio::sync::watch;
 
 use super::args::{Cancel, Output};
 use super::devices::{self, Verb};
+use super::interrupt::Interrupt;
 use super::steps::Steps;
-use super::{Exit, audit, batch, connect, interrupt, output};
+use super::{Exit, audit, batch, connect, output, suggest};
 
 const CANCEL: Verb = Verb {
     plain: "cancel",
@@ -27,18 +27,20 @@ pub(crate) async fn run(args: Cancel, format: Output) -> anyhow::Result<Exit> {
     let ids = actions(&args.action_ids)?;
     devices::confirmed(args.confirm_above, args.yes, ids.len(), "actions", CANCEL)?;
     let host = connect::host(&args.connection)?;
-    granted(&host)?;
+    granted(&host, Operation::CancelMachineAction, "cancelling")?;
 
-    let (stopping, stop) = watch::channel(false);
-    let listener = tokio::spawn(interrupt::listen(stopping));
-    tokio::select! {
-        _ = batch::foretell(&host, Operation::CancelMachineAction, ids.len(), "cancellations") => {}
-        () = interrupt::pressed(Some(stop.clone())) => {}
-    }
+    let interrupt = Interrupt::finishes();
+    let forecast = batch::foretell(
+        &host,
+        Operation::CancelMachineAction,
+        ids.len(),
+        "cancellations",
+    );
+    interrupt.unless_pressed(forecast).await;
     let steps = Steps::new(ids.len(), "actions dealt with", format);
     let shown = Arc::clone(&steps);
     let patience = Patience {
-        stop: Some(stop.clone()),
+        stop: Some(interrupt.stop.clone()),
         on_wait: Some(steps.on_wait(&host)),
         ..Patience::default()
     };
@@ -46,7 +48,6 @@ pub(crate) async fn run(args: Cancel, format: Output) -> anyhow::Result<Exit> {
     let outcomes = cancel::cancel(&host, ids.clone(), &args.comment, patience, on_outcome).await;
     steps.end();
     let missing = audit::missing(&host).await;
-    listener.abort();
 
     for (id, outcome) in ids.iter().zip(&outcomes) {
         match format {
@@ -58,7 +59,7 @@ pub(crate) async fn run(args: Cancel, format: Output) -> anyhow::Result<Exit> {
         Output::Json => output::json_line(&summary_json(&outcomes, missing.as_ref())),
         Output::Text => summarise(&outcomes),
     }
-    if *stop.borrow() {
+    if interrupt.is_pressed() {
         return Ok(Exit::Interrupted);
     }
     Ok(exit(&outcomes).failed_if(missing.is_some()))
@@ -87,9 +88,9 @@ fn actions(texts: &[String]) -> anyhow::Result<Vec<ActionId>> {
 
 /// Whether the configuration allows it. If not: what to write there, which is all that is allowed
 /// now and this besides.
-fn granted(host: &Host) -> anyhow::Result<()> {
+pub(super) fn granted(host: &Host, operation: Operation, what: &str) -> anyhow::Result<()> {
     let policy = host.policy();
-    let Err(denial) = policy.allows(Operation::CancelMachineAction) else {
+    let Err(denial) = policy.allows(operation) else {
         return Ok(());
     };
     let routes = policy.routes().iter().copied().chain(denial.rule());
@@ -97,8 +98,9 @@ fn granted(host: &Host) -> anyhow::Result<()> {
         .map(|route| format!("{:?}", route.to_string()))
         .collect();
     bail!(
-        "the configuration does not allow cancelling. This line in its [policy] would (`host-demo \
-         config show` names the file): allow = [{}]. Nothing was sent",
+        "the configuration does not allow {what}. This line in its [policy] would (`{}` names \
+         the file): allow = [{}]. Nothing was sent",
+        suggest::command(&["config", "show"]),
         allow.join(", ")
     )
 }
@@ -166,9 +168,10 @@ fn detail(id: &ActionId, outcome: &Outcome) -> String {
     match outcome {
         Outcome::Cancelled(a) => action(a),
         Outcome::Pending(a) => format!(
-            "{} is {} still; look again: host-demo status {id}",
+            "{} is {} still; look again: {}",
             action(a),
-            status(a)
+            status(a),
+            suggest::command(&["status", id.as_str()])
         ),
         Outcome::EndedBefore(a) => format!("{} is {}", action(a), status(a)),
         Outcome::Refused(error, seen) => format!("{}{}", output::explain(error), stands(seen)),

@@ -1,14 +1,20 @@
 //! `host-demo check`
 
 use host_demo::check::{self, Facts, Level, Report, Topic, Verdict, Way};
+use host_demo::egress::Tape;
 use serde_json::{Value, json};
 
 use super::args::{self, Output};
-use super::{Exit, config, connect, output};
+use super::{Exit, config, connect, output, pilot};
 
 pub(crate) async fn run(args: args::Check, format: Output) -> anyhow::Result<Exit> {
-    let (connection, settings) = config::settle(&args.connection)?;
+    let (mut connection, settings) = config::settle(&args.connection)?;
+    let tape = Tape::new();
+    connection.tape = args.pilot.is_some().then(|| tape.clone());
     let (host, service) = connect::settled(&connection, &settings)?;
+    if args.pilot.is_some() {
+        pilot::granted(&host)?;
+    }
     let way = Way {
         ca_file: connection.ca_file.map(|path| path.display().to_string()),
         store: store(),
@@ -20,11 +26,23 @@ pub(crate) async fn run(args: args::Check, format: Output) -> anyhow::Result<Exi
         Output::Json => output::json_line(&to_json(&facts, &report)),
         Output::Text => print(&facts, &report),
     }
-    Ok(match report.verdict {
+    let exit = match report.verdict {
         Verdict::Ready => Exit::Done,
         Verdict::Limited => Exit::Failed,
         Verdict::Unusable => Exit::CouldNotRun,
-    })
+    };
+    match (args.pilot, args.record) {
+        (Some(device), Some(record)) if exit != Exit::CouldNotRun => {
+            let wanted = pilot::Wanted {
+                device,
+                record,
+                yes: args.yes,
+            };
+            let piloted = pilot::run(&host, &service, &tape, wanted, format).await?;
+            Ok(piloted.failed_if(exit == Exit::Failed))
+        }
+        _ => Ok(exit),
+    }
 }
 
 /// What the environment names as the system's certificate authorities, for OpenSSL and for us. It

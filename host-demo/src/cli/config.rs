@@ -131,7 +131,7 @@ fn flags(args: &args::Connection) -> Vec<(Key, String)> {
         (Key::ClientId, args.client_id.clone()),
         (Key::ClientSecretFile, path(&args.client_secret_file)),
         (Key::TokenFile, path(&args.token_file)),
-        (Key::Auth, args.auth.map(|method| method.to_string())),
+        (Key::Auth, args.auth.clone()),
         (Key::Proxy, args.proxy.clone()),
         (
             Key::ProxyCredentialsFile,

@@ -51,6 +51,7 @@ pub(crate) fn boundary(
         audit: Some(audit::open(args)?),
         ledger: Some(quota::ledger(&args.ledger, args.time_scale)?),
         name: quota::name(),
+        tape: args.tape.clone(),
         ..Setup::new(service.clone(), tokens)
     };
     Ok((setup.build()?, service))

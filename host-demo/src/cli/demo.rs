@@ -102,8 +102,12 @@ pub(crate) async fn run() -> anyhow::Result<Exit> {
     };
     let host = Host::new(plugin, &boundary.build()?);
 
-    step("It lets the plugin send two kinds of request, each to one device or action at a time:");
-    for route in host.policy().routes() {
+    let routes = host.policy().routes();
+    step(&format!(
+        "The plugin may send {} kinds of request, each only for what it was called for:",
+        routes.len()
+    ));
+    for route in routes {
         line(&format!("    {route}"));
     }
 
@@ -309,6 +313,7 @@ fn run_of(host: &Host, ids: &[String]) -> anyhow::Result<(Run, Vec<Entry>)> {
         created: host.clock().wall(),
         ended: None,
         ending: None,
+        flags: Vec::new(),
     };
     let entries = ids.iter().map(|id| Ok(Entry::new(id.parse()?, None)));
     Ok((run, entries.collect::<anyhow::Result<_>>()?))

@@ -1,6 +1,7 @@
 //! `host-demo gateway`
 
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -8,10 +9,10 @@ use host_demo::config::Key;
 use host_demo::gateway::Gateway;
 use host_demo::identity::Method;
 use serde_json::json;
-use tokio::sync::watch;
 
 use super::args::{self, Output};
-use super::{Exit, audit, config, connect, interrupt, output};
+use super::interrupt::Interrupt;
+use super::{Exit, audit, config, connect, output};
 
 pub(crate) async fn run(args: args::Gateway, format: Output) -> anyhow::Result<Exit> {
     let plugin = &args.connection.plugin;
@@ -34,46 +35,92 @@ pub(crate) async fn run(args: args::Gateway, format: Output) -> anyhow::Result<E
         None => audit::private(audit::folder()?)?
             .join(format!("gateway-{}.key", gateway.address()?.port())),
     };
-    gateway
-        .write_key(&key_file)
-        .with_context(|| format!("the key can't be written to {}", key_file.display()))?;
-    let key = KeyFile::new(key_file);
+    let failed = || format!("the key can't be written to {}", key_file.display());
+    let claim = Claim::of(&key_file)?;
+    gateway.write_key(&key_file).with_context(failed)?;
+    let key = OwnFile::new(key_file);
 
-    let (stop, stopped) = watch::channel(false);
-    tokio::spawn(interrupt::listen(stop));
+    let interrupt = Interrupt::finishes();
     introduce(gateway.base_url(), &key.path, format);
-    gateway.serve(stopped).await;
+    gateway.serve(interrupt.stop.clone()).await;
     drop(key);
+    drop(claim);
     let missing = audit::missing_of(egress.audit()).await;
     Ok(Exit::Done.failed_if(missing.is_some()))
 }
 
-/// Removed in the end: what is in it is good for nothing then. The one that another gateway has put
-/// in its place since stays.
-struct KeyFile {
+/// A file of this process: it is removed in the end, because what is in it is of no use then. A file
+/// that another process has put in its place since stays.
+pub(super) struct OwnFile {
     path: PathBuf,
     own: Option<(u64, u64)>,
 }
 
-impl KeyFile {
-    fn new(path: PathBuf) -> Self {
-        let own = which(&path);
+impl OwnFile {
+    /// The file that this process has written to the path.
+    pub(super) fn new(path: PathBuf) -> Self {
+        let own = std::fs::symlink_metadata(&path).ok();
+        let own = own.as_ref().map(identity);
         Self { path, own }
     }
 }
 
-impl Drop for KeyFile {
+impl Drop for OwnFile {
     fn drop(&mut self) {
-        if self.own.is_some() && which(&self.path) == self.own {
+        let found = std::fs::symlink_metadata(&self.path).ok();
+        if self.own.is_some() && found.as_ref().map(identity) == self.own {
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
 /// What tells a file from another one at its path.
-fn which(path: &Path) -> Option<(u64, u64)> {
-    let found = std::fs::symlink_metadata(path).ok()?;
-    Some((found.dev(), found.ino()))
+fn identity(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
+}
+
+/// The right to a key file, for as long as this exists. The system takes it back from a process that
+/// dies, so that the key file of a dead gateway can be taken over.
+struct Claim {
+    // Removed before the lock is given up.
+    _lock_file: OwnFile,
+    _lock: File,
+}
+
+impl Claim {
+    fn of(key_file: &Path) -> anyhow::Result<Self> {
+        let mut path = key_file.as_os_str().to_owned();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        let failed = || format!("the key can't be written to {}", key_file.display());
+        loop {
+            let lock = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(&path)
+                .with_context(failed)?;
+            match lock.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => bail!(
+                    "another gateway is running with the key file {}; end it, or name another file \
+                     with --key-file",
+                    key_file.display()
+                ),
+                Err(TryLockError::Error(error)) => return Err(error).with_context(failed),
+            }
+            // The gateway that had it may have removed it since it was opened here.
+            let locked = identity(&lock.metadata().with_context(failed)?);
+            let there = std::fs::symlink_metadata(&path).ok();
+            if there.as_ref().map(identity) == Some(locked) {
+                return Ok(Self {
+                    _lock_file: OwnFile::new(path),
+                    _lock: lock,
+                });
+            }
+        }
+    }
 }
 
 /// What an engine needs to know.

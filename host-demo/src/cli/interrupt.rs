@@ -1,24 +1,171 @@
-//! What Ctrl-C does to a run: it ends in good order, and the second time at once.
+//! Ctrl-C, and the signals that a service manager or a closing terminal sends in its place.
+//!
+//! [`install`] registers the handlers before the command reads its arguments, and a thread of its
+//! own waits for them: nothing that a command does, or waits for, delays the answer to Ctrl-C.
 
-use tokio::signal::unix::{SignalKind, signal};
+use std::io::IsTerminal as _;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use super::Exit;
+use super::{Exit, suggest};
 
-/// The first Ctrl-C stops what has not begun; the second ends the program.
-pub(super) async fn listen(interrupt: watch::Sender<bool>) {
-    if interrupted().await.is_err() {
-        return std::future::pending().await;
-    }
-    note!("\nhost-demo: stopping; what was sent is brought to its answer. Once more ends at once.");
-    let _ = interrupt.send(true);
-    if interrupted().await.is_ok() {
-        note!("host-demo: ended; `host-demo audit verify` lists the calls that were cut short");
-        std::process::exit(Exit::Interrupted as i32);
+/// What the first signal does. The second one always ends the process at once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum First {
+    /// It ends the process at once: nothing is in flight.
+    Exits,
+    /// It stops the work that [`Interrupt::unless_pressed`] waits for.
+    Stops,
+    /// It stops what has not begun; requests in flight finish. The user is told so.
+    Finishes,
+}
+
+struct State {
+    first: First,
+    /// Whether a signal has come.
+    pressed: bool,
+}
+
+static STATE: Mutex<State> = Mutex::new(State {
+    first: First::Exits,
+    pressed: false,
+});
+
+static STOP: LazyLock<watch::Sender<bool>> = LazyLock::new(|| watch::Sender::new(false));
+
+fn state() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Registers the handlers: from here on a signal has a defined result. Call it before anything that
+/// can wait, print or send.
+pub(super) fn install() -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    let signals = {
+        // A handler is registered as its stream is made, and what arrives before somebody waits for
+        // it is kept.
+        let _context = runtime.enter();
+        [
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        ]
+    };
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || runtime.block_on(listen(signals)))?;
+    Ok(())
+}
+
+async fn listen([mut interrupt, mut terminate, mut hang_up]: [Signal; 3]) {
+    loop {
+        let received = tokio::select! {
+            received = interrupt.recv() => received,
+            received = terminate.recv() => received,
+            received = hang_up.recv() => received,
+        };
+        if received.is_none() {
+            return;
+        }
+        let mut state = state();
+        let first = match state.pressed {
+            false => state.first,
+            true => First::Exits,
+        };
+        match first {
+            First::Exits => {
+                if state.first == First::Finishes {
+                    note!(
+                        "host-demo: exited; to list the calls that were cut short: {}",
+                        suggest::verify()
+                    );
+                } else if std::io::stderr().is_terminal() {
+                    // The shell's prompt is not to stand behind a question or a progress bar.
+                    note!("");
+                }
+                // Nobody changes the state any more.
+                std::process::exit(Exit::Interrupted as i32);
+            }
+            First::Stops => {}
+            First::Finishes => note!(
+                "\nhost-demo: stopping after requests in flight finish; press Ctrl-C again to exit \
+                 now"
+            ),
+        }
+        state.pressed = true;
+        STOP.send_replace(true);
     }
 }
 
-/// Completes when it is pressed for the first time; where nobody listens, never.
+/// While it exists, the first signal stops the work in good order instead of ending the process.
+pub(super) struct Interrupt {
+    /// Becomes true with the first signal.
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+impl Interrupt {
+    /// For work with requests that must not be cut short: the user is told that they finish.
+    pub(super) fn finishes() -> Self {
+        Self::with(First::Finishes)
+    }
+
+    /// For work that can be stopped at any time.
+    pub(super) fn stops() -> Self {
+        Self::with(First::Stops)
+    }
+
+    fn with(first: First) -> Self {
+        let mut state = state();
+        state.first = first;
+        Self {
+            stop: STOP.subscribe(),
+        }
+    }
+
+    /// Completes with the first signal.
+    pub(super) async fn pressed(&self) {
+        pressed(Some(self.stop.clone())).await;
+    }
+
+    /// Whether a signal has come.
+    pub(super) fn is_pressed(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// The result of the work, or `None` if a signal comes first; the work is dropped then.
+    pub(super) async fn unless_pressed<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = work => Some(done),
+            () = self.pressed() => None,
+        }
+    }
+}
+
+impl Drop for Interrupt {
+    fn drop(&mut self) {
+        state().first = First::Exits;
+    }
+}
+
+/// Runs a command that can be stopped at any time, because it only reads: a signal ends it.
+pub(super) async fn stoppable(
+    command: impl Future<Output = anyhow::Result<Exit>>,
+) -> anyhow::Result<Exit> {
+    let interrupt = Interrupt::stops();
+    match interrupt.unless_pressed(command).await {
+        Some(result) => result,
+        None => {
+            note!("host-demo: interrupted");
+            Ok(Exit::Interrupted)
+        }
+    }
+}
+
+/// Completes with the first signal; without a receiver, never.
 pub(super) async fn pressed(stop: Option<watch::Receiver<bool>>) {
     if let Some(mut stop) = stop
         && stop.wait_for(|stop| *stop).await.is_ok()
@@ -26,15 +173,4 @@ pub(super) async fn pressed(stop: Option<watch::Receiver<bool>>) {
         return;
     }
     std::future::pending().await
-}
-
-/// Ctrl-C, or what a service manager or a terminal that closes sends in its place.
-async fn interrupted() -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    tokio::select! {
-        pressed = tokio::signal::ctrl_c() => pressed,
-        _ = terminate.recv() => Ok(()),
-        _ = hang_up.recv() => Ok(()),
-    }
 }

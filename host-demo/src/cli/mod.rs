@@ -21,6 +21,7 @@ mod interrupt;
 mod mock;
 mod output;
 mod picture;
+mod pilot;
 mod preview;
 mod progress;
 mod quota;
@@ -29,10 +30,11 @@ mod restricted;
 mod runs;
 mod status;
 mod steps;
+mod suggest;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 use host_demo::host::CallError;
 
@@ -50,7 +52,7 @@ pub(crate) enum Exit {
     CouldNotRun = 2,
     /// None failed; some are still open.
     Open = 3,
-    /// Somebody pressed Ctrl-C.
+    /// The user pressed Ctrl-C, or the process was told to end.
     Interrupted = 130,
 }
 
@@ -72,7 +74,15 @@ impl From<Exit> for ExitCode {
 
 /// Reads the arguments, runs the command, and reports what kept it from running.
 pub(crate) fn run() -> Exit {
-    let cli = match Cli::try_parse() {
+    if let Err(error) = interrupt::install() {
+        note!("host-demo: Ctrl-C can't be handled: {error}");
+        return Exit::CouldNotRun;
+    }
+    let parsed = Cli::command().try_get_matches().and_then(|matches| {
+        suggest::remember(&matches);
+        Cli::from_arg_matches(&matches)
+    });
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             let format = match args::ask_for_json(std::env::args_os()) {
@@ -116,10 +126,12 @@ async fn dispatch(command: Command, format: args::Output) -> anyhow::Result<Exit
         Command::Unrestrict(args) => batch::begin(Kind::Release, *args, format).await,
         Command::Restrict(args) => batch::begin(Kind::Restrict, *args, format).await,
         Command::Resume(args) => batch::resume(*args, format).await,
-        Command::Restricted(args) => restricted::run(args, format).await,
+        Command::Restricted(args) => interrupt::stoppable(restricted::run(args, format)).await,
         Command::Cancel(args) => cancel::run(*args, format).await,
-        Command::Status(args) => status::run(args, format).await,
-        Command::Check(args) => check::run(args, format).await,
+        Command::Status(args) => interrupt::stoppable(status::run(args, format)).await,
+        // A pilot must not stop between restricting a device and releasing it.
+        Command::Check(args) if args.pilot.is_some() => check::run(args, format).await,
+        Command::Check(args) => interrupt::stoppable(check::run(args, format)).await,
         Command::Config(args) => config::run(&args, format),
         Command::Inspect(args) => inspect::run(&args, format),
         Command::Quota(args) => quota::run(args, format).await,
@@ -127,10 +139,13 @@ async fn dispatch(command: Command, format: args::Output) -> anyhow::Result<Exit
         Command::Report(args) => report::run(&args, format),
         Command::Audit {
             command: args::Audit::Verify(args),
-        } => audit::verify(&config::verify(args)?, format),
+        } => {
+            let is_named = args.file.is_some() || args.key.is_some();
+            audit::verify(&config::verify(args)?, is_named, format)
+        }
         Command::Gateway(args) => gateway::run(*args, format).await,
         Command::Mock(args) => mock::run(args, format).await,
-        Command::Demo => demo::run().await,
+        Command::Demo => interrupt::stoppable(demo::run()).await,
         Command::Completion { shell } => completion(shell),
     }
 }

@@ -5,15 +5,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use clap::error::ErrorKind;
+use host_demo::audit::AuditError;
 use host_demo::contract::{MachineAction, Reason};
 pub(crate) use host_demo::harmless::clean;
 use host_demo::harmless::is_harmful;
 use host_demo::host::CallError;
 use host_demo::identity::IdentityError;
+use host_demo::journal::JournalError;
+use host_demo::limits::{LedgerError, LedgerProblem};
 use host_demo::transport::TransportErrorKind;
 use serde_json::{Value, json};
 
 use super::args::Output;
+use super::suggest;
 
 /// Whether something that was to be printed is lost, other than by a reader who went away.
 static LOST: Mutex<Option<String>> = Mutex::new(None);
@@ -87,9 +91,10 @@ pub(crate) fn could_not_run(format: Output, error: &anyhow::Error) {
             (advised(&text, call), value)
         }
         None => {
+            let advice = error.chain().find_map(command_for);
             let text = format!("{error:#}");
-            let value = json!({ "message": text, "advice": null });
-            (text, value)
+            let value = json!({ "message": text, "advice": advice });
+            (with_advice(&text, advice), value)
         }
     };
     if format == Output::Json {
@@ -132,7 +137,36 @@ pub(crate) fn error_json(error: &CallError) -> Value {
 
 /// What else to do about an error, for people. Most errors say it themselves; what they can't name
 /// is a flag.
-pub(crate) fn advice(error: &CallError) -> Option<&'static str> {
+pub(crate) fn advice(error: &CallError) -> Option<String> {
+    match error {
+        CallError::Ledger(error) => command_for(error),
+        CallError::Audit(error) => command_for(error),
+        _ => flag_for(error).map(str::to_owned),
+    }
+}
+
+/// The command that helps with an error, where there is one.
+fn command_for(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(LedgerError {
+        problem: LedgerProblem::Damaged(_),
+        ..
+    }) = error.downcast_ref()
+    {
+        let renew = suggest::command(&["quota", "renew"]);
+        return Some(format!("to begin a new ledger: {renew}"));
+    }
+    if let Some(AuditError::Damaged { .. }) = error.downcast_ref() {
+        let verify = suggest::verify();
+        return Some(format!("to find the damaged line: {verify}"));
+    }
+    if let Some(JournalError::NoSuchRun { .. }) = error.downcast_ref() {
+        let runs = suggest::command(&["runs"]);
+        return Some(format!("to list the runs: {runs}"));
+    }
+    None
+}
+
+fn flag_for(error: &CallError) -> Option<&'static str> {
     if matches!(error.reason(), Some(Reason::RateLimited(_))) {
         return Some(
             "the application's quota is used up, here or by others: try again later, or use an \
@@ -163,7 +197,11 @@ pub(crate) fn advice(error: &CallError) -> Option<&'static str> {
 }
 
 fn advised(text: &str, error: &CallError) -> String {
-    match advice(error) {
+    with_advice(text, advice(error))
+}
+
+fn with_advice(text: &str, advice: Option<String>) -> String {
+    match advice {
         Some(advice) => format!("{}; {advice}", text.trim_end_matches('.')),
         None => text.to_owned(),
     }
@@ -205,7 +243,8 @@ mod tests {
             advice(&CallError::Identity(IdentityError::NoAnswer(failure)))
         };
         let refused = advice(TransportErrorKind::Refused);
-        assert_eq!(refused, Some("check the network and the authority's URL"));
+        let expected = "check the network and the authority's URL";
+        assert_eq!(refused.as_deref(), Some(expected));
         let proxy = advice(TransportErrorKind::Proxy);
         assert!(proxy.is_some_and(|advice| advice.contains("--proxy")));
     }

@@ -11,6 +11,8 @@ use host_demo::survey::{self, Bounds, Survey};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::suggest;
+
 /// Restrictions and releases.
 pub(super) fn filter() -> MachineActionFilter {
     MachineActionFilter {
@@ -49,7 +51,8 @@ pub(super) fn told_if_forbidden(error: &CallError) {
     if matches!(error.reason(), Some(Reason::Forbidden(_))) {
         note!(
             "host-demo: machine actions are read with the permission Machine.Read.All (by newer \
-             pages of Microsoft's: Machine.ReadWrite.All); `host-demo check` says how it is granted"
+             pages of Microsoft's: Machine.ReadWrite.All); `{}` says how it is granted",
+            suggest::command(&["check"])
         );
     }
 }

@@ -14,7 +14,8 @@ pub(super) use host_demo::report::roughly;
 use serde_json::{Value, json};
 
 use super::args::{self, Output, QuotaCommand};
-use super::{Exit, audit, config, connect, output};
+use super::interrupt::{self, Interrupt};
+use super::{Exit, audit, config, connect, output, suggest};
 
 /// What a forecast takes an answer to need. The service's are faster as a rule; what matters is the
 /// quota.
@@ -26,7 +27,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(args: args::Quota, format: Output) -> anyhow::Result<Exit> {
     match &args.command {
-        Some(QuotaCommand::Open(counted)) => open(counted, format).await,
+        Some(QuotaCommand::Open(counted)) => interrupt::stoppable(open(counted, format)).await,
         Some(QuotaCommand::Renew(counted)) => renew(counted, format),
         None => show(&args, format).await,
     }
@@ -37,8 +38,15 @@ async fn show(args: &args::Quota, format: Output) -> anyhow::Result<Exit> {
     let clock = SystemClock::scaled(args.counted.time_scale);
     let ledger = ledger(&named, args.counted.time_scale)?;
     let mut drawn = 0;
+    let interrupt = Interrupt::stops();
     loop {
-        let reading = ledger.read().await?;
+        let Some(reading) = interrupt.unless_pressed(ledger.read()).await else {
+            return Ok(match args.watch {
+                true => Exit::Done,
+                false => Exit::Interrupted,
+            });
+        };
+        let reading = reading?;
         let unused = reading.unused();
         let mut budgets: Vec<(Option<&Key>, &Budget)> = (reading.budgets.iter())
             .map(|(key, budget)| (Some(key), budget))
@@ -61,9 +69,9 @@ async fn show(args: &args::Quota, format: Output) -> anyhow::Result<Exit> {
         if !args.watch || !output::is_read() {
             return Ok(Exit::Done);
         }
-        tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
-            _ = tokio::signal::ctrl_c() => return Ok(Exit::Done),
+        let rest = tokio::time::sleep(LOOK);
+        if interrupt.unless_pressed(rest).await.is_none() {
+            return Ok(Exit::Done);
         }
     }
 }
@@ -99,9 +107,10 @@ fn renew(counted: &args::Counted, format: Output) -> anyhow::Result<Exit> {
     let aside = Sqlite::renew(&path)?;
     let text = format!(
         "{} is put aside as {}. The new one is closed for an hour; if no call was made in the last \
-         one: host-demo quota open",
+         one: {}",
         path.display(),
-        aside.display()
+        aside.display(),
+        suggest::command(&["quota", "open"])
     );
     told(format, "renewed", &text);
     Ok(Exit::Done)
@@ -275,12 +284,13 @@ impl View<'_> {
         }
         let seconds = wait.at.since(self.now).as_secs_f64().ceil();
         let why = match wait.why {
-            Why::Quota => "as many were made as it allows",
-            Why::Service => "the service said to wait",
-            Why::Lost => {
-                "what was counted before is lost, so all of it is taken for used; if no call was \
-                 made in the last hour: host-demo quota open"
-            }
+            Why::Quota => "as many were made as it allows".to_owned(),
+            Why::Service => "the service said to wait".to_owned(),
+            Why::Lost => format!(
+                "the earlier count is lost, so the quota is assumed used up; if no call was made in \
+                 the last hour: {}",
+                suggest::command(&["quota", "open"])
+            ),
         };
         format!("at {} (in {seconds} s): {why}", self.at(wait.at))
     }

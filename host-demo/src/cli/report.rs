@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::args::{self, Output};
-use super::{Exit, batch, output, runs};
+use super::{Exit, batch, output, runs, suggest};
 
 pub(crate) fn run(args: &args::Report, format: Output) -> anyhow::Result<Exit> {
     let to_output = args.csv.as_deref() == Some(Path::new("-"));
@@ -23,7 +23,7 @@ pub(crate) fn run(args: &args::Report, format: Output) -> anyhow::Result<Exit> {
     let id = runs.find(&args.run)?;
     let record = runs.read(&id)?;
     let standing = runs.standing(&id, &record.run);
-    let report = Report::new(&record, standing, Timestamp::now());
+    let report = with_commands(Report::new(&record, standing, Timestamp::now()));
     if let Some(path) = &args.html {
         write(path, &report.html())?;
     }
@@ -38,6 +38,13 @@ pub(crate) fn run(args: &args::Report, format: Output) -> anyhow::Result<Exit> {
         print(&report);
     }
     Ok(Exit::Done)
+}
+
+/// The report, with commands that read and reach what this invocation and the run's own do.
+pub(super) fn with_commands(report: Report<'_>) -> Report<'_> {
+    let run = &report.record.run;
+    let (resume, verify) = (suggest::resume(run), suggest::verify_of(run));
+    report.with_commands(resume, verify)
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
@@ -76,7 +83,7 @@ fn print(report: &Report<'_>) {
         lines.push("calls:".to_owned());
     }
     lines.extend(report.paces.iter().map(pace));
-    if let Some(verify) = report.verify() {
+    if let Some(verify) = &report.verify {
         let id = &report.record.run.id;
         lines.push(clean(&format!("record, under \"run\":\"{id}\":")));
         lines.push(clean(&format!("         {verify}")));
@@ -121,7 +128,7 @@ pub(super) fn heading(report: &Report<'_>) -> Vec<String> {
 pub(super) fn outcomes(report: &Report<'_>) -> Vec<String> {
     let run = &report.record.run;
     let line = |(outcome, devices): &(host_demo::batch::Outcome, Vec<usize>)| {
-        let advice = outcome.advice(run.kind, &run.id).unwrap_or_default();
+        let advice = outcome.advice(run.kind, &report.resume).unwrap_or_default();
         let name = outcome.name(run.kind);
         let line = format!("{:>7}  {name:<19}  {}", devices.len(), clean(&advice));
         line.trim_end().to_owned()
@@ -166,7 +173,7 @@ fn json(report: &Report<'_>) -> Value {
     value["type"] = json!("report");
     value["seconds"] = json!(report.duration().map(|took| took.as_secs()));
     let advice = report.outcomes.iter().map(|(outcome, _)| {
-        let advice = outcome.advice(run.kind, &run.id);
+        let advice = outcome.advice(run.kind, &report.resume);
         (outcome.name(run.kind).to_owned(), json!(advice))
     });
     value["advice"] = Value::Object(advice.collect());
@@ -196,7 +203,7 @@ fn json(report: &Report<'_>) -> Value {
         })
     });
     value["calls"] = calls.collect();
-    value["verify"] = json!(report.verify());
+    value["verify"] = json!(report.verify);
     value
 }
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::args::{Output, Restricted};
 use super::picture::{self, counted, done, pending, step_json};
-use super::{Exit, audit, connect, output};
+use super::{Exit, audit, connect, output, suggest};
 
 const HEADER: [&str; 6] = [
     "machineId",
@@ -81,13 +81,17 @@ pub(crate) async fn run(args: Restricted, format: Output) -> anyhow::Result<Exit
     );
     if found.restricting > 0 {
         let devices = counted(found.restricting, "device more has", "devices more have");
-        note!("host-demo: {devices} a restriction under way; see host-demo status MACHINE_ID");
+        note!(
+            "host-demo: {devices} a restriction under way; see {}",
+            status()
+        );
     }
     if found.unclear > 0 {
         let devices = counted(found.unclear, "device", "devices");
         note!(
             "host-demo: of {devices} more it can't be told whether a restriction or a release was \
-             last; see host-demo status MACHINE_ID"
+             last; see {}",
+            status()
         );
     }
     if survey.is_cut {
@@ -99,6 +103,11 @@ pub(crate) async fn run(args: Restricted, format: Output) -> anyhow::Result<Exit
         false => Exit::Done,
     };
     Ok(exit.failed_if(missing.is_some()))
+}
+
+/// The command that shows one device.
+fn status() -> String {
+    suggest::command(&["status", "MACHINE_ID"])
 }
 
 /// The devices that are looked for.

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::args::{self, Output, RunsCommand};
-use super::{Exit, batch, output, report};
+use super::{Exit, batch, output, report, suggest};
 
 pub(crate) fn run(args: args::Listed, format: Output) -> anyhow::Result<Exit> {
     match args.command {
@@ -114,7 +114,7 @@ fn show(args: &args::ShowRun, format: Output) -> anyhow::Result<Exit> {
     let id = runs.find(&args.run)?;
     let record = runs.read(&id)?;
     let standing = runs.standing(&id, &record.run);
-    let report = Report::new(&record, standing, Timestamp::now());
+    let report = report::with_commands(Report::new(&record, standing, Timestamp::now()));
     let run = &record.run;
     if format == Output::Json {
         let counts = report.counts();
@@ -232,11 +232,8 @@ fn why_kept(overview: &Result<Overview, JournalError>, yes: bool) -> Option<Stri
     let open = overview.outcomes.iter().filter(|(o, _)| is_open(o));
     let open: usize = open.map(|(_, count)| count).sum();
     (open > 0 && !yes).then(|| {
-        let run = &overview.run.id;
-        format!(
-            "{open} of its devices are open: host-demo resume {run}; to remove it all the same: \
-             --yes"
-        )
+        let resume = suggest::resume(&overview.run);
+        format!("{open} of its devices are open: {resume}; to remove it all the same: --yes")
     })
 }
 

@@ -125,11 +125,7 @@ impl Form {
         match self {
             Self::Cloud => one_of(text, Cloud::NAMES),
             Self::Region => one_of(text, Region::NAMES),
-            Self::Auth => {
-                let mut ways = Method::ALL.map(Method::name).to_vec();
-                ways.push(TOKEN_FILE);
-                one_of(text, &ways)
-            }
+            Self::Auth => one_of(text, &auth_names()),
             Self::Origin => parsed::<Origin>(text),
             Self::Scope if text.ends_with("/.default") => Ok(()),
             Self::Scope => Err(
@@ -155,6 +151,13 @@ impl Form {
             Self::Text | Self::Path | Self::Secret | Self::Routes | Self::Quotas => Ok(()),
         }
     }
+}
+
+/// Every name of a way to sign in.
+pub fn auth_names() -> Vec<&'static str> {
+    let mut names = Method::ALL.map(Method::name).to_vec();
+    names.push(TOKEN_FILE);
+    names
 }
 
 /// How to sign in by a token at hand, which is no [`Method`] of getting one.

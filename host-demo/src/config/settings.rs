@@ -237,6 +237,15 @@ impl Settings {
         &self.replaced
     }
 
+    /// A flag that names a token file, where another flag names a way to sign in without one.
+    fn unused_token_file(&self) -> Option<Key> {
+        let is_flag = |key| self.rank(key) == 3;
+        let is_unused = is_flag(Key::TokenFile)
+            && is_flag(Key::Auth)
+            && self.text(Key::Auth) != Some(TOKEN_FILE);
+        is_unused.then_some(Key::TokenFile)
+    }
+
     /// Whether a credential would be sent to the authority.
     fn proves_itself(&self) -> bool {
         use Key::{CertificateFile, ClientSecret, ClientSecretFile, FederatedTokenFile};
@@ -318,8 +327,8 @@ impl Settings {
             Some(self.wrong(*key, error))
         };
         let mut problems: Vec<SettingsError> = self.values.iter().filter_map(judge).collect();
-        let dropped = self.dropped.iter();
-        problems.extend(dropped.map(|key| SettingsError::Dropped { key: *key }));
+        let dropped = self.dropped.iter().copied().chain(self.unused_token_file());
+        problems.extend(dropped.map(|key| SettingsError::Dropped { key }));
         if problems.is_empty() {
             problems.extend(self.service().err());
         }

@@ -94,6 +94,8 @@ struct State {
     seen: Seen,
     /// What was seen has been told. Nothing may leave any more.
     is_over: bool,
+    /// Where its exchange is on the tape, if there is one.
+    taped: Option<usize>,
 }
 
 /// What a call is made of.
@@ -127,6 +129,7 @@ impl Call {
                 permit: parts.permit,
                 seen: Seen::default(),
                 is_over: false,
+                taped: None,
             }),
         };
         Self {
@@ -222,6 +225,11 @@ impl Call {
         }
         // The answer is handed over, not copied: it can be long, and is compared once.
         let answer = std::mem::take(&mut state.seen.answer);
+        if let (Some(tape), Some(place), false) =
+            (self.way.egress.tape(), state.taped, state.seen.echoed)
+        {
+            tape.close(place, &answer);
+        }
         Seen {
             answer,
             ..state.seen.clone()
@@ -381,7 +389,7 @@ impl WayOut {
             HeaderValue::from_static("identity"),
         );
 
-        self.depart(body.len())?;
+        self.depart(&head, &body)?;
         let clock = Arc::clone(self.egress.clock());
         match self
             .egress
@@ -430,7 +438,7 @@ impl WayOut {
     }
 
     /// From here on the request may arrive.
-    fn depart(&self, bytes: usize) -> Result<(), SendError> {
+    fn depart(&self, head: &http::request::Parts, body: &Bytes) -> Result<(), SendError> {
         let mut state = self.state();
         if state.is_over {
             return Err(SendError::Over);
@@ -452,8 +460,12 @@ impl WayOut {
             return Err(SendError::Closed { seconds });
         }
         state.seen.may_have_arrived = true;
-        state.seen.request_bytes = Some(bytes as u64);
+        state.seen.request_bytes = Some(body.len() as u64);
         state.seen.sent_at = Some(now);
+        if let Some(tape) = self.egress.tape() {
+            let clock = self.egress.clock().as_ref();
+            state.taped = tape.depart(self.operation(), head, body, clock);
+        }
         Ok(())
     }
 
@@ -500,9 +512,12 @@ impl WayOut {
             return Err(SendError::HeadersTooLong(size));
         }
         let correlation_id = correlation_id(&head.headers);
-        head.headers = visible(&head.headers);
         let bearer = bearer.as_bytes();
         let needle = Needle::new(bearer.strip_prefix(b"Bearer ").unwrap_or(bearer));
+        if let (Some(tape), Some(place)) = (self.egress.tape(), self.state().taped) {
+            tape.answer(place, head.status.as_u16(), &head.headers, &needle, now);
+        }
+        head.headers = visible(&head.headers);
         if head.headers.values().any(|v| needle.is_in(v.as_bytes())) {
             self.note_echo();
             return Err(SendError::Echoed);

@@ -40,6 +40,7 @@ mod error;
 mod hooks;
 mod patience;
 mod seen;
+mod tape;
 
 use std::fmt;
 use std::sync::Arc;
@@ -63,6 +64,7 @@ pub use error::{BeginError, Refusal, SendError};
 pub use hooks::{Hooks, add_to_linker, add_wasi_to_linker};
 pub use patience::{Consent, Consenting, Patience};
 pub use seen::Seen;
+pub use tape::{Exchange, Tape};
 
 pub(crate) use call::Word;
 pub(crate) use error::when;
@@ -91,6 +93,8 @@ pub struct Setup {
     pub ledger: Option<Arc<dyn Ledger>>,
     /// Who this is, for those who look at the ledger: the process, by its number.
     pub name: String,
+    /// Keeps every exchange, for a pilot: none, unless it is set.
+    pub tape: Option<Tape>,
 }
 
 impl Setup {
@@ -106,6 +110,7 @@ impl Setup {
             audit: None,
             ledger: None,
             name: format!("process {}", std::process::id()),
+            tape: None,
         }
     }
 
@@ -131,6 +136,7 @@ impl Setup {
             call_timeout: self.call_timeout,
             clock: self.clock,
             audit: self.audit,
+            tape: self.tape,
         };
         Ok(Egress {
             shared: Arc::new(shared),
@@ -157,6 +163,7 @@ struct Shared {
     call_timeout: Duration,
     clock: Arc<dyn Clock>,
     audit: Option<Arc<Audit>>,
+    tape: Option<Tape>,
 }
 
 impl Egress {
@@ -257,6 +264,10 @@ impl Egress {
     /// know.
     pub async fn principal(&self) -> Result<Principal, IdentityError> {
         self.shared.tokens.principal().await
+    }
+
+    fn tape(&self) -> Option<&Tape> {
+        self.shared.tape.as_ref()
     }
 
     pub(crate) fn transport(&self) -> &Transport {

@@ -36,6 +36,7 @@ const TABLES: &str = "
         operation TEXT NOT NULL, device INTEGER, began INTEGER NOT NULL, ended INTEGER, result TEXT,
         left INTEGER NOT NULL
     ) STRICT;
+    CREATE TABLE flag (name TEXT NOT NULL, value TEXT NOT NULL) STRICT;
     PRAGMA user_version = 2;
 ";
 
@@ -148,6 +149,11 @@ impl Store {
                 ],
             )
             .map_err(sql)?;
+        for (name, value) in &run.flags {
+            transaction
+                .execute("INSERT INTO flag VALUES (?,?)", params![name, value])
+                .map_err(sql)?;
+        }
         for (n, entry) in entries.iter().enumerate() {
             put(&transaction, n, entry, run.created).map_err(sql)?;
         }
@@ -215,8 +221,23 @@ impl Store {
             .optional()
             .map_err(|e| failed(&self.path, &e))?;
         let run = row.ok_or_else(|| self.damaged("it names no run"))?;
-        run.map_err(|e| failed(&self.path, &e))?
-            .ok_or_else(|| self.damaged("what it says of its run is no such thing"))
+        let run = run.map_err(|e| failed(&self.path, &e))?;
+        let run = run.ok_or_else(|| self.damaged("what it says of its run is no such thing"))?;
+        Ok(Run {
+            flags: self.flags()?,
+            ..run
+        })
+    }
+
+    /// The flags that the run was begun with. A journal from before this table has none.
+    fn flags(&self) -> Result<Vec<(String, String)>, JournalError> {
+        let sql = |e: rusqlite::Error| failed(&self.path, &e);
+        if !self.connection.table_exists(None, "flag").map_err(sql)? {
+            return Ok(Vec::new());
+        }
+        self.all("SELECT * FROM flag ORDER BY rowid", |row| {
+            Ok(Some((row.get("name")?, row.get("value")?)))
+        })
     }
 
     fn entries(&self) -> Result<Vec<Entry>, JournalError> {
@@ -333,6 +354,7 @@ fn run(row: &Row<'_>) -> rusqlite::Result<Option<Run>> {
         created,
         ended: ended.and_then(time),
         ending: row.get("ending")?,
+        flags: Vec::new(),
     }))
 }
 

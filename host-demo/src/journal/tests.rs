@@ -48,6 +48,7 @@ fn run(id: &str) -> Run {
         created: at(0),
         ended: None,
         ending: None,
+        flags: vec![("base-url".to_owned(), "https://localhost:1".to_owned())],
     }
 }
 
@@ -192,6 +193,7 @@ prop_compose! {
             created,
             ended: None,
             ending: None,
+            flags: Vec::new(),
         }
     }
 }

@@ -213,8 +213,7 @@ pub enum LedgerProblem {
     Held(Duration),
     /// What is in it is not what was written.
     #[error(
-        "is damaged ({0}), and what was counted can't be known; restore it, or begin a new one \
-         with `host-demo quota renew`"
+        "is damaged ({0}), and what was counted can't be known: restore it, or begin a new one"
     )]
     Damaged(String),
     /// A later version wrote it.

@@ -58,6 +58,9 @@ impl Sqlite {
     /// makes a new one, in which what was counted is lost.
     pub fn renew(path: &Path) -> Result<PathBuf, LedgerError> {
         let io = |error: std::io::Error| unreachable(path, &error.to_string());
+        // The folder of a relative path need not have a name.
+        let path = &std::path::absolute(path).map_err(io)?;
+        let io = |error: std::io::Error| unreachable(path, &error.to_string());
         let aside = with_suffix(path, &format!(".damaged-{}", uuid::Uuid::new_v4()));
         if !id_file(path).exists() {
             write_id(path, "put aside").map_err(io)?;

@@ -21,7 +21,7 @@ use super::token::{Claims, Permission, Tokens};
 use super::wire::{self, Page, Reply, header_text, unescape};
 
 /// What a list of actions can be filtered by (Microsoft, "List MachineActions API").
-const ACTION_PROPERTIES: [&str; 6] = [
+pub(super) const ACTION_PROPERTIES: [&str; 6] = [
     "id",
     "status",
     "machineId",
@@ -94,11 +94,19 @@ impl Front<'_> {
             Call::ListActions => {
                 self.may_read_actions(claims)?;
                 let query = Query::read(query_of(request.head), &ACTION_PROPERTIES)?;
+                let is_by_id = query
+                    .conditions
+                    .iter()
+                    .any(|condition| condition.is_by("id"));
+                if is_by_id && self.switches.filter_by_id == Doubtful::Reject {
+                    return Err(odata::not_filtered_by("id"));
+                }
                 let all = match self.is_ours(claims) {
                     true => self.service.list(now.moment),
                     false => Vec::new(),
                 };
-                let holds = |action: &_, condition: &Condition| condition.holds_for(action);
+                let case = self.switches.filter_case;
+                let holds = |action: &_, condition: &Condition| condition.holds_for(action, case);
                 let (items, has_more) = query.page(all, holds);
                 let next_link = self.next_link(request.head, &query, has_more);
                 let page = Page { items, next_link };
@@ -375,7 +383,7 @@ impl Front<'_> {
     }
 }
 
-fn query_of(head: &Parts) -> &str {
+pub(super) fn query_of(head: &Parts) -> &str {
     head.uri.query().unwrap_or("")
 }
 

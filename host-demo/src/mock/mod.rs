@@ -55,6 +55,10 @@
 //! - *leeway for wrong clocks*: none is given, the stricter way;
 //! - *compression*: real answers can be deflated; these never are.
 //!
+//! # Replay
+//!
+//! With [`Builder::replay`] the API answers as a recorded service did, in place of the model.
+//!
 //! # What it costs
 //!
 //! Each call leaves eight bytes behind, for [`Mock::most_in_any_window`]. The newest 10,000
@@ -74,6 +78,7 @@ mod odata;
 mod quota;
 mod record;
 mod refusal;
+mod replay;
 mod route;
 mod server;
 mod service;
@@ -99,6 +104,7 @@ pub use self::assertion::Federation;
 pub use self::fault::Fault;
 pub use self::machine::Machine;
 pub use self::record::Arrival;
+pub use self::replay::{Replay, ReplayError};
 pub use self::route::Api;
 pub use self::switches::{
     Case, CheckOrder, ContentType, Doubtful, Duplicate, EndedCancel, ForbiddenWording, Header,
@@ -157,6 +163,7 @@ pub struct Builder {
     clock: Arc<dyn Clock>,
     machines: Vec<Machine>,
     switches: Switches,
+    replay: Option<Replay>,
     registered: Registered,
     port: u16,
     plain_http: bool,
@@ -186,6 +193,15 @@ impl Builder {
     /// The answers to open questions.
     pub fn switches(self, switches: Switches) -> Self {
         Self { switches, ..self }
+    }
+
+    /// Answers as a record of a pilot does, in place of the model. Tokens and quotas stay the
+    /// model's.
+    pub fn replay(self, replay: Replay) -> Self {
+        Self {
+            replay: Some(replay),
+            ..self
+        }
     }
 
     /// A certificate (DER) that the application may prove itself with.
@@ -269,6 +285,7 @@ impl Builder {
                 used: Used::default(),
                 record: Record::new(self.keep_requests),
                 faults: Faults::default(),
+                replay: self.replay,
             }),
             switches: self.switches,
         });
@@ -295,6 +312,7 @@ impl Mock {
             clock: Arc::new(SystemClock::new()),
             machines: Vec::new(),
             switches: Switches::default(),
+            replay: None,
             registered: Registered::default(),
             port: 0,
             plain_http: false,

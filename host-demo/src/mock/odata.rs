@@ -8,6 +8,7 @@ use http::StatusCode;
 use jiff::Timestamp;
 
 use super::refusal::Refusal;
+use super::switches::Case;
 use super::wire::{MachineAction, unescape};
 
 /// The longest page, as documented. (`$stop` there is a typo for `$top`: microsoft-365-docs#12682.)
@@ -89,8 +90,13 @@ impl Query {
 }
 
 impl Condition {
+    /// Whether it looks at this property.
+    pub(super) fn is_by(&self, name: &str) -> bool {
+        matches!(self, Self::IsOneOf(property, _) if property == name)
+    }
+
     /// Whether it holds for an action.
-    pub(super) fn holds_for(&self, action: &MachineAction) -> bool {
+    pub(super) fn holds_for(&self, action: &MachineAction, case: Case) -> bool {
         match self {
             Self::IsSince(_, moment) => action.creation_date_time_utc >= *moment,
             Self::IsOneOf(property, values) => {
@@ -101,7 +107,10 @@ impl Condition {
                     "machineId" => action.machine_id.clone(),
                     _ => action.requestor.clone(),
                 };
-                values.contains(&value)
+                values.iter().any(|wanted| match case {
+                    Case::Sensitive => *wanted == value,
+                    Case::Insensitive => wanted.eq_ignore_ascii_case(&value),
+                })
             }
         }
     }
@@ -136,6 +145,11 @@ fn literal(text: &str) -> Option<String> {
 
 fn count(text: &str) -> Option<usize> {
     text.parse().ok()
+}
+
+/// A filter by a property that this service does not filter by.
+pub(super) fn not_filtered_by(property: &str) -> Refusal {
+    invalid(&format!("filter by '{property}'"))
 }
 
 fn invalid(what: &str) -> Refusal {

@@ -30,6 +30,7 @@ use super::metadata;
 use super::quota::{Exceeded, Quotas};
 use super::record::{Arrival, Key, Record};
 use super::refusal::Refusal;
+use super::replay::Replay;
 use super::route::{Route, route};
 use super::service::Service;
 use super::switches::{ServerErrorBody, Switches};
@@ -52,6 +53,8 @@ pub(super) struct State {
     pub(super) used: Used,
     pub(super) record: Record,
     pub(super) faults: Faults,
+    /// What answers in the place of the service, if something does.
+    pub(super) replay: Option<Replay>,
 }
 
 pub(super) struct Shared {
@@ -164,30 +167,37 @@ impl Shared {
                 metadata::token(&self.directory, issuer, query, headers, now.wall)
             }
             Route::Api(call, name) => {
-                let reply = match arrived.quota {
-                    Err(exceeded) => Refusal::quota(exceeded, &self.switches, now.wall)
-                        .into_reply(&self.switches),
-                    Ok(()) => {
-                        let State {
-                            service, tokens, ..
-                        } = &mut *self.lock();
-                        let (directory, switches) = (&self.directory, &self.switches);
-                        Front {
-                            service,
-                            tokens,
-                            directory,
-                            switches,
-                        }
-                        .answer(
-                            &front::Request {
-                                call: *call,
-                                name,
-                                head,
-                                body,
-                            },
-                            now,
-                        )
+                let State {
+                    service,
+                    tokens,
+                    replay,
+                    ..
+                } = &mut *self.lock();
+                let (directory, switches) = (&self.directory, &self.switches);
+                let request = front::Request {
+                    call: *call,
+                    name,
+                    head,
+                    body,
+                };
+                let reply = match (arrived.quota, replay) {
+                    (Err(exceeded), replay) => {
+                        let recorded = replay.as_ref().and_then(Replay::quota);
+                        recorded.unwrap_or_else(|| {
+                            Refusal::quota(exceeded, switches, now.wall).into_reply(switches)
+                        })
                     }
+                    (Ok(()), Some(replay)) => match tokens.accept(headers, switches, now.wall) {
+                        Ok(_) => replay.answer(&request, now),
+                        Err(refusal) => refusal.into_reply(switches),
+                    },
+                    (Ok(()), None) => Front {
+                        service,
+                        tokens,
+                        directory,
+                        switches,
+                    }
+                    .answer(&request, now),
                 };
                 front::with_cors(reply, &self.switches)
             }

@@ -359,6 +359,10 @@ switches! {
     /// In which order are actions listed? Microsoft's example of a filter with `$top=2` is said to
     /// show "the latest two".
     list_order: ListOrder = ListOrder::NewestFirst;
+    /// May actions be filtered by their ids? Documented is that they may; no record shows it.
+    filter_by_id: Doubtful = Doubtful::Accept;
+    /// Are values compared with regard to case in a filter of actions? Unknown; OData's `eq` does.
+    filter_case: Case = Case::Sensitive;
     /// Does a page that is not the last one have an `@odata.nextLink`? Elastic's code follows one.
     next_link: Header = Header::Present;
     /// Are names of machines compared with regard to case in a filter? Unknown; OData's `eq` does,

@@ -150,7 +150,7 @@ impl Page {
         self.text(&tally(report));
         if report.standing == Standing::Interrupted {
             self.raw("</p>\n<p>To go on: ");
-            self.command(&format!("host-demo resume {}", run.id));
+            self.command(&report.resume);
         }
         if let Some(ending) = &run.ending {
             self.raw("</p>\n<p class=\"failed\">");
@@ -208,7 +208,7 @@ impl Page {
                 grouped(devices.len()),
                 mark(*outcome)
             );
-            if let Some(advice) = outcome.advice(run.kind, &run.id) {
+            if let Some(advice) = outcome.advice(run.kind, &report.resume) {
                 self.raw("<p>");
                 self.advice(&advice);
                 self.raw("</p>");
@@ -346,7 +346,7 @@ impl Page {
     fn audit(&mut self, report: &Report<'_>) {
         let run = &report.record.run;
         self.raw("<h2>The record</h2>\n");
-        let (Some(file), Some(verify)) = (&run.audit, report.verify()) else {
+        let (Some(file), Some(verify)) = (&run.audit, &report.verify) else {
             self.raw("<p>The calls of this run are in no audit record.</p>\n");
             return;
         };
@@ -355,7 +355,7 @@ impl Page {
         self.raw("</code>, with who made it, under <code>&quot;run&quot;:&quot;");
         self.text(&run.id);
         self.raw("&quot;</code>. That nothing in it was changed is shown by:</p>\n<pre>");
-        self.command(&verify);
+        self.command(verify);
         self.raw("</pre>\n");
     }
 

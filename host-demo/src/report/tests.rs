@@ -70,6 +70,7 @@ fn record(entries: Vec<Entry>, calls: Vec<Call>) -> Record {
             created: at(0),
             ended: Some(at(4000)),
             ending: None,
+            flags: Vec::new(),
         },
         entries,
         calls,

@@ -97,6 +97,8 @@ impl Stage {
             ["--scope", &scope],
             ["--ca-file", "ca.pem"],
             ["--time-scale", SCALE],
+            // Seconds, on the machine's own clock.
+            ["--timeout", "20m"],
         ]
         .concat()
         .into_iter()
@@ -122,7 +124,7 @@ impl Stage {
         let child = self
             .command(&BINARY)
             .args(["unrestrict", &id, "--comment", "x", "--no-wait"])
-            .args(["--timeout", "10m", "--output", "json"])
+            .args(["--output", "json"])
             .args(self.service())
             .stdout(Stdio::piped())
             .spawn()
@@ -259,6 +261,44 @@ fn the_record_is_verified_and_a_change_is_found_at_its_line() {
     stage.verifies(&["no-such-file"], 2);
     stage.verifies(&["--key", "no-such-key"], 2);
     stage.verifies(&["--head", "not a hash"], 2);
+}
+
+#[test]
+fn on_an_unused_machine_there_is_no_alarm_and_a_missing_log_or_key_is_one() {
+    let stage = Stage::new();
+    let said = stage.verifies(&[], 0);
+    assert!(said.contains("no audit log yet"), "{said}");
+    let said: Value = serde_json::from_str(&stage.verifies(&["--output", "json"], 0)).unwrap();
+    assert_eq!(
+        (&said["intact"], &said["records"]),
+        (&Value::Null, &0.into())
+    );
+    // What was noted was somewhere, and what is named has to be there.
+    let hash = "0".repeat(64);
+    stage.verifies(&["--head", &hash], 2);
+    stage.verifies(&["no-such-file"], 2);
+    stage.verifies(&["--key", "no-such-key"], 2);
+    // Looking leaves nothing behind.
+    assert!(!stage.home.path().join(".local").exists());
+
+    stage.releases(&[], 0);
+    let key = stage
+        .home
+        .path()
+        .join(".local/share/host-demo/keys/audit.key");
+    let (log_away, key_away) = (stage.home.path().join("log"), stage.home.path().join("key"));
+    fs::rename(stage.record(), &log_away).unwrap();
+    let said = stage.verifies(&[], 2);
+    assert!(said.contains("is missing, and its key"), "{said}");
+    // Of both, the journal of the run still knows.
+    fs::rename(&key, &key_away).unwrap();
+    let said = stage.verifies(&[], 2);
+    assert!(said.contains("was recorded there"), "{said}");
+    fs::rename(&log_away, stage.record()).unwrap();
+    let said = stage.verifies(&[], 2);
+    assert!(said.contains("audit key"), "{said}");
+    fs::rename(&key_away, &key).unwrap();
+    stage.verifies(&[], 0);
 }
 
 #[test]

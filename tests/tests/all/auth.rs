@@ -53,6 +53,8 @@ impl Stage {
                 "cleaned",
                 "--no-wait",
             ])
+            // Eighteen seconds, on the machine's own clock.
+            .args(["--timeout", "1h"])
             .args([
                 "--base-url",
                 mock.base_url(),

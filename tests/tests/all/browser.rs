@@ -89,6 +89,7 @@ fn record(hostile: &str) -> Record {
             created: "2026-01-30T21:11:22Z".parse().unwrap(),
             ended: Some("2026-01-30T21:12:22Z".parse().unwrap()),
             ending: Some(hostile.to_owned()),
+            flags: Vec::new(),
         },
         entries: vec![
             entry(1, Some("pc-10"), State::Done, Some("Succeeded")),

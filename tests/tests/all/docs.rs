@@ -21,6 +21,7 @@ const PAGES: &[(&str, &str)] = &[
         "docs/operator.md",
         include_str!("../../../docs/operator.md"),
     ),
+    ("docs/pilot.md", include_str!("../../../docs/pilot.md")),
     (
         "docs/responder.md",
         include_str!("../../../docs/responder.md"),
@@ -135,5 +136,80 @@ fn the_responders_guide_has_every_outcome() {
     for outcome in Outcome::ALL {
         let name = outcome.name(Kind::Release);
         assert!(quoted.contains(&name), "`{name}`");
+    }
+}
+
+/// The blocks of a page that are for this language, each with what stands before it.
+pub(crate) fn blocks(page: &'static str, language: &str) -> Vec<&'static str> {
+    let start = format!("```{language}\n");
+    let mut found = Vec::new();
+    let mut rest = page;
+    while let Some((_, block)) = rest.split_once(start.as_str()) {
+        let (block, after) = block.split_once("```").unwrap();
+        found.push(block);
+        rest = after;
+    }
+    found
+}
+
+#[test]
+fn every_shell_block_is_one_that_a_shell_reads() {
+    for (path, page) in PAGES {
+        for block in blocks(page, "sh") {
+            let output = std::process::Command::new("sh")
+                .args(["-n", "-c", block])
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{path}: {said}\n{block}");
+            // What stands for something else can't be pasted.
+            assert!(!block.contains('…'), "{path}: {block}");
+        }
+    }
+}
+
+/// cargo resolves what the engine author's guide depends on, against this workspace.
+#[test]
+fn the_dependency_lines_resolve() {
+    let page = include_str!("../../../docs/engine.md");
+    let blocks = blocks(page, "toml");
+    assert!(!blocks.is_empty());
+    let folder = tempfile::tempdir().unwrap();
+    // The guide's name of a checkout.
+    std::os::unix::fs::symlink(
+        root().canonicalize().unwrap(),
+        folder.path().join("defender-endpoint"),
+    )
+    .unwrap();
+    std::fs::create_dir(folder.path().join("src")).unwrap();
+    std::fs::write(folder.path().join("src/lib.rs"), "").unwrap();
+    // The versions that this workspace has: nothing else need be at hand.
+    std::fs::copy(root().join("Cargo.lock"), folder.path().join("Cargo.lock")).unwrap();
+    for block in blocks {
+        let manifest = format!(
+            "[package]\nname = \"engine\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n{block}"
+        );
+        std::fs::write(folder.path().join("Cargo.toml"), &manifest).unwrap();
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let output = std::process::Command::new(cargo)
+            .args([
+                "tree",
+                "--offline",
+                "--depth",
+                "1",
+                "--edges",
+                "normal,features",
+            ])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}\n{manifest}");
+        let tree = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            tree.contains("host-demo feature \"bundled-plugin\""),
+            "{tree}"
+        );
+        assert!(!tree.contains("host-demo feature \"cli\""), "{tree}");
     }
 }

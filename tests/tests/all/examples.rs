@@ -130,3 +130,69 @@ fn an_example_does_not_run_a_component_that_wants_more() {
         assert!(failed.contains("wasi:random/random"), "{failed}");
     }
 }
+
+/// The engine author's guide, line by line in a folder that looks like a checkout. What it installs
+/// is installed already, and the stand-in has another port.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_guides_shell_lines_release_a_device() {
+    const GUIDE: &str = include_str!("../../../docs/engine.md");
+    const INSTALL: [&str; 3] = ["python3 -m venv ", "target/engine/bin/pip ", "npm ci "];
+
+    let Some(foreign) = install() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let link = |to: &Path, name: &str| {
+        let from = folder.path().join(name);
+        std::fs::create_dir_all(from.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(to.canonicalize().unwrap(), from).unwrap();
+    };
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("foreign");
+    let packages = foreign.packages("node").join("node_modules");
+    link(&packages, "tests/foreign/node/node_modules");
+    // Node runs it as a program by its own name only.
+    let engine = "node/engine.mjs";
+    let copy = folder.path().join("tests/foreign").join(engine);
+    std::fs::copy(sources.join(engine), copy).unwrap();
+    link(&sources.join("python"), "tests/foreign/python");
+    link(&foreign.packages("python").join("venv"), "target/engine");
+    for flavour in [Flavour::Plain, Flavour::Environment] {
+        let component = foreign.component(flavour);
+        let name = component.file_name().unwrap().to_str().unwrap();
+        link(&component, &format!("target/components/{name}"));
+    }
+    let program = foreign.wasmtime();
+    let path = std::env::var("PATH").unwrap();
+    let path = format!("{}:{path}", program.parent().unwrap().display());
+    let mut run = 0;
+    for block in crate::docs::blocks(GUIDE, "sh") {
+        let is_engine = ["engine.py", "engine.mjs", "wasmtime run"]
+            .iter()
+            .any(|engine| block.contains(engine));
+        if !is_engine {
+            continue;
+        }
+        let mock = Mock::builder().plain_http(true).start().await.unwrap();
+        let token = folder.path().join("stand-in.token");
+        std::fs::write(token, mock.token(Grant::new())).unwrap();
+        let installs = |line: &&str| INSTALL.iter().any(|start| line.starts_with(start));
+        let lines: Vec<&str> = block.lines().filter(|line| !installs(line)).collect();
+        let lines = lines
+            .join("\n")
+            .replace("http://localhost:8787", mock.base_url());
+        let output = Command::new("sh")
+            .args(["-euc", &lines])
+            .env("PATH", &path)
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        let (out, err) = said(&output);
+        assert!(output.status.success(), "{lines}\n{out}{err}");
+        let released: Vec<bool> = mock
+            .machine_ids()
+            .iter()
+            .map(|id| mock.actions_of(id).len() == 1)
+            .collect();
+        assert_eq!(released, [true, false, false], "{lines}\n{out}{err}");
+        run += 1;
+    }
+    assert_eq!(run, 3, "one for each engine");
+}

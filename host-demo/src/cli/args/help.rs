@@ -1,5 +1,11 @@
 //! What stands below the arguments in the help: examples, exit codes, and what else is to be known.
 
+/// The headings under which flags say what a command works with: the service, the credentials, the
+/// files. Every other command that it suggests needs the same.
+pub(crate) const CONTEXT_HEADINGS: [&str; 6] = [
+    "Service", "Network", "Identity", "Audit", "Quotas", "Journal",
+];
+
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   host-demo demo
@@ -22,8 +28,8 @@ Exit codes:
   130  interrupted
 
 With --output json, standard output has one JSON object a line. Its \"type\" says what it is: run,
-device, name (that leads to no device), summary, report, action, check, config, plugin, quota, audit,
-gateway or error. What went wrong stands in its \"error\", as a \"message\" and, where there is something
+device, name (that leads to no device), summary, report, action, check, pilot, config, plugin, quota,
+audit, gateway or error. What went wrong stands in its \"error\", as a \"message\" and, where there is something
 to do about it, an \"advice\"; that holds for wrong arguments too. The other commands print text: completion,
 config example, demo, mock.";
 
@@ -36,13 +42,14 @@ Credentials come from the environment, never from arguments:
                                                          Machine.RestrictExecution
   AZURE_AUTHORITY_HOST                                   the authority of a service of one's own
 or from files: --client-secret-file, --token-file. With --auth METHOD, from elsewhere:
-  client-secret       as above; what is meant without --auth
+  client-secret       as above; this is the default
   client-certificate  AZURE_CLIENT_CERTIFICATE_PATH, a PEM file with the certificate and its key
   workload-identity   AZURE_FEDERATED_TOKEN_FILE, another issuer's token that the application trusts
   managed-identity    the Azure machine that this runs on
   azure-cli           the user who is signed in: az login
   device-code         a user who signs in with a browser, here or elsewhere
-  default             the first of these that is there, without device-code
+  token-file          --token-file: a token at hand, used as it is
+  default             the first that is there, without device-code and token-file
 A file can be what another command prints: --token-file <(COMMAND), or /dev/stdin.
 
 "
@@ -226,7 +233,25 @@ does not exist, which costs one call of the quota for reading.
 Exit codes:
   0  all is well
   1  releases work, with limits: another right is missing, or something is about to fail
-  2  releases do not work"
+  2  releases do not work
+
+With --pilot DEVICE it then restricts that device, releases it, and answers what Microsoft's
+documentation leaves open. Use a test device: it runs only programs signed by Microsoft for some
+minutes. A device that is restricted or has an action in progress is refused. Restricting needs
+this rule in the list `allow` of the configuration's [policy]:
+\"POST /api/machines/{machine-id}/restrictCodeExecution\". The file of --record has the exchange
+without ids, names, users, addresses, comments or tokens. An interrupted pilot releases the device.
+
+Exit codes of a pilot:
+  0  the device was restricted and is released
+  1  the device may still be restricted, or something failed or is limited
+  2  nothing was changed: refused, not confirmed, not allowed, or no connection
+  3  the release was accepted, and is not seen to be done
+  130  interrupted
+
+Examples:
+  host-demo check
+  host-demo check --pilot pc-test-1.contoso.com --record pilot.json --config pilot.toml"
 );
 
 /// The exit codes of what either works or does not.
@@ -245,10 +270,13 @@ pub(crate) const PLAIN_EXIT_CODES: &str = plain_exit_codes!();
 pub(crate) const SHOW_HELP: &str = concat!(credentials!(), plain_exit_codes!());
 
 pub(crate) const VERIFY_HELP: &str = "\
+Where neither the log nor its key is there, nothing was recorded yet. Whoever removes both, and the
+runs, leaves the same picture: only a hash that was noted elsewhere (--head) shows that.
+
 Exit codes:
-  0  all of it is intact
+  0  all of it is intact, or there is no audit log yet
   1  it is damaged
-  2  that can't be told";
+  2  that can't be told, or a log or its key is missing";
 
 pub(crate) const RUNS_HELP: &str = "\
 A run that was `interrupted` goes on with: host-demo resume RUN.

@@ -178,19 +178,38 @@ fn two_gateways_and_the_command_count_in_one_ledger() {
 }
 
 #[test]
-fn a_gateway_that_ends_leaves_the_key_of_the_one_that_took_over_its_file() {
+fn the_key_file_of_a_running_gateway_is_not_taken_and_that_of_a_dead_one_is() {
     let stage = super::quota::strict();
     let file = ["--key-file", "one.key"];
-    let first = Gateway::start(&stage, &file);
+    let mut first = Gateway::start(&stage, &file);
+    let key = first.key();
+    // By another name of the same file.
+    std::fs::create_dir(stage.folder.path().join("sub")).unwrap();
+    for name in ["one.key", "sub/../one.key"] {
+        real(&stage, &["gateway", "--key-file", name])
+            .exits(2)
+            .mentions("another gateway is running with the key file")
+            .mentions("--key-file");
+    }
+    assert_eq!(first.key(), key);
+    assert_eq!(first.release(&stage.id()).0, 201);
+
+    first.child.kill().unwrap();
+    first.child.wait().unwrap();
+    assert!(first.key_file.exists(), "it was killed");
     let second = Gateway::start(&stage, &file);
-    let key = second.key();
-    let (code, said) = first.terminate();
-    assert_eq!(code, Some(0), "{said}");
-    assert_eq!(second.key(), key);
+    assert_ne!(second.key(), key);
+    assert_eq!(second.release(&stage.mock.machine_ids()[1]).0, 201);
     let key_file = second.key_file.clone();
     let (code, said) = second.terminate();
     assert_eq!(code, Some(0), "{said}");
+    let left = std::fs::read_dir(stage.folder.path()).unwrap();
+    let mut left = left.map(|file| file.unwrap().file_name().into_string().unwrap());
     assert!(!key_file.exists());
+    assert!(
+        !left.any(|name| name.starts_with("one.key")),
+        "a lock is left"
+    );
 }
 
 #[test]

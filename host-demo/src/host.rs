@@ -41,7 +41,10 @@ use crate::plugin::{Fault, Plugin};
 use crate::policy::Policy;
 use crate::said::Said;
 
-pub use crate::egress::{CALL_TIMEOUT, Consent, Consenting, Patience, Setup};
+pub use crate::egress::{
+    CALL_TIMEOUT, Consent, Consenting, Patience, Setup, TOKEN_RETRY_CALL, TOKEN_RETRY_FIRST,
+    TOKEN_RETRY_RUN, TokenWait,
+};
 pub use error::CallError;
 
 use judge::{claim, ending};
@@ -231,6 +234,11 @@ impl Host {
         self.egress.principal().await
     }
 
+    /// The same, asked for again after failures that may pass, as long as `patience` allows.
+    pub async fn principal_within(&self, patience: &Patience) -> Result<Principal, IdentityError> {
+        self.egress.principal_within(patience).await
+    }
+
     /// A moment to come, on the calendar.
     pub fn calendar(&self, at: Moment) -> jiff::Timestamp {
         self.egress.calendar(at)
@@ -256,10 +264,9 @@ impl Host {
             return result;
         }
         drop(first);
-        let renewing = self.egress.renew(&seen);
         let is_another = tokio::select! {
             biased;
-            renewed = self.egress.in_time(patience.until, renewing) => renewed?,
+            renewed = self.egress.renew_patiently(&seen, &patience) => renewed?,
             () = stopped(patience.stop.clone()) => return Err(CallError::Stopped),
         };
         if !is_another {

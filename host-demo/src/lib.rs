@@ -102,6 +102,7 @@ pub mod query;
 #[cfg(feature = "wasm")]
 pub mod report;
 mod resolve;
+pub mod retry;
 mod said;
 #[cfg(feature = "wasm")]
 pub mod survey;

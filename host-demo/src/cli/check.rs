@@ -1,6 +1,7 @@
 //! `host-demo check`
 
 use host_demo::check::{self, Facts, Level, Report, Topic, Verdict, Way};
+use host_demo::host::Patience;
 use serde_json::{Value, json};
 
 use super::args::{self, Output};
@@ -14,7 +15,11 @@ pub(crate) async fn run(args: args::Check, format: Output) -> anyhow::Result<Exi
         store: store(),
         proxy: connection.proxy.clone(),
     };
-    let facts = check::look(&host, &service, way).await;
+    let patience = Patience {
+        on_token_wait: Some(output::on_token_wait(&host)),
+        ..Patience::default()
+    };
+    let facts = check::look(&host, &service, way, &patience).await;
     let report = facts.judge();
     match format {
         Output::Json => output::json_line(&to_json(&facts, &report)),

@@ -86,7 +86,7 @@ async fn open(counted: &args::Counted, format: Output) -> anyhow::Result<Exit> {
     told(
         format,
         "open",
-        "open: what was counted is counted, and nothing is taken for lost",
+        "opened: no calls are assumed lost, and a wait that the service asked for (429) is ignored",
     );
     Ok(Exit::Done)
 }
@@ -261,8 +261,7 @@ impl View<'_> {
 
     /// A moment, on the calendar.
     fn at(&self, moment: Moment) -> String {
-        let at = self.time(moment);
-        format!("{} UTC", at.strftime("%H:%M:%S"))
+        output::moment(self.time(moment), self.wall)
     }
 
     fn time(&self, moment: Moment) -> jiff::Timestamp {
@@ -273,16 +272,22 @@ impl View<'_> {
         if wait.at.as_nanos() == u64::MAX {
             return "never: a quota of no calls".to_owned();
         }
-        let seconds = wait.at.since(self.now).as_secs_f64().ceil();
+        let left = wait.at.since(self.now);
+        let left = match left.as_secs() {
+            0..600 => format!("{} s", left.as_secs_f64().ceil()),
+            _ => roughly(left),
+        };
         let why = match wait.why {
             Why::Quota => "as many were made as it allows",
-            Why::Service => "the service said to wait",
+            Why::Service => {
+                "the service said to wait (429); to call sooner all the same: host-demo quota open"
+            }
             Why::Lost => {
                 "what was counted before is lost, so all of it is taken for used; if no call was \
                  made in the last hour: host-demo quota open"
             }
         };
-        format!("at {} (in {seconds} s): {why}", self.at(wait.at))
+        format!("at {} (in {left}): {why}", self.at(wait.at))
     }
 
     fn json(&self) -> Value {

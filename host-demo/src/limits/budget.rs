@@ -68,7 +68,7 @@ pub enum Reply {
         /// When it is worth asking again, unless something happens.
         free: NotUntil,
         /// Whether something can that only the ledger knows of: an answer to somebody else's call may
-        /// free a slot sooner, somebody else may leave the queue, or say that nothing was lost.
+        /// free a slot sooner, somebody else may leave the queue, or open the key.
         may_be_sooner: bool,
     },
     /// Not within its patience, or never. It has no place any more.
@@ -181,7 +181,7 @@ impl Budget {
             ahead,
             free,
             may_be_sooner: others_wait
-                || free.why == Why::Lost
+                || free.why != Why::Quota
                 || self.log.others_in_flight(id, now),
         }
     }

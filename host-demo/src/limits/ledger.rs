@@ -103,8 +103,8 @@ pub trait Ledger: Send + Sync + 'static {
     /// Everything that is known.
     async fn read(&self) -> Result<Reading, LedgerError>;
 
-    /// Takes the word of somebody who knows that no call is missing, although what was counted was
-    /// lost.
+    /// Opens every key, by the word of somebody who knows better: no call is missing, although what was
+    /// counted was lost, and the service takes calls again, although it said not to call.
     async fn reopen(&self) -> Result<(), LedgerError>;
 }
 
@@ -290,6 +290,9 @@ impl Ledger for Memory {
 
     /// Nothing is lost here but with the process.
     async fn reopen(&self) -> Result<(), LedgerError> {
+        for budget in self.budgets().values_mut() {
+            budget.log.reopen();
+        }
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ use super::{
     Ask, Holder, Key, Ledger, LedgerError, News, NotUntil, Quota, Reading, Reply, Slot, Ticket,
 };
 use crate::clock::{Clock, Moment};
+use crate::retry::backoff;
 
 /// How often one that waits looks whether another process's call freed a slot before its time. A
 /// minute's quota is used 0.4 % late for it, at the worst.
@@ -40,12 +41,26 @@ struct State {
     /// The places of those who wait. The ledger is asked for the first of them only: for the others
     /// it can't have good news before.
     tickets: BTreeSet<Ticket>,
+    /// What the service said to this process. The ledger may know that somebody has opened the key
+    /// since.
     closed_until: Moment,
+    /// How often it has said so.
+    closes: u64,
+    /// How often in a row, each time after the key had been open again.
+    refusals: u32,
 }
 
 impl Here {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The ledger admits a call, and knows of so many closes.
+    fn opened(&self, closes: u64) {
+        let mut state = self.state();
+        if state.closes == closes {
+            state.closed_until = Moment::ORIGIN;
+        }
     }
 }
 
@@ -118,6 +133,7 @@ impl Limiter {
             }
             // Before the ledger is asked: however long that takes, it is the call's own time.
             let deadline = now + call;
+            let closes = here.state().closes;
             let ask = Ask {
                 quotas: Arc::clone(&self.quotas),
                 holder: self.holder.clone(),
@@ -130,6 +146,7 @@ impl Limiter {
                     if let Some(place) = place {
                         place.gone();
                     }
+                    here.opened(closes);
                     return Ok(Permit {
                         key: key.clone(),
                         ledger: Arc::clone(&self.ledger),
@@ -222,6 +239,7 @@ fn close(key: &Key, here: &Here, ledger: &dyn Ledger, until: Moment) {
     {
         let mut state = here.state();
         state.closed_until = state.closed_until.max(until);
+        state.closes += 1;
     }
     ledger.tell(key, News::ClosedUntil(until));
     here.changed.notify_waiters();
@@ -317,6 +335,22 @@ impl Permit {
         let fresh = self.is_fresh();
         self.state = Use::Redeemed;
         fresh
+    }
+
+    /// The service answered with 429 at this moment. Returns the shortest time for which the key has
+    /// to be closed, whatever the answer says: it grows from one refusal to the next, while there is
+    /// no other answer between them. Those that come while the key is closed are no further ones.
+    pub(crate) fn refused(&self, now: Moment) -> Duration {
+        let mut state = self.here.state();
+        if state.refusals == 0 || state.closed_until <= now {
+            state.refusals = state.refusals.saturating_add(1);
+        }
+        backoff(state.refusals)
+    }
+
+    /// The service answered with something else than 429.
+    pub(crate) fn accepted(&self) {
+        self.here.state().refusals = 0;
     }
 
     /// The answer's head came at this moment.

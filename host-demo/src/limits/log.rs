@@ -196,9 +196,10 @@ impl Log {
         self.lost_until = self.lost_until.max(until);
     }
 
-    /// Somebody who knows says that there are no such calls.
+    /// Somebody who knows better opens it: there are no such calls, and the service takes calls again.
     pub fn reopen(&mut self) {
         self.lost_until = Moment::ORIGIN;
+        self.closed_until = Moment::ORIGIN;
     }
 
     /// How many calls count in the window of this quota that ends now.

@@ -55,7 +55,9 @@ pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyh
     let plan = plan(&args.pace, asked.len(), &host);
     let interrupt = Interrupt::listen();
     let patience = patience(&host, &plan, &interrupt);
-    let devices = asked.devices(&host, verb(kind), patience.clone(), format).await?;
+    let devices = asked
+        .devices(&host, verb(kind), patience.clone(), format)
+        .await?;
     if args.dry_run {
         let ids: Vec<String> = devices.iter().map(|device| device.id.to_string()).collect();
         return preview::run(&host, kind, &ids, format).await;

@@ -204,10 +204,17 @@ impl Reporter for Progress {
     fn waiting_for_token(&self, wait: &TokenWait, until: jiff::Timestamp) {
         let error = output::clean(&wait.error.to_string());
         let at = output::moment(until, self.clock.wall());
-        let text = format!("{error}; asking again at {at} (attempt {})", wait.attempts + 1);
+        let text = format!(
+            "{error}; asking again at {at} (attempt {})",
+            wait.attempts + 1
+        );
         let mut tally = self.tally();
         // Each request that waits says so.
-        if tally.waits.as_ref().is_some_and(|(before, _)| *before == until) {
+        if tally
+            .waits
+            .as_ref()
+            .is_some_and(|(before, _)| *before == until)
+        {
             return;
         }
         tally.waits = Some((until, text.clone()));

@@ -120,12 +120,10 @@ impl Executor for Scrubbed {
         let failure = match &ended {
             Ok(output) if output.status.success() => None,
             Ok(output) => Some(explain(output)),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                Some(busy(format!(
-                    "az did not end within {} s",
-                    TIMEOUT.as_secs()
-                )))
-            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Some(busy(format!(
+                "az did not end within {} s",
+                TIMEOUT.as_secs()
+            ))),
             Err(error) => Some(not_available(format!("az can't be run: {error}"))),
         };
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
@@ -203,7 +201,11 @@ fn explain(output: &Output) -> IdentityError {
 }
 
 /// What the tool's HTTP library (urllib3) says where no answer came.
-const NO_CONNECTION: [&str; 3] = ["Max retries exceeded", "Connection aborted", "Read timed out"];
+const NO_CONNECTION: [&str; 3] = [
+    "Max retries exceeded",
+    "Connection aborted",
+    "Read timed out",
+];
 
 fn busy(error: String) -> IdentityError {
     IdentityError::Busy {

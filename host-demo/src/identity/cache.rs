@@ -228,7 +228,10 @@ impl TokenSource for Identity {
         let ended = self.read(|state| state.ended);
         let _one_at_a_time = self.renewal.lock().await;
         let (is_it, replaced) = self.read(|state| {
-            let is_it = state.kept.as_ref().is_some_and(|kept| kept.token.is(rejected));
+            let is_it = state
+                .kept
+                .as_ref()
+                .is_some_and(|kept| kept.token.is(rejected));
             (is_it, state.replaced)
         });
         if !is_it {

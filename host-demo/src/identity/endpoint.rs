@@ -117,7 +117,13 @@ impl Failure {
         let (error, told) = match self {
             Self::Refused(refusal, told) => {
                 let retry_after = told.retry_after.max(refusal.least_wait());
-                (refusal.text(), Told { retry_after, ..told })
+                (
+                    refusal.text(),
+                    Told {
+                        retry_after,
+                        ..told
+                    },
+                )
             }
             Self::Failed(told) => (told.text(), told),
             other @ (Self::NoAnswer(_) | Self::NotAnAnswer(_)) => {

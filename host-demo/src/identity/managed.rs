@@ -37,7 +37,11 @@ pub(super) struct Managed {
 #[async_trait]
 impl Fetch for Managed {
     async fn fetch(&self) -> Result<Fetched, IdentityError> {
-        let endpoint = Endpoint::new(&self.transport, Whom::Machine(self.instead.clone()), &self.clock);
+        let endpoint = Endpoint::new(
+            &self.transport,
+            Whom::Machine(self.instead.clone()),
+            &self.clock,
+        );
         let options = ManagedIdentityCredentialOptions {
             user_assigned_id: self.client_id.clone().map(UserAssignedId::ClientId),
             client_options: endpoint.options(),

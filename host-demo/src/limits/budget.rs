@@ -196,6 +196,11 @@ impl Budget {
         }
     }
 
+    /// Opens the key, by the word of somebody who knows better.
+    pub fn reopen(&mut self) {
+        self.log.reopen();
+    }
+
     fn know(&mut self, holder: &Holder, lease: Moment) {
         match self.holders.get_mut(&holder.id) {
             Some(known) => known.lease = lease,

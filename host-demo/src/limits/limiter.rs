@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::{
-    Ask, Holder, Key, Ledger, LedgerError, News, NotUntil, Quota, Reading, Reply, Slot, Ticket,
+    Ask, Holder, Key, Ledger, LedgerError, News, NotUntil, Quota, Reading, Reply, Slot, Ticket, Why,
 };
 use crate::clock::{Clock, Moment};
 use crate::retry::backoff;
@@ -16,6 +16,9 @@ use crate::retry::backoff;
 /// How often one that waits looks whether another process's call freed a slot before its time. A
 /// minute's quota is used 0.4 % late for it, at the worst.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// The same while the service has closed the key, which somebody may overrule.
+const LOOK_AT_CLOSED: Duration = Duration::from_secs(5);
 
 /// Hands out permits, as many as the quotas allow, in the order they were asked for.
 #[derive(Clone)]
@@ -179,7 +182,10 @@ impl Limiter {
                     if told.replace(free) != Some(free) {
                         on_wait(free);
                     }
-                    let look = now + LOOK;
+                    let look = match free.why {
+                        Why::Service => now + LOOK_AT_CLOSED,
+                        Why::Quota | Why::Lost => now + LOOK,
+                    };
                     let wake = match free.at {
                         at if at <= now => look,
                         at if may_be_sooner => at.min(look),
@@ -405,7 +411,7 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::grant::Operation;
-    use crate::limits::{GRACE, Memory, Why};
+    use crate::limits::{GRACE, Memory};
 
     const CALL: Duration = Duration::from_secs(30);
 
@@ -593,6 +599,43 @@ mod tests {
             (refused.at, refused.why),
             (clock.now() + Duration::from_secs(8), Why::Service)
         );
+    }
+
+    #[tokio::test]
+    async fn a_key_that_somebody_opens_takes_calls_and_heeds_the_next_429() {
+        let (clock, limiter) = limiter(5);
+        let day = Duration::from_secs(24 * 3600);
+        limiter.close(&key(), day);
+        let key = key();
+        let mut waiting = pin!(limiter.acquire(&key, CALL, None, &|_| {}));
+        assert!(poll(waiting.as_mut()).is_pending());
+        limiter.ledger.reopen().await.unwrap();
+        clock.advance(LOOK_AT_CLOSED);
+        let Poll::Ready(Ok(permit)) = poll(waiting.as_mut()) else {
+            panic!("it still waits");
+        };
+        assert_eq!(permit.closed_for(clock.now()), None);
+        let soon = Duration::from_secs(3);
+        limiter.close(&key, soon);
+        assert_eq!(permit.closed_for(clock.now()), Some(soon));
+    }
+
+    #[tokio::test]
+    async fn refusals_in_a_row_close_the_key_for_longer_and_longer() {
+        let (clock, limiter) = limiter(5);
+        let permit = limiter.acquire(&key(), CALL, None, &|_| {}).await.unwrap();
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            let wait = permit.refused(clock.now());
+            permit.close(clock.now(), wait);
+            // Another one that was under way.
+            assert_eq!(permit.refused(clock.now()), wait);
+            waits.push(wait.as_secs());
+            clock.advance(wait);
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        permit.accepted();
+        assert_eq!(permit.refused(clock.now()).as_secs(), 1);
     }
 
     #[tokio::test]

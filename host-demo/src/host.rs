@@ -244,8 +244,8 @@ impl Host {
         self.egress.calendar(at)
     }
 
-    /// A call, and once more where the service refuses the token with 401 and another one can be
-    /// had: as a call of its own, with a store, a grant and a permit of its own. A 401 says that
+    /// A call, again where there was no token for a reason that may pass, and once more where the
+    /// service refuses the token with 401 and another one can be had: as a call of its own, with a store, a grant and a permit of its own. A 401 says that
     /// nothing was changed.
     async fn call<T, F>(
         &self,
@@ -257,9 +257,22 @@ impl Host {
         F: Future<Output = Result<Result<T, contract::Error>, Fault>>,
         for<'a> Said: From<&'a T>,
     {
-        let first = self.egress.begin(grant.clone(), patience.clone()).await?;
-        let result = self.run(&first, &run).await;
-        let seen = first.close();
+        let (first, result, seen) = loop {
+            let call = self.egress.begin(grant.clone(), patience.clone()).await?;
+            let result = self.run(&call, &run).await;
+            let seen = call.close();
+            // Nothing was sent. Whoever gives a consent had a token before it.
+            let error = match &result {
+                Err(CallError::Identity(error)) if patience.consent.is_none() => error.clone(),
+                _ => break (call, result, seen),
+            };
+            drop(call);
+            tokio::select! {
+                biased;
+                recovered = self.egress.recover(&patience, error) => recovered?,
+                () = stopped(patience.stop.clone()) => return Err(CallError::Stopped),
+            }
+        };
         if !matches!(result, Err(CallError::Answered { .. })) || seen.rejected.is_none() {
             return result;
         }

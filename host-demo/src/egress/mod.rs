@@ -315,6 +315,17 @@ impl Egress {
         self.persist(patience, asking().await, asking).await
     }
 
+    /// After this failure: asks for a token again, as long as `patience` allows.
+    #[cfg(feature = "wasm")]
+    pub(crate) async fn recover(
+        &self,
+        patience: &Patience,
+        error: IdentityError,
+    ) -> Result<(), IdentityError> {
+        let asking = || self.in_time(patience.until, self.token());
+        self.persist(patience, Err(error), asking).await.map(drop)
+    }
+
     fn has_had_token(&self) -> bool {
         self.shared.has_had_token.load(Ordering::Relaxed)
     }
@@ -406,7 +417,8 @@ impl Egress {
     /// The right to one call, when there is one, and a token for it.
     ///
     /// Nobody waits for a token with a permit in hand, longer than a call takes: others may want the
-    /// slot. What the policy never lets out needs no token.
+    /// slot. A token is asked for here only after a failure, and for those who write down that a
+    /// request may leave; else by the request itself, which a guest may never make.
     async fn permit_and_token(
         &self,
         operation: Operation,
@@ -414,7 +426,8 @@ impl Egress {
     ) -> Result<(Permit, Option<BearerToken>), BeginError> {
         loop {
             let permit = self.permit(operation, patience).await?;
-            if self.policy().allows(operation).is_err() {
+            let is_wanted = patience.consent.is_some() || self.shared.tokens.retry().is_some();
+            if !is_wanted || self.policy().allows(operation).is_err() {
                 return Ok((permit, None));
             }
             let asking = self.in_time(Some(permit.deadline()), self.token());

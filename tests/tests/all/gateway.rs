@@ -537,16 +537,13 @@ async fn what_certainly_was_not_sent_is_a_refusal_that_says_why() {
     let result = stage.release(&capability, &device).await;
     is(result, "rejected", Effect::None, "Connection refused");
 
-    // The token ends before it is used, and the authority gives no other one.
-    let world = World::with(|scene| scene.switches.token_lifetime = Duration::from_secs(10)).await;
-    let host = world.another_host(|_| {});
-    let stage = Stage::before(world, &host).await;
-    let device = stage.world.machine(0);
-    let capability = stage.capability(&device).await;
-    stage.world.clock.advance(Duration::from_secs(11));
+    // The authority gives no token.
+    let stage = Stage::new().await;
     let refusal = r#"{"error":"unauthorized_client","error_description":"AADSTS700016: no"}"#;
     let refusal = Fault::answer(400, refusal).on(Api::Token).always();
     stage.world.mock.inject(refusal);
+    let device = stage.world.machine(0);
+    let capability = stage.capability(&device).await;
     let result = stage.release(&capability, &device).await;
     is(result, "rejected", Effect::None, "there is no token");
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use host_demo::clock::Moment;
+use host_demo::contract::Effect;
 use host_demo::host::{CALL_TIMEOUT, CallError, Patience};
 use host_demo::identity::{BearerToken, IdentityError, TokenSource};
 use host_demo::limits::{Quota, Why};
@@ -156,16 +157,17 @@ async fn a_token_that_can_not_be_had_spends_no_slot() {
 }
 
 #[tokio::test]
-async fn a_token_that_comes_late_holds_no_slot_meanwhile() {
+async fn a_token_that_does_not_come_in_time_spends_no_slot() {
     let world = World::new().await;
     world.mock.inject(Fault::delay(HOUR).on(Api::Token));
     let mut call = Box::pin(world.release("cleaned"));
     let asked = || world.mock.arrivals(Api::Token) == 1;
     meanwhile(&mut call, world.until("a token is asked for", asked)).await;
-    assert_eq!(world.used().await, 1);
     world.clock.advance(CALL_TIMEOUT);
-    call.await.unwrap();
-    assert_eq!((world.releases(), world.used().await), (1, 1));
+    let error = call.await.unwrap_err();
+    assert!(matches!(error, CallError::TimedOut { .. }), "{error:?}");
+    assert_eq!(error.effect(), Effect::None);
+    assert_eq!((world.releases(), world.used().await), (0, 0));
 }
 
 #[tokio::test]

@@ -100,11 +100,12 @@ impl IdentityError {
             Self::NoAnswer(error) => match error.kind {
                 TransportErrorKind::Dns
                 | TransportErrorKind::Refused
-                | TransportErrorKind::Proxy
                 | TransportErrorKind::ConnectTimeout
                 | TransportErrorKind::Tls
                 | TransportErrorKind::TooLate
                 | TransportErrorKind::Broken => true,
+                // It wants credentials, say.
+                TransportErrorKind::Proxy => has_worked,
                 TransportErrorKind::Address
                 | TransportErrorKind::Certificate
                 | TransportErrorKind::NotARequest => false,

@@ -176,9 +176,10 @@ async fn without_a_token_that_holds_a_failure_is_the_callers() {
     assert_eq!(identity.token().await.unwrap_err(), error);
     assert_eq!(world.fetches(), 2, "the authority is left alone");
     let retry = identity.retry().unwrap();
+    let wait = retry.at.since(world.clock.now());
     let second = Duration::from_secs(1);
-    assert_eq!((retry.failures, retry.at), (1, world.clock.now() + second));
-    world.clock.advance(second);
+    assert!(retry.failures == 1 && wait >= second && wait < second * 5 / 4);
+    world.clock.advance(wait);
     assert!(identity.token().await.is_ok());
     assert_eq!(identity.retry(), None);
 }
@@ -217,7 +218,7 @@ async fn a_failed_renewal_rests_no_longer_than_the_token_holds() {
     world.clock.advance(Duration::from_secs(7));
     world.mock.inject(Fault::server_error(503).on(Api::Token));
     assert!(identity.token().await.unwrap().is(&first));
-    world.clock.advance(Duration::from_secs(2));
+    world.clock.advance(Duration::from_secs(3));
     assert!(!identity.token().await.unwrap().is(&first));
 }
 
@@ -236,7 +237,7 @@ async fn those_who_wait_for_a_fetch_that_fails_share_its_error() {
         assert!(waiting.await.unwrap().is_err());
     }
     assert_eq!(world.fetches(), 1);
-    world.clock.advance(Duration::from_secs(1));
+    world.clock.advance(Duration::from_secs(2));
     assert!(ask().await.unwrap().is_err());
     assert_eq!(world.fetches(), 2, "who comes later asks anew");
 }
@@ -972,7 +973,7 @@ async fn a_sign_in_that_has_begun_outlasts_a_busy_authority() {
     world.mock.inject(Fault::answer(400, busy).on(Api::Token));
     let error = world.play(identity.token()).await.unwrap_err();
     assert!(matches!(error, IdentityError::Busy { .. }), "{error:?}");
-    world.clock.advance(Duration::from_secs(1));
+    world.clock.advance(Duration::from_secs(2));
     world.play(identity.token()).await.unwrap();
     assert_eq!(screen.0.lock().unwrap().len(), 1);
 }

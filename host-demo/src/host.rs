@@ -42,8 +42,8 @@ use crate::policy::Policy;
 use crate::said::Said;
 
 pub use crate::egress::{
-    CALL_TIMEOUT, Consent, Consenting, Patience, Setup, TOKEN_RETRY_CALL, TOKEN_RETRY_FIRST,
-    TOKEN_RETRY_RUN, TokenWait,
+    CALL_TIMEOUT, Consent, Consenting, OnTokenWait, Patience, Setup, TOKEN_RETRY_CALL,
+    TOKEN_RETRY_FIRST, TOKEN_RETRY_RUN, TokenWait,
 };
 pub use error::CallError;
 

@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 use host_demo::contract::{MachineAction, Reason};
 pub(crate) use host_demo::harmless::clean;
 use host_demo::harmless::is_harmful;
-use host_demo::host::{CallError, Host, TokenWait};
+use host_demo::host::{CallError, Host, OnTokenWait, TokenWait};
 use host_demo::identity::IdentityError;
 use host_demo::transport::TransportErrorKind;
 use serde_json::{Value, json};
@@ -124,7 +124,7 @@ fn what_is_wrong(rendered: &str) -> String {
 }
 
 /// Says that there is no token yet, and until when it is asked for again; once for each reason.
-pub(crate) fn on_token_wait(host: &Host) -> Arc<dyn Fn(&TokenWait) + Send + Sync> {
+pub(crate) fn on_token_wait(host: &Host) -> OnTokenWait {
     let host = host.clone();
     let told: Mutex<Option<IdentityError>> = Mutex::default();
     Arc::new(move |wait: &TokenWait| {

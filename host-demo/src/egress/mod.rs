@@ -62,7 +62,8 @@ pub use error::{BeginError, Refusal, SendError};
 #[cfg(feature = "wasm")]
 pub use hooks::{Hooks, add_to_linker, add_wasi_to_linker};
 pub use patience::{
-    Consent, Consenting, Patience, TOKEN_RETRY_CALL, TOKEN_RETRY_FIRST, TOKEN_RETRY_RUN, TokenWait,
+    Consent, Consenting, OnTokenWait, Patience, TOKEN_RETRY_CALL, TOKEN_RETRY_FIRST,
+    TOKEN_RETRY_RUN, TokenWait,
 };
 pub use seen::Seen;
 

@@ -39,7 +39,7 @@ pub struct Patience {
     /// [`TOKEN_RETRY_CALL`]. Without it, until `until`. Both bound it, where both are there.
     pub token_retry: Option<Duration>,
     /// Is told each time it has to wait for a token because of such a failure.
-    pub on_token_wait: Option<Arc<dyn Fn(&TokenWait) + Send + Sync>>,
+    pub on_token_wait: Option<OnTokenWait>,
     /// Is asked each time the quota has room, right before the call is begun: a caller who keeps a
     /// journal writes down here that a request may leave. Where it says no, none does.
     pub consent: Option<Consent>,
@@ -57,6 +57,9 @@ impl Default for Patience {
         }
     }
 }
+
+/// Is told of waits for a token.
+pub type OnTokenWait = Arc<dyn Fn(&TokenWait) + Send + Sync>;
 
 /// A wait for a token, after a failure that may pass. Nothing was sent to the service.
 #[derive(Clone, Debug, PartialEq, Eq)]

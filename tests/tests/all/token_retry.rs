@@ -231,7 +231,7 @@ async fn a_single_call_gives_up_soon_and_says_what_it_waits_for() {
     assert!(error.to_string().contains("AADSTS90033"), "{error}");
     assert!(world.now().since(began) <= TOKEN_RETRY_CALL);
     assert_pauses(&world, 0, &[1, 2, 4, 8]);
-    let waits = waits.lock().unwrap();
+    let waits = waits.lock().unwrap().clone();
     let told: Vec<_> = waits
         .iter()
         .map(|wait| (wait.attempts, wait.until))

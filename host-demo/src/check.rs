@@ -69,8 +69,9 @@ pub struct Facts {
     pub read: Option<Result<(), CallError>>,
 }
 
-/// Finds out. Costs one call of the quota for reading, if there is a connection and a token.
-pub async fn look(host: &Host, service: &Service, way: Way) -> Facts {
+/// Finds out. Costs one call of the quota for reading, if there is a connection and a token, which is
+/// waited for as long as `patience` allows.
+pub async fn look(host: &Host, service: &Service, way: Way, patience: &Patience) -> Facts {
     let addresses = match way.proxy {
         Some(_) => None,
         None => Some(resolve(host, service).await),
@@ -80,7 +81,8 @@ pub async fn look(host: &Host, service: &Service, way: Way) -> Facts {
         Err(error) => (Err(error), None),
     };
     let egress = host.egress();
-    let token = egress.token().await.map(|token| token.claims().clone());
+    let token = egress.token_within(patience).await;
+    let token = token.map(|token| token.claims().clone());
     let now = host.clock().wall();
     let read = if connection.is_ok() && token.is_ok() {
         let no_waiting = Patience {

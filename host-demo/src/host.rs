@@ -42,7 +42,10 @@ use crate::plugin::{Fault, Plugin};
 use crate::policy::Policy;
 use crate::said::Said;
 
-pub use crate::egress::{CALL_TIMEOUT, Consent, Consenting, Patience, Setup};
+pub use crate::egress::{
+    CALL_TIMEOUT, Consent, Consenting, Patience, Setup, TOKEN_RETRY_CALL, TOKEN_RETRY_FIRST,
+    TOKEN_RETRY_RUN, TokenWait,
+};
 pub use error::CallError;
 
 use judge::{claim, ending};
@@ -232,13 +235,18 @@ impl Host {
         self.egress.principal().await
     }
 
+    /// The same, asked for again after failures that may pass, as long as `patience` allows.
+    pub async fn principal_within(&self, patience: &Patience) -> Result<Principal, IdentityError> {
+        self.egress.principal_within(patience).await
+    }
+
     /// A moment to come, on the calendar.
     pub fn calendar(&self, at: Moment) -> jiff::Timestamp {
         self.egress.calendar(at)
     }
 
-    /// A call, and once more where the service refuses the token with 401 and another one can be
-    /// had: as a call of its own, with a store, a grant and a permit of its own. A 401 says that
+    /// A call, again where there was no token for a reason that may pass, and once more where the
+    /// service refuses the token with 401 and another one can be had: as a call of its own, with a store, a grant and a permit of its own. A 401 says that
     /// nothing was changed.
     async fn call<T, F>(
         &self,
@@ -250,17 +258,29 @@ impl Host {
         F: Future<Output = Result<Result<T, contract::Error>, Fault>>,
         for<'a> Said: From<&'a T>,
     {
-        let first = self.egress.begin(grant.clone(), patience.clone()).await?;
-        let result = self.run(&first, &run).await;
-        let seen = first.close();
+        let (first, result, seen) = loop {
+            let call = self.egress.begin(grant.clone(), patience.clone()).await?;
+            let result = self.run(&call, &run).await;
+            let seen = call.close();
+            // Nothing was sent. Whoever gives a consent had a token before it.
+            let error = match &result {
+                Err(CallError::Identity(error)) if patience.consent.is_none() => error.clone(),
+                _ => break (call, result, seen),
+            };
+            drop(call);
+            tokio::select! {
+                biased;
+                recovered = self.egress.recover(&patience, error) => recovered?,
+                () = stopped(patience.stop.clone()) => return Err(CallError::Stopped),
+            }
+        };
         if !matches!(result, Err(CallError::Answered { .. })) || seen.rejected.is_none() {
             return result;
         }
         drop(first);
-        let renewing = self.egress.renew(&seen);
         let is_another = tokio::select! {
             biased;
-            renewed = self.egress.in_time(patience.until, renewing) => renewed?,
+            renewed = self.egress.renew_patiently(&seen, &patience) => renewed?,
             () = stopped(patience.stop.clone()) => return Err(CallError::Stopped),
         };
         if !is_another {

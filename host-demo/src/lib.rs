@@ -111,6 +111,7 @@ pub mod query;
 #[cfg(feature = "wasm")]
 pub mod report;
 mod resolve;
+pub mod retry;
 mod said;
 pub mod shell;
 #[cfg(feature = "wasm")]

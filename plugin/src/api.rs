@@ -422,7 +422,8 @@ impl Call<'_> {
             429 => {
                 let limit = RateLimit {
                     by: Limiter::Service,
-                    retry_after_seconds: retry_after_seconds.or_else(|| again_in(text)),
+                    // A header of no use (0, say) does not hide what the message says.
+                    retry_after_seconds: retry_after_seconds.max(again_in(text)),
                     window_seconds: window(text),
                 };
                 wait = match limit.retry_after_seconds {

@@ -3,15 +3,20 @@
 use std::fmt::Debug;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use host_demo::clock::{Clock as _, ManualClock, Moment};
 use host_demo::cloud::Service;
 use host_demo::contract::MachineAction;
 use host_demo::grant::Operation;
 use host_demo::host::{CALL_TIMEOUT, CallError, Host, Patience, Setup};
-use host_demo::identity::{FixedToken, Identity, Method, Settings, TokenSource};
+use host_demo::identity::{
+    BearerToken, FixedToken, Identity, IdentityError, Method, Principal, Retry, Settings,
+    TokenSource,
+};
 use host_demo::journal::Journal;
 use host_demo::limits::Quota;
 use host_demo::mock::{Api, Arrival, Duplicate, Fault, Grant, Machine, Mock, Switches};
@@ -85,6 +90,8 @@ pub struct World {
     call_timeout: Duration,
     plugin: Plugin,
     tokens: Arc<dyn TokenSource>,
+    /// How many wait for the authority's answer at this moment.
+    asking: Arc<AtomicUsize>,
     service: Service,
     /// Journals that somebody may wait for.
     journals: Mutex<Vec<Journal>>,
@@ -142,6 +149,11 @@ impl World {
             Some(grant) => Arc::new(FixedToken::new(&mock.token(grant)).expect("it is a token")),
             None => Arc::new(client_secret(&service, application(&mock), &watched)),
         };
+        let asking = Arc::new(AtomicUsize::new(0));
+        let tokens: Arc<dyn TokenSource> = Arc::new(Asked {
+            tokens,
+            asking: Arc::clone(&asking),
+        });
         let mut setup = setup(&service, &tokens, &watched);
         setup.quotas = scene.quotas;
         setup.call_timeout = scene.call_timeout;
@@ -153,6 +165,7 @@ impl World {
             watched,
             plugin: scene.plugin,
             tokens,
+            asking,
             service,
             journals: Mutex::default(),
         }
@@ -345,10 +358,50 @@ impl World {
     }
 
     fn is_calling(&self) -> bool {
-        self.watched
-            .asleep()
-            .iter()
-            .any(|s| s.until.since(s.since) == self.call_timeout)
+        let mut asleep = self.watched.asleep().clone().into_iter();
+        self.asking.load(Ordering::SeqCst) > 0
+            || asleep.any(|s| s.until.since(s.since) == self.call_timeout)
+    }
+}
+
+/// Counts those who wait for an answer of the authority.
+struct Asked {
+    tokens: Arc<dyn TokenSource>,
+    asking: Arc<AtomicUsize>,
+}
+
+impl Asked {
+    async fn count<T>(&self, asking: impl Future<Output = T>) -> T {
+        struct One<'a>(&'a AtomicUsize);
+
+        impl Drop for One<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+
+        self.asking.fetch_add(1, Ordering::SeqCst);
+        let _one = One(&self.asking);
+        asking.await
+    }
+}
+
+#[async_trait]
+impl TokenSource for Asked {
+    async fn token(&self) -> Result<BearerToken, IdentityError> {
+        self.count(self.tokens.token()).await
+    }
+
+    async fn renew(&self, rejected: &BearerToken) -> Result<bool, IdentityError> {
+        self.count(self.tokens.renew(rejected)).await
+    }
+
+    fn retry(&self) -> Option<Retry> {
+        self.tokens.retry()
+    }
+
+    async fn principal(&self) -> Result<Principal, IdentityError> {
+        self.count(self.tokens.principal()).await
     }
 }
 

@@ -30,7 +30,7 @@ pub use crate::entry::{Action, Entry, Outcome, Problem, State, Verdict};
 use self::book::{Book, News, Read, Rules};
 use crate::clock::Moment;
 use crate::contract::{MachineAction, MachineActionFilter, Reason};
-use crate::host::{CallError, Consent, Host, Patience};
+use crate::host::{CallError, Consent, Host, Patience, TOKEN_RETRY_RUN, TokenWait};
 use crate::journal::{Begun, Call, Journal, JournalError};
 use crate::kind::Kind;
 use crate::limits::{NotUntil, Why};
@@ -157,6 +157,10 @@ pub struct Pause {
 pub trait Reporter: Send + Sync {
     /// The quota has no room now: for a request, or for a reading (of no device's own).
     fn waiting(&self, entry: Option<&Entry>, wait: Wait);
+
+    /// There is no token now, for a reason that may pass; `until` is the next attempt, by the host's
+    /// calendar. Every request that waits for it says so.
+    fn waiting_for_token(&self, _wait: &TokenWait, _until: Timestamp) {}
 
     /// A device stands otherwise than before.
     fn changed(&self, entry: &Entry);
@@ -374,10 +378,10 @@ impl Drive {
             is_put_off: false,
         }));
         let patience = Patience {
-            until: self.deadline,
             stop: Some(self.stop.clone()),
             on_wait: Some(on_wait),
             consent: Some(self.sending(n, &sending)),
+            ..self.patience()
         };
         let result = match kind {
             Kind::Release => {
@@ -411,15 +415,27 @@ impl Drive {
     async fn read(self, filter: MachineActionFilter) -> Result<Actions, CallError> {
         let call = Arc::new(Mutex::new(None));
         let patience = Patience {
-            until: self.deadline,
             on_wait: Some(self.on_wait(None)),
             consent: Some(self.reading(&call)),
-            ..Patience::default()
+            ..self.patience()
         };
         let read = survey::survey(&self.host, &filter, Bounds::default(), patience).await;
         let call = *call.lock().unwrap_or_else(PoisonError::into_inner);
         self.answered(call, read.as_ref().map(|_| ()));
         read.map(|survey| (survey.actions, survey.is_cut))
+    }
+
+    /// How long a run waits: until its deadline, or else for a token as long as is sensible.
+    fn patience(&self) -> Patience {
+        let (host, reporter) = (self.host.clone(), Arc::clone(&self.reporter));
+        Patience {
+            until: self.deadline,
+            token_retry: self.deadline.is_none().then_some(TOKEN_RETRY_RUN),
+            on_token_wait: Some(Arc::new(move |wait: &TokenWait| {
+                reporter.waiting_for_token(wait, host.calendar(wait.until));
+            })),
+            ..Patience::default()
+        }
     }
 
     fn on_wait(&self, entry: Option<Entry>) -> Arc<dyn Fn(NotUntil) + Send + Sync> {

@@ -504,10 +504,11 @@ pub(crate) struct Counted {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum QuotaCommand {
-    /// Open what is closed because a ledger was lost: say that no call was made in the last hour.
+    /// Open what is closed because a ledger was lost, or because the service answered 429.
     ///
-    /// Do it where you know that: a new ledger in the place of one that was never used, say. If
-    /// calls were made, the service may answer 429. What the service closed stays closed.
+    /// Do it if you know that no call was made in the last hour (a new ledger in the place of one that
+    /// was never used, say), or that the service asked for too long a wait. If you are wrong, the
+    /// service answers 429, and the quota is closed again.
     #[command(after_help = PLAIN_EXIT_CODES)]
     Open(Counted),
 

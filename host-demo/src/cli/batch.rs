@@ -10,7 +10,7 @@ use host_demo::batch::{self, Entry, Finished, Follow, Outcome, Plan, Problem, St
 use host_demo::clock::Moment;
 use host_demo::grant::Operation;
 use host_demo::host::CallError;
-use host_demo::host::{Host, Patience};
+use host_demo::host::{Host, Patience, TOKEN_RETRY_RUN};
 use host_demo::identity::IdentityError;
 use host_demo::journal::{Journal, JournalError, Record, Run, Runs};
 use host_demo::kind::Kind;
@@ -57,12 +57,10 @@ pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyh
         true => Interrupt::stops(),
         false => Interrupt::finishes(),
     };
-    let patience = Patience {
-        until: plan.deadline,
-        stop: Some(interrupt.stop.clone()),
-        ..Patience::default()
-    };
-    let devices = asked.devices(&host, verb(kind), patience, format).await?;
+    let patience = patience(&host, &plan, &interrupt);
+    let devices = asked
+        .devices(&host, verb(kind), patience.clone(), format)
+        .await?;
     if args.dry_run {
         let ids: Vec<String> = devices.iter().map(|device| device.id.to_string()).collect();
         let preview = preview::run(&host, kind, &ids, format);
@@ -75,8 +73,8 @@ pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyh
     // To know what is left of a quota, and whose the run is, one has to know who this is, which a
     // token may have to say.
     let principal = unless_over(&interrupt, &host, plan.deadline, async {
-        let sent_by = foretell_run(&host, kind, devices.len()).await;
-        (sent_by, host.principal().await.ok())
+        let principal = host.principal_within(&patience).await.ok();
+        (foretell_run(&host, kind, devices.len()).await, principal)
     })
     .await;
     if principal.is_none() && !interrupt.is_pressed() {
@@ -134,7 +132,8 @@ pub(crate) async fn resume(args: args::Resume, format: Output) -> anyhow::Result
     let count = |states: &[State]| entries.iter().filter(|e| states.contains(&e.state)).count();
     let (kind, left) = (run.kind, count(&[State::Waiting, State::Held]));
     let sent_by = unless_over(&interrupt, &host, plan.deadline, async {
-        if let Ok(who) = host.principal().await {
+        let patience = patience(&host, &plan, &interrupt);
+        if let Ok(who) = host.principal_within(&patience).await {
             is_for(&run, "tenant", run.tenant.as_ref(), &who.tenant)?;
             let application = run.application.as_ref();
             is_for(&run, "application", application, &who.application)?;
@@ -189,6 +188,17 @@ fn plan(args: &args::Pace, devices: usize, host: &Host) -> Plan {
             (false, None) if devices == 1 => Follow::For(FOLLOW),
             (false, _) => Follow::ToTheEnd,
         })
+    }
+}
+
+/// How long a run waits before it begins.
+fn patience(host: &Host, plan: &Plan, interrupt: &Interrupt) -> Patience {
+    Patience {
+        until: plan.deadline,
+        stop: Some(interrupt.stop.clone()),
+        token_retry: plan.deadline.is_none().then_some(TOKEN_RETRY_RUN),
+        on_token_wait: Some(output::on_token_wait(host)),
+        ..Patience::default()
     }
 }
 

@@ -42,6 +42,7 @@ pub(crate) async fn run(args: Cancel, format: Output) -> anyhow::Result<Exit> {
     let patience = Patience {
         stop: Some(interrupt.stop.clone()),
         on_wait: Some(steps.on_wait(&host)),
+        on_token_wait: Some(output::on_token_wait(&host)),
         ..Patience::default()
     };
     let on_outcome = move |id: &ActionId, _: &Outcome| shown.done(id.as_str());

@@ -2,6 +2,7 @@
 
 use host_demo::check::{self, Facts, Level, Report, Topic, Verdict, Way};
 use host_demo::egress::Tape;
+use host_demo::host::Patience;
 use serde_json::{Value, json};
 
 use super::args::{self, Output};
@@ -20,7 +21,11 @@ pub(crate) async fn run(args: args::Check, format: Output) -> anyhow::Result<Exi
         store: store(),
         proxy: connection.proxy.clone(),
     };
-    let facts = check::look(&host, &service, way).await;
+    let patience = Patience {
+        on_token_wait: Some(output::on_token_wait(&host)),
+        ..Patience::default()
+    };
+    let facts = check::look(&host, &service, way, &patience).await;
     let report = facts.judge();
     match format {
         Output::Json => output::json_line(&to_json(&facts, &report)),

@@ -2,14 +2,14 @@
 
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::error::ErrorKind;
 use host_demo::audit::AuditError;
 use host_demo::contract::{MachineAction, Reason};
 pub(crate) use host_demo::harmless::clean;
 use host_demo::harmless::is_harmful;
-use host_demo::host::CallError;
+use host_demo::host::{CallError, Host, TokenWait};
 use host_demo::identity::IdentityError;
 use host_demo::journal::JournalError;
 use host_demo::limits::{LedgerError, LedgerProblem};
@@ -128,6 +128,40 @@ fn what_is_wrong(rendered: &str) -> String {
     lines.collect::<Vec<_>>().join(" ")
 }
 
+/// Says that there is no token yet, and until when it is asked for again; once for each reason.
+pub(crate) fn on_token_wait(host: &Host) -> Arc<dyn Fn(&TokenWait) + Send + Sync> {
+    let host = host.clone();
+    let told: Mutex<Option<IdentityError>> = Mutex::default();
+    Arc::new(move |wait: &TokenWait| {
+        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.replace(wait.error.clone()).as_ref() != Some(&wait.error) {
+            note!("{}", token_wait(&host, wait));
+        }
+    })
+}
+
+/// A wait for a token, in one line.
+pub(crate) fn token_wait(host: &Host, wait: &TokenWait) -> String {
+    let error = clean(&wait.error.to_string());
+    match wait.gives_up {
+        Some(end) => {
+            let end = moment(host.calendar(end), host.clock().wall());
+            format!("host-demo: {error}; asking again until {end}")
+        }
+        None => format!("host-demo: {error}; asking again"),
+    }
+}
+
+/// A moment for people: the time alone if it is today, else with the date.
+pub(crate) fn moment(at: jiff::Timestamp, now: jiff::Timestamp) -> String {
+    let date = |at: jiff::Timestamp| at.strftime("%Y-%m-%d").to_string();
+    let time = at.strftime("%H:%M:%S");
+    match date(at) {
+        day if day == date(now) => format!("{time} UTC"),
+        day => format!("{day} {time} UTC"),
+    }
+}
+
 /// An error for programs.
 pub(crate) fn error_json(error: &CallError) -> Value {
     let mut value = error.to_json();
@@ -232,6 +266,18 @@ mod tests {
     use host_demo::transport::TransportError;
 
     use super::*;
+
+    #[test]
+    fn a_moment_of_another_day_has_its_date() {
+        let now = "2026-01-30T21:11:22Z".parse().unwrap();
+        for (at, shown) in [
+            ("2026-01-30T23:59:59Z", "23:59:59 UTC"),
+            ("2026-01-31T00:00:00Z", "2026-01-31 00:00:00 UTC"),
+            ("2026-02-06T21:11:22Z", "2026-02-06 21:11:22 UTC"),
+        ] {
+            assert_eq!(moment(at.parse().unwrap(), now), shown);
+        }
+    }
 
     #[test]
     fn who_is_to_be_looked_after_is_who_could_not_be_reached() {

@@ -11,7 +11,7 @@ use host_demo::survey::{self, Bounds, Survey};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::suggest;
+use super::{output, suggest};
 
 /// Restrictions and releases.
 pub(super) fn filter() -> MachineActionFilter {
@@ -39,9 +39,11 @@ pub(super) fn patience(host: &Host) -> Patience {
     let calendar = host.clone();
     Patience {
         on_wait: Some(Arc::new(move |wait: NotUntil| {
-            let until = calendar.calendar(wait.at).strftime("%H:%M:%S");
-            note!("waiting for the service's quota, until {until} UTC");
+            let until = calendar.calendar(wait.at);
+            let until = output::moment(until, calendar.clock().wall());
+            note!("waiting for the service's quota, until {until}");
         })),
+        on_token_wait: Some(output::on_token_wait(host)),
         ..Patience::default()
     }
 }

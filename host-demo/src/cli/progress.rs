@@ -8,7 +8,7 @@ use std::time::Duration;
 use host_demo::audit::Audit;
 use host_demo::batch::{Entry, Outcome, Pause, Reporter, State, Verdict, Wait};
 use host_demo::clock::{Clock, Moment};
-use host_demo::host::{CallError, Host};
+use host_demo::host::{CallError, Host, TokenWait};
 use host_demo::id::MachineId;
 use host_demo::kind::Kind;
 use host_demo::limits::Why;
@@ -198,6 +198,29 @@ impl Reporter for Progress {
             }
         } else {
             self.show(&mut tally);
+        }
+    }
+
+    fn waiting_for_token(&self, wait: &TokenWait, until: jiff::Timestamp) {
+        let error = output::clean(&wait.error.to_string());
+        let at = output::moment(until, self.clock.wall());
+        let text = format!(
+            "{error}; asking again at {at} (attempt {})",
+            wait.attempts + 1
+        );
+        let mut tally = self.tally();
+        // Each request that waits says so.
+        if tally
+            .waits
+            .as_ref()
+            .is_some_and(|(before, _)| *before == until)
+        {
+            return;
+        }
+        tally.waits = Some((until, text.clone()));
+        match self.bar.is_hidden() {
+            true => note!("host-demo: {text}"),
+            false => self.show(&mut tally),
         }
     }
 

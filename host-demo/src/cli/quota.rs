@@ -94,7 +94,7 @@ async fn open(counted: &args::Counted, format: Output) -> anyhow::Result<Exit> {
     told(
         format,
         "open",
-        "open: what was counted is counted, and nothing is taken for lost",
+        "opened: no calls are assumed lost, and a wait that the service asked for (429) is ignored",
     );
     Ok(Exit::Done)
 }
@@ -270,8 +270,7 @@ impl View<'_> {
 
     /// A moment, on the calendar.
     fn at(&self, moment: Moment) -> String {
-        let at = self.time(moment);
-        format!("{} UTC", at.strftime("%H:%M:%S"))
+        output::moment(self.time(moment), self.wall)
     }
 
     fn time(&self, moment: Moment) -> jiff::Timestamp {
@@ -282,17 +281,24 @@ impl View<'_> {
         if wait.at.as_nanos() == u64::MAX {
             return "never: a quota of no calls".to_owned();
         }
-        let seconds = wait.at.since(self.now).as_secs_f64().ceil();
+        let left = wait.at.since(self.now);
+        let left = match left.as_secs() {
+            0..600 => format!("{} s", left.as_secs_f64().ceil()),
+            _ => roughly(left),
+        };
         let why = match wait.why {
             Why::Quota => "as many were made as it allows".to_owned(),
-            Why::Service => "the service said to wait".to_owned(),
+            Why::Service => format!(
+                "the service said to wait (429); to call sooner: {}",
+                suggest::command(&["quota", "open"])
+            ),
             Why::Lost => format!(
                 "the earlier count is lost, so the quota is assumed used up; if no call was made in \
                  the last hour: {}",
                 suggest::command(&["quota", "open"])
             ),
         };
-        format!("at {} (in {seconds} s): {why}", self.at(wait.at))
+        format!("at {} (in {left}): {why}", self.at(wait.at))
     }
 
     fn json(&self) -> Value {

@@ -2,7 +2,7 @@
 
 use host_demo::contract::{ActionStatus, MachineAction, MachineActionFilter, Reason};
 use host_demo::history::{Device, History, Standing, Step};
-use host_demo::host::{CallError, Host, Patience};
+use host_demo::host::{CallError, Host};
 use host_demo::id::{ActionId, IdError, MachineId};
 use serde_json::{Value, json};
 
@@ -34,7 +34,7 @@ pub(crate) async fn run(args: Status, format: Output) -> anyhow::Result<Exit> {
 }
 
 async fn of_action(host: &Host, id: &str, format: Output) -> anyhow::Result<Exit> {
-    let read = host.get_machine_action(id, Patience::default()).await;
+    let read = host.get_machine_action(id, picture::patience(host)).await;
     let missing = audit::missing(host).await;
     let line = |action: Option<&MachineAction>, error: Option<Value>| {
         output::json_line(&json!({

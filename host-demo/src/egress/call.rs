@@ -5,7 +5,8 @@
 //! 1. *policy and grant*: what the guest asks for is what this call may do;
 //! 2. *permit*: the quota has room for it, and this is the one request that it has room for;
 //! 3. *audit*: what is about to be sent is on record, or it is not sent;
-//! 4. *identity*: asked for last, because waiting for a quota or a disk can outlive a token;
+//! 4. *identity*: asked for last, because waiting for a quota or a disk can outlive a token. There was
+//!    one before the call was begun: waiting for one is no part of a call;
 //! 5. *transport*: once.
 
 use std::fmt;
@@ -28,10 +29,12 @@ use crate::audit::{AuditError, Claimed, Ending, Trail};
 use crate::clock::Moment;
 use crate::denial::Denial;
 use crate::grant::Grant;
+use crate::identity::BearerToken;
 use crate::limits::Permit;
 use crate::operation::Operation;
 use crate::origin::Origin;
 use crate::policy::Route;
+use crate::retry::{RETRY_AFTER_MAX, retry_after};
 use crate::said::Said;
 use crate::transport::RESPONSE_HEADERS_MAX;
 
@@ -58,9 +61,6 @@ const DENIALS_KEPT: usize = 4;
 
 /// What an answer is known by at the service.
 const CORRELATION_ID: HeaderName = HeaderName::from_static("mise-correlation-id");
-
-/// How long a 429 of the service's is heeded at most.
-const HEEDED_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// How long a 429 that does not say so is heeded: the service's shorter window.
 const WITHOUT_A_WORD: Duration = Duration::from_secs(60);
@@ -91,6 +91,8 @@ pub(crate) struct WayOut {
 struct State {
     /// Absent where the call can't have a request: its arguments name no target.
     permit: Option<Permit>,
+    /// The token that was there as the call was begun.
+    token: Option<BearerToken>,
     seen: Seen,
     /// What was seen has been told. Nothing may leave any more.
     is_over: bool,
@@ -103,6 +105,7 @@ pub(super) struct Parts {
     pub(super) egress: Egress,
     pub(super) grant: Grant,
     pub(super) permit: Option<Permit>,
+    pub(super) token: Option<BearerToken>,
     pub(super) deadline: Moment,
     pub(super) stop: Option<watch::Receiver<bool>>,
     pub(super) trail: Option<Trail>,
@@ -127,6 +130,7 @@ impl Call {
             span: parts.span,
             state: Mutex::new(State {
                 permit: parts.permit,
+                token: parts.token,
                 seen: Seen::default(),
                 is_over: false,
                 taped: None,
@@ -238,7 +242,7 @@ impl Call {
 
     /// A 429 closes the key, if the boundary saw one, whatever became of the call: for as long as
     /// its header says (a day at most) or, by the guest's reading, its message (one window at
-    /// most).
+    /// most), whichever is longer; and never for less than [`Permit::refused`] says.
     pub(crate) fn heed(&self, seen: &Seen, word: Option<Word>) {
         let state = self.way.state();
         let (Some(permit), Some(429)) = (&state.permit, seen.status) else {
@@ -247,13 +251,14 @@ impl Call {
         let egress = &self.way.egress;
         let longest = egress.limiter().longest_window().max(WITHOUT_A_WORD);
         let seconds = |n: Option<u32>, most| n.map(|n| Duration::from_secs(n.into()).min(most));
-        let (mut wait, mut window) = (seconds(seen.retry_after, HEEDED_MAX), None);
+        let (mut wait, mut window) = (seconds(seen.retry_after, RETRY_AFTER_MAX), None);
         if let Some(word) = word {
             // The later of the two: a guest can't shorten what the service said.
             wait = wait.max(seconds(word.retry_after, longest));
             window = seconds(word.window, longest);
         }
         let wait = wait.or(window).unwrap_or(WITHOUT_A_WORD);
+        let wait = wait.max(seen.least_wait);
         tracing::warn!(?wait, "the service's quota is used up: no call before that");
         permit.close(egress.clock().now(), wait);
     }
@@ -366,9 +371,13 @@ impl WayOut {
             return Err(SendError::NotRecorded(error));
         }
 
-        let token = match self.egress.token().await {
-            Ok(token) => token,
-            Err(error) => {
+        let before = self.state().token.take();
+        let token = match (self.egress.token().await, before) {
+            (Ok(token), _) => token,
+            // It ended while it could not be renewed. Where the service refuses it, that is a 401,
+            // which changes nothing and is followed by a renewal.
+            (Err(error), Some(token)) if error.is_transient(true) => token,
+            (Err(error), _) => {
                 tracing::warn!(%error, "no token");
                 self.not_sent(|seen| seen.identity = Some(error.clone()));
                 return Err(SendError::NoToken(Box::new(error)));
@@ -496,14 +505,18 @@ impl WayOut {
             }
             state.seen.status = Some(head.status.as_u16());
             state.seen.answered_at = Some(now);
-            let said = head.headers.get(header::RETRY_AFTER);
-            state.seen.retry_after =
-                said.and_then(|said| retry_after(said.to_str().ok()?, self.egress.clock().wall()));
+            state.seen.retry_after = retry_after(&head.headers, self.egress.clock().wall());
+            let State { permit, seen, .. } = &mut *state;
             // From its head on, whatever becomes of the rest of it.
-            if let (429, Some(seconds), Some(permit)) =
-                (head.status.as_u16(), state.seen.retry_after, &state.permit)
-            {
-                permit.close(now, Duration::from_secs(seconds.into()).min(HEEDED_MAX));
+            if let Some(permit) = permit {
+                if head.status.as_u16() == 429 {
+                    seen.least_wait = permit.refused(now);
+                    let said = seen.retry_after.unwrap_or_default();
+                    let said = Duration::from_secs(said.into()).min(RETRY_AFTER_MAX);
+                    permit.close(now, said.max(seen.least_wait));
+                } else {
+                    permit.accepted();
+                }
             }
         }
         tracing::debug!(status = head.status.as_u16(), "answer");
@@ -612,18 +625,6 @@ fn section_size(headers: &HeaderMap) -> u32 {
         .map(|(name, value)| name.as_str().len() + value.len() + 4)
         .sum();
     u32::try_from(bytes).unwrap_or(u32::MAX)
-}
-
-/// What `Retry-After` says (RFC 9110, section 10.2.3): seconds, or a date.
-fn retry_after(said: &str, now: jiff::Timestamp) -> Option<u32> {
-    let said = said.trim();
-    if !said.is_empty() && said.bytes().all(|b| b.is_ascii_digit()) {
-        return Some(said.parse().unwrap_or(u32::MAX));
-    }
-    let date = jiff::fmt::rfc2822::parse(said).ok()?;
-    let left = date.timestamp().duration_since(now).as_secs().max(0);
-    // Of the second that has begun, too.
-    Some(u32::try_from(left).unwrap_or(u32::MAX).saturating_add(1))
 }
 
 /// A GUID, or what has the form of an id. It goes into the record, so nothing else is taken for

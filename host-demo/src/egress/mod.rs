@@ -44,16 +44,18 @@ mod tape;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::audit::{Audit, Trail};
 use crate::clock::{Clock, Moment, SystemClock};
 use crate::cloud::Service;
 use crate::grant::Grant;
-use crate::identity::{BearerToken, IdentityError, Principal, TokenSource};
+use crate::identity::{BearerToken, IdentityError, Principal, Retry, TokenSource};
 use crate::limits::{Key, Ledger, Limiter, Memory, NoPermit, Permit, Quota};
 use crate::operation::{Operation, Target};
 use crate::policy::Policy;
+use crate::retry::{backoff, jitter};
 use crate::transport::{SetupError, Transport};
 
 pub use crate::answer::AnswerError;
@@ -62,7 +64,9 @@ pub use call::Call;
 pub use error::{BeginError, Refusal, SendError};
 #[cfg(feature = "wasm")]
 pub use hooks::{Hooks, add_to_linker, add_wasi_to_linker};
-pub use patience::{Consent, Consenting, Patience};
+pub use patience::{
+    Consent, Consenting, Patience, TOKEN_RETRY_CALL, TOKEN_RETRY_FIRST, TOKEN_RETRY_RUN, TokenWait,
+};
 pub use seen::Seen;
 pub use tape::{Exchange, Tape};
 
@@ -130,6 +134,7 @@ impl Setup {
         let shared = Shared {
             policy: self.policy,
             tokens: self.tokens,
+            has_had_token: AtomicBool::new(false),
             transport: Transport::to_service(&self.service, self.call_timeout)?,
             service: self.service,
             limiter: Limiter::new(clock, &self.quotas, ledger, &self.name),
@@ -158,6 +163,7 @@ struct Shared {
     /// The one that the policy is for.
     service: Service,
     tokens: Arc<dyn TokenSource>,
+    has_had_token: AtomicBool,
     transport: Transport,
     limiter: Limiter,
     call_timeout: Duration,
@@ -177,24 +183,25 @@ impl Egress {
         }
     }
 
-    /// Everything that comes before a call's time begins to run: waits for the quota, as long as
+    /// Everything that comes before a call is made: waits for the quota and for a token, as long as
     /// `patience` allows, and makes the way out of one call, which may send one request for what
     /// the grant names, before its deadline.
     ///
-    /// A grant without a target takes no call of the quota, because no request can follow.
+    /// While there is no token, the call takes nothing of the quota. A grant without a target never
+    /// does, because no request can follow.
     pub async fn begin(&self, grant: Grant, patience: Patience) -> Result<Call, BeginError> {
-        let permit = if grant.target().is_some() {
-            let permit = tokio::select! {
+        let (permit, token) = if grant.target().is_some() {
+            let (permit, token) = tokio::select! {
                 biased;
-                permitted = self.permit(grant.operation(), &patience) => permitted?,
+                permitted = self.permit_and_token(grant.operation(), &patience) => permitted?,
                 () = stopped(patience.stop.clone()) => return Err(BeginError::Stopped),
             };
             if let Some(consent) = &patience.consent {
                 consent().await.map_err(BeginError::Withheld)?;
             }
-            Some(permit)
+            (Some(permit), token)
         } else {
-            None
+            (None, None)
         };
         let deadline = permit
             .as_ref()
@@ -214,6 +221,7 @@ impl Egress {
             egress: self.clone(),
             grant,
             permit,
+            token,
             deadline,
             stop: patience.stop,
             trail,
@@ -228,6 +236,17 @@ impl Egress {
             Some(rejected) => self.shared.tokens.renew(rejected).await,
             None => Ok(false),
         }
+    }
+
+    /// The same, asked for again after failures that may pass, as long as `patience` allows.
+    #[cfg(feature = "wasm")]
+    pub(crate) async fn renew_patiently(
+        &self,
+        seen: &Seen,
+        patience: &Patience,
+    ) -> Result<bool, IdentityError> {
+        let renewing = || self.in_time(patience.until, self.renew(seen));
+        self.persist(patience, renewing().await, renewing).await
     }
 
     /// What may leave.
@@ -270,6 +289,12 @@ impl Egress {
         self.shared.tape.as_ref()
     }
 
+    /// The same, asked for again after failures that may pass, as long as `patience` allows.
+    pub async fn principal_within(&self, patience: &Patience) -> Result<Principal, IdentityError> {
+        let asking = || self.in_time(patience.until, self.principal());
+        self.persist(patience, asking().await, asking).await
+    }
+
     pub(crate) fn transport(&self) -> &Transport {
         &self.shared.transport
     }
@@ -278,6 +303,7 @@ impl Egress {
     /// a source that was made for another service.
     pub(crate) async fn token(&self) -> Result<BearerToken, IdentityError> {
         let token = self.shared.tokens.token().await?;
+        self.shared.has_had_token.store(true, Ordering::Relaxed);
         let service = &self.shared.service;
         match service.may_receive(&token.claims().audiences) {
             Ok(()) => Ok(token),
@@ -286,6 +312,89 @@ impl Egress {
                 origin: service.origin().to_string(),
                 scope: service.scope().to_owned(),
             }),
+        }
+    }
+
+    /// The same, asked for again after failures that may pass, as long as `patience` allows.
+    #[cfg(feature = "wasm")]
+    pub(crate) async fn token_within(
+        &self,
+        patience: &Patience,
+    ) -> Result<BearerToken, IdentityError> {
+        let asking = || self.token();
+        self.persist(patience, asking().await, asking).await
+    }
+
+    /// After this failure: asks for a token again, as long as `patience` allows.
+    #[cfg(feature = "wasm")]
+    pub(crate) async fn recover(
+        &self,
+        patience: &Patience,
+        error: IdentityError,
+    ) -> Result<(), IdentityError> {
+        let asking = || self.in_time(patience.until, self.token());
+        self.persist(patience, Err(error), asking).await.map(drop)
+    }
+
+    fn has_had_token(&self) -> bool {
+        self.shared.has_had_token.load(Ordering::Relaxed)
+    }
+
+    /// Attempts something that needs a token again, while it fails in a way that may pass: until it
+    /// succeeds, or `patience` ends. Dropping it ends it too. `first` is the result of the first
+    /// attempt.
+    async fn persist<T, F>(
+        &self,
+        patience: &Patience,
+        first: Result<T, IdentityError>,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, IdentityError>
+    where
+        F: Future<Output = Result<T, IdentityError>>,
+    {
+        let began = self.clock().now();
+        let mut result = first;
+        let mut failed: Option<IdentityError> = None;
+        let mut failures = 0;
+        loop {
+            let error = match result {
+                Ok(done) => return Ok(done),
+                // What was the matter before says more.
+                Err(IdentityError::NotInTime) => {
+                    return Err(failed.unwrap_or(IdentityError::NotInTime));
+                }
+                Err(error) => error,
+            };
+            let has_worked = self.has_had_token();
+            if !error.is_transient(has_worked) {
+                return Err(error);
+            }
+            let now = self.clock().now();
+            failures += 1;
+            let retry = self.shared.tokens.retry().unwrap_or_else(|| {
+                let wait = backoff(failures);
+                let at = now + wait + jitter(wait, now);
+                Retry { at, failures }
+            });
+            let first = (!has_worked && !error.is_from_an_authority()).then_some(TOKEN_RETRY_FIRST);
+            let longest = [patience.token_retry, first].into_iter().flatten().min();
+            let ends = [patience.until, longest.map(|time| began + time)];
+            let gives_up = ends.into_iter().flatten().min();
+            if gives_up.is_some_and(|end| retry.at > end) {
+                return Err(error);
+            }
+            tracing::warn!(%error, attempts = retry.failures, "no token; it is asked for again");
+            if let Some(on_token_wait) = &patience.on_token_wait {
+                on_token_wait(&TokenWait {
+                    error: error.clone(),
+                    attempts: retry.failures,
+                    until: retry.at,
+                    gives_up,
+                });
+            }
+            self.clock().sleep_until(retry.at).await;
+            failed = Some(error);
+            result = attempt().await;
         }
     }
 
@@ -315,13 +424,45 @@ impl Egress {
         }
     }
 
+    /// The right to one call, when there is one, and a token for it.
+    ///
+    /// Nobody waits for a token with a permit in hand, longer than a call takes: others may want the
+    /// slot. A token is asked for here only after a failure, and for those who write down that a
+    /// request may leave; else by the request itself, which a guest may never make.
+    async fn permit_and_token(
+        &self,
+        operation: Operation,
+        patience: &Patience,
+    ) -> Result<(Permit, Option<BearerToken>), BeginError> {
+        loop {
+            let permit = self.permit(operation, patience).await?;
+            let is_wanted = patience.consent.is_some() || self.shared.tokens.retry().is_some();
+            if !is_wanted || self.policy().allows(operation).is_err() {
+                return Ok((permit, None));
+            }
+            let asking = self.in_time(Some(permit.deadline()), self.token());
+            let error = match asking.await {
+                Ok(token) => return Ok((permit, Some(token))),
+                Err(error) => error,
+            };
+            drop(permit);
+            let asking = || self.in_time(patience.until, self.token());
+            let first = match error {
+                IdentityError::NotInTime => asking().await,
+                error => Err(error),
+            };
+            self.persist(patience, first, asking).await?;
+        }
+    }
+
     /// The right to one call, when there is one.
     async fn permit(
         &self,
         operation: Operation,
         patience: &Patience,
     ) -> Result<Permit, BeginError> {
-        let key = self.in_time(patience.until, self.key(operation)).await?;
+        let key = || self.in_time(patience.until, self.key(operation));
+        let key = self.persist(patience, key().await, key).await?;
         let on_wait = |wait| {
             if let Some(on_wait) = &patience.on_wait {
                 on_wait(wait);

@@ -3,15 +3,30 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::clock::Moment;
+use crate::identity::IdentityError;
 use crate::limits::NotUntil;
+
+/// How long a single call asks for a token again after failures that may pass: a person waits for it,
+/// and can repeat the command.
+pub const TOKEN_RETRY_CALL: Duration = Duration::from_secs(20);
+
+/// How long a run does, if it has no deadline. Longer than the outages of Microsoft Entra on record
+/// (some hours); a failure that only looks as if it would pass ends the run all the same, and
+/// resuming it goes on from there.
+pub const TOKEN_RETRY_RUN: Duration = Duration::from_secs(4 * 3600);
+
+/// How long anyone does at most while there has been no token yet and nobody has answered: probably
+/// an address is wrong. Azure's metadata service comes back within 70 s.
+pub const TOKEN_RETRY_FIRST: Duration = Duration::from_secs(120);
 
 /// How long a caller is ready to wait for the quota, and for a token to call with, before anything
 /// is sent.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Patience {
     /// Until then. Without it, as long as it takes. What is there without waiting is taken later,
     /// too.
@@ -20,9 +35,40 @@ pub struct Patience {
     pub stop: Option<watch::Receiver<bool>>,
     /// Is told when it has to wait, and when what it waits for changes.
     pub on_wait: Option<Arc<dyn Fn(NotUntil) + Send + Sync>>,
+    /// How long it asks for a token again after failures that may pass:
+    /// [`TOKEN_RETRY_CALL`]. Without it, until `until`. Both bound it, where both are there.
+    pub token_retry: Option<Duration>,
+    /// Is told each time it has to wait for a token because of such a failure.
+    pub on_token_wait: Option<Arc<dyn Fn(&TokenWait) + Send + Sync>>,
     /// Is asked each time the quota has room, right before the call is begun: a caller who keeps a
     /// journal writes down here that a request may leave. Where it says no, none does.
     pub consent: Option<Consent>,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            until: None,
+            stop: None,
+            on_wait: None,
+            token_retry: Some(TOKEN_RETRY_CALL),
+            on_token_wait: None,
+            consent: None,
+        }
+    }
+}
+
+/// A wait for a token, after a failure that may pass. Nothing was sent to the service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenWait {
+    /// Why there was none.
+    pub error: IdentityError,
+    /// How many attempts in a row have failed.
+    pub attempts: u32,
+    /// When the next attempt is.
+    pub until: Moment,
+    /// When the caller gives up; `None`: never.
+    pub gives_up: Option<Moment>,
 }
 
 /// Whether a call may be begun now, or why not.

@@ -1,5 +1,7 @@
 //! What the boundary saw of a call, whatever a guest says of it.
 
+use std::time::Duration;
+
 use crate::audit::{AuditError, Claimed, Ending, Observed, Outcome};
 use crate::clock::Moment;
 use crate::denial::Denial;
@@ -32,6 +34,8 @@ pub struct Seen {
     pub closed: Option<u32>,
     /// What a 429 says of the time to wait, in seconds.
     pub retry_after: Option<u32>,
+    /// How long a 429 closes the key at least.
+    pub(crate) least_wait: Duration,
     /// Why it could not be recorded, and was not sent.
     pub audit: Option<AuditError>,
     /// The token that the service refused with 401.

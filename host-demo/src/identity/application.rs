@@ -43,7 +43,11 @@ pub(super) struct Application {
 impl Fetch for Application {
     async fn fetch(&self) -> Result<Fetched, IdentityError> {
         let authority = self.service.authority();
-        let endpoint = Endpoint::new(&self.transport, Whom::Authority(authority.clone()));
+        let endpoint = Endpoint::new(
+            &self.transport,
+            Whom::Authority(authority.clone()),
+            &self.clock,
+        );
         // A new credential for each token: the library's own cache can't be told that a token is no
         // longer wanted.
         let credential = self.credential(&endpoint).await?;

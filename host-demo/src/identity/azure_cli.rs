@@ -120,12 +120,10 @@ impl Executor for Scrubbed {
         let failure = match &ended {
             Ok(output) if output.status.success() => None,
             Ok(output) => Some(explain(output)),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                Some(IdentityError::NotAnAnswer {
-                    authority: NAME.to_owned(),
-                    detail: format!("az did not end within {} s", TIMEOUT.as_secs()),
-                })
-            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Some(busy(format!(
+                "az did not end within {} s",
+                TIMEOUT.as_secs()
+            ))),
             Err(error) => Some(not_available(format!("az can't be run: {error}"))),
         };
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
@@ -189,11 +187,31 @@ fn explain(output: &Output) -> IdentityError {
     if said.contains("az login") {
         return not_available("nobody is signed in: run az login".to_owned());
     }
+    let detail = match first_sentence(&said) {
+        empty if empty.is_empty() => format!("az failed: {}", output.status),
+        sentence => sentence,
+    };
+    if NO_CONNECTION.iter().any(|text| said.contains(text)) {
+        return busy(detail);
+    }
     IdentityError::NotAnAnswer {
         authority: NAME.to_owned(),
-        detail: match first_sentence(&said) {
-            empty if empty.is_empty() => format!("az failed: {}", output.status),
-            sentence => sentence,
-        },
+        detail,
+    }
+}
+
+/// What the tool's HTTP library (urllib3) says where no answer came.
+const NO_CONNECTION: [&str; 3] = [
+    "Max retries exceeded",
+    "Connection aborted",
+    "Read timed out",
+];
+
+fn busy(error: String) -> IdentityError {
+    IdentityError::Busy {
+        authority: NAME.to_owned(),
+        error,
+        status: None,
+        retry_after: None,
     }
 }

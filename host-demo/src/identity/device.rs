@@ -148,7 +148,10 @@ impl DeviceCode {
         match renewed {
             Ok(token) => Ok(Some(token)),
             Err(error) => match endpoint.failure(&error) {
-                Failure::Refused(_, refusal)
+                busy if busy.is_transient() => {
+                    Err(busy.into_busy(&self.service.authority().to_string()))
+                }
+                Failure::Refused(refusal, _)
                     if ["invalid_grant", "interaction_required"]
                         .contains(&refusal.error.as_str()) =>
                 {
@@ -174,7 +177,7 @@ impl DeviceCode {
 impl Fetch for DeviceCode {
     async fn fetch(&self) -> Result<Fetched, IdentityError> {
         let authority = self.service.authority().clone();
-        let endpoint = Endpoint::new(&self.transport, Whom::Authority(authority));
+        let endpoint = Endpoint::new(&self.transport, Whom::Authority(authority), &self.clock);
         if let Some(refresh) = self.refresh_token() {
             let asked = self.clock.now();
             if let Some(answer) = self.renew(&endpoint, &refresh).await? {

@@ -1,5 +1,6 @@
 //! Asking for a token over HTTP: one request, one answer, and what went wrong.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,9 +19,11 @@ use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
 
 use super::IdentityError;
-use super::error::{Refusal, librarys};
+use super::error::{Refusal, is_transient_status, librarys};
 use super::mask::Secrets;
+use crate::clock::Clock;
 use crate::origin::Origin;
+use crate::retry::retry_after;
 use crate::transport::{Transport, TransportError, TransportErrorKind};
 
 /// How long an authority may take for an answer, unless less is asked for.
@@ -50,10 +53,11 @@ pub(super) enum Whom {
 /// The transport that the identity libraries use, for one fetch. It reads the authority's error
 /// document, which the library loses as soon as it holds an escaped character (and Entra's always
 /// does: `\r\n` before the trace id).
-#[derive(Debug)]
 pub(super) struct Endpoint {
     transport: Transport,
     whom: Whom,
+    /// For dates in answers.
+    clock: Arc<dyn Clock>,
     state: Mutex<State>,
 }
 
@@ -68,16 +72,27 @@ struct State {
 /// Why an answer is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    Refused(StatusCode, Refusal),
+    /// An error document.
+    Refused(Refusal, Told),
+    /// An error without a document.
+    Failed(Told),
     NoAnswer(TransportError),
     NotAnAnswer(String),
+}
+
+/// What the head of an error says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) status: StatusCode,
+    pub(super) retry_after: Option<Duration>,
 }
 
 impl Failure {
     /// The same, without the secrets that the request had: they may be repeated in it.
     fn without(self, secrets: &Secrets) -> Self {
         match self {
-            Self::Refused(status, refusal) => Self::Refused(status, refusal.without(secrets)),
+            Self::Refused(refusal, told) => Self::Refused(refusal.without(secrets), told),
+            Self::Failed(told) => Self::Failed(told),
             Self::NotAnAnswer(detail) => Self::NotAnAnswer(secrets.masked(&detail)),
             Self::NoAnswer(error) => Self::NoAnswer(TransportError {
                 detail: secrets.masked(&error.detail),
@@ -86,15 +101,73 @@ impl Failure {
         }
     }
 
-    pub(super) fn into_error(self, authority: &str) -> IdentityError {
+    /// Returns whether the authority answered that it can't answer now.
+    pub(super) fn is_transient(&self) -> bool {
         match self {
-            Self::Refused(_, refusal) => refusal.into_error(authority),
+            Self::Refused(refusal, told) => {
+                refusal.is_transient() || is_transient_status(told.status)
+            }
+            Self::Failed(told) => is_transient_status(told.status),
+            Self::NoAnswer(_) | Self::NotAnAnswer(_) => false,
+        }
+    }
+
+    /// The error that says to ask again later.
+    pub(super) fn into_busy(self, authority: &str) -> IdentityError {
+        let (error, told) = match self {
+            Self::Refused(refusal, told) => {
+                let retry_after = told.retry_after.max(refusal.least_wait());
+                (
+                    refusal.text(),
+                    Told {
+                        retry_after,
+                        ..told
+                    },
+                )
+            }
+            Self::Failed(told) => (told.text(), told),
+            other @ (Self::NoAnswer(_) | Self::NotAnAnswer(_)) => {
+                return other.into_error(authority);
+            }
+        };
+        IdentityError::Busy {
+            authority: authority.to_owned(),
+            error,
+            status: Some(told.status.as_u16()),
+            retry_after: told.retry_after,
+        }
+    }
+
+    pub(super) fn into_error(self, authority: &str) -> IdentityError {
+        if self.is_transient() {
+            return self.into_busy(authority);
+        }
+        match self {
+            Self::Refused(refusal, _) => refusal.into_error(authority),
+            Self::Failed(told) => IdentityError::NotAnAnswer {
+                authority: authority.to_owned(),
+                detail: told.text(),
+            },
             Self::NoAnswer(error) => IdentityError::NoAnswer(error),
             Self::NotAnAnswer(detail) => IdentityError::NotAnAnswer {
                 authority: authority.to_owned(),
                 detail,
             },
         }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("whom", &self.whom)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Told {
+    fn text(self) -> String {
+        format!("it answered {}, without an error document", self.status)
     }
 }
 
@@ -106,10 +179,11 @@ pub(super) struct Noted;
 type Answer = Result<oauth2::HttpResponse, Noted>;
 
 impl Endpoint {
-    pub(super) fn new(transport: &Transport, whom: Whom) -> Arc<Self> {
+    pub(super) fn new(transport: &Transport, whom: Whom, clock: &Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Self {
             transport: transport.clone(),
             whom,
+            clock: Arc::clone(clock),
             state: Mutex::default(),
         })
     }
@@ -119,6 +193,12 @@ impl Endpoint {
         let mut state = self.state();
         let noted = state.failure.take();
         noted.unwrap_or_else(|| Failure::NotAnAnswer(librarys(library)).without(&state.secrets))
+    }
+
+    /// Returns whether the last answer said to ask again later.
+    fn is_busy(&self) -> bool {
+        let state = self.state();
+        state.failure.as_ref().is_some_and(Failure::is_transient)
     }
 
     /// The library's options: over this, without repeating, and at this authority.
@@ -179,7 +259,10 @@ impl Endpoint {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), Failure> {
-        self.state().secrets = Secrets::of(&headers, &body);
+        *self.state() = State {
+            secrets: Secrets::of(&headers, &body),
+            failure: None,
+        };
         let uri = self.destination(url)?;
         let origin = uri.authority().map(ToString::to_string).unwrap_or_default();
         let url: reqwest::Url = uri
@@ -205,15 +288,20 @@ impl Endpoint {
         let body = Limited::new(body, ANSWER_MAX)
             .collect()
             .await
-            .map_err(|e| Failure::NotAnAnswer(format!("its answer could not be read: {e}")))?
+            .map_err(|e| match e.downcast::<reqwest::Error>() {
+                Ok(e) => Failure::NoAnswer(self.transport.describe(&e, &origin)),
+                Err(e) => Failure::NotAnAnswer(format!("its answer could not be read: {e}")),
+            })?
             .to_bytes();
         if !head.status.is_success() {
+            let told = Told {
+                status: head.status,
+                retry_after: retry_after(&head.headers, self.clock.wall())
+                    .map(|seconds| Duration::from_secs(seconds.into())),
+            };
             self.note(match serde_json::from_slice(&body) {
-                Ok(refusal) => Failure::Refused(head.status, refusal),
-                Err(_) => Failure::NotAnAnswer(format!(
-                    "it answered {}, without an error document",
-                    head.status
-                )),
+                Ok(refusal) => Failure::Refused(refusal, told),
+                Err(_) => Failure::Failed(told),
             });
         } else {
             is_of_this_world(&body)?;
@@ -236,6 +324,9 @@ impl Endpoint {
         let (head, body) = request.into_parts();
         let url = head.uri.to_string();
         match self.ask(head.method, &url, head.headers, body.into()).await {
+            // The library goes on polling where no answer came, and ends a sign-in that a person has
+            // begun at any error but those of RFC 8628.
+            Ok(_) if self.is_busy() => Err(Noted),
             Ok((status, body)) => {
                 let mut response = http::Response::new(body.to_vec());
                 *response.status_mut() = status;
@@ -352,9 +443,10 @@ mod tests {
     #[test]
     fn a_request_for_a_token_goes_to_its_authority_or_nowhere() {
         let transport = Transport::to_machine().unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(crate::clock::ManualClock::new());
         let authority = "https://login.microsoftonline.com".parse().unwrap();
-        let authority = Endpoint::new(&transport, Whom::Authority(authority));
-        let machine = Endpoint::new(&transport, Whom::Machine(None));
+        let authority = Endpoint::new(&transport, Whom::Authority(authority), &clock);
+        let machine = Endpoint::new(&transport, Whom::Machine(None), &clock);
         for (endpoint, url, goes) in [
             (
                 &authority,

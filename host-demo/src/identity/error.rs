@@ -1,10 +1,13 @@
 //! Why there is no token, and what to do about it.
 
 use std::fmt::Write as _;
+use std::time::Duration;
+
+use http::StatusCode;
 
 use super::Method;
 use super::mask::Secrets;
-use crate::transport::{SetupError, TransportError};
+use crate::transport::{SetupError, TransportError, TransportErrorKind};
 
 /// Why there is no token. Nothing was sent to the service.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,6 +22,18 @@ pub enum IdentityError {
         error: String,
         /// What to do about it, for the codes that we know.
         advice: Option<&'static str>,
+    },
+    /// The authority answered that it has no token now, and may have one later.
+    #[error("{authority} gives no token now: {error}")]
+    Busy {
+        /// Who was asked.
+        authority: String,
+        /// What it said.
+        error: String,
+        /// The status of its answer, where it was asked over HTTP.
+        status: Option<u16>,
+        /// How long it said to wait.
+        retry_after: Option<Duration>,
     },
     /// No answer came from the authority.
     #[error("no token: {0}")]
@@ -72,6 +87,56 @@ pub enum IdentityError {
     NoneAvailable(Vec<(Method, String)>),
 }
 
+impl IdentityError {
+    /// Returns whether asking again may help, although nobody changes anything.
+    ///
+    /// `has_worked` says whether this source has given a token before. Then a missing answer, a
+    /// damaged one, or a missing file is a passing disturbance; before, it is probably a mistake in
+    /// the configuration. A refusal by the authority (a wrong secret, an unknown tenant) is always
+    /// permanent.
+    pub const fn is_transient(&self, has_worked: bool) -> bool {
+        match self {
+            Self::Busy { .. } => true,
+            Self::NoAnswer(error) => match error.kind {
+                TransportErrorKind::Dns
+                | TransportErrorKind::Refused
+                | TransportErrorKind::ConnectTimeout
+                | TransportErrorKind::Tls
+                | TransportErrorKind::TooLate
+                | TransportErrorKind::Broken => true,
+                // It wants credentials, say.
+                TransportErrorKind::Proxy => has_worked,
+                TransportErrorKind::Address
+                | TransportErrorKind::Certificate
+                | TransportErrorKind::NotARequest => false,
+            },
+            Self::NotAnAnswer { .. } | Self::NotAvailable { .. } | Self::Unusable(_) => has_worked,
+            Self::Refused { .. }
+            | Self::NotInTime
+            | Self::Malformed
+            | Self::NotForThisService { .. }
+            | Self::NoneAvailable(_) => false,
+        }
+    }
+
+    /// Returns whether an authority answered that it is only busy. A metadata service's 404 does not
+    /// count: another platform's service may answer the same.
+    pub(crate) const fn is_from_an_authority(&self) -> bool {
+        match self {
+            Self::Busy { status, .. } => !matches!(status, Some(404)),
+            _ => false,
+        }
+    }
+
+    /// Returns how long the authority said to wait.
+    pub(super) const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Busy { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
 impl From<SetupError> for IdentityError {
     fn from(error: SetupError) -> Self {
         Self::Unusable(error.to_string())
@@ -106,24 +171,90 @@ impl Refusal {
         }
     }
 
+    /// Returns whether the authority says that it can't answer now.
+    pub(super) fn is_transient(&self) -> bool {
+        ["temporarily_unavailable", "server_error"].contains(&self.error.as_str())
+            || self.error_codes.iter().any(|code| is_transient(*code))
+    }
+
+    /// Returns the shortest wait before the next request, whatever the headers say.
+    pub(super) fn least_wait(&self) -> Option<Duration> {
+        self.error_codes
+            .contains(&CLIENT_LOOP)
+            .then_some(CLIENT_LOOP_WAIT)
+    }
+
+    /// What it says, in one line.
+    pub(super) fn text(&self) -> String {
+        let sentence = first_sentence(&self.error_description);
+        match sentence.is_empty() {
+            true => first_sentence(&self.error),
+            false => format!("{sentence} ({})", first_sentence(&self.error)),
+        }
+    }
+
+    /// The error of a refusal that came without a status.
     pub(super) fn into_error(self, authority: &str) -> IdentityError {
+        let (authority, error) = (authority.to_owned(), self.text());
+        if self.is_transient() {
+            return IdentityError::Busy {
+                authority,
+                error,
+                status: None,
+                retry_after: self.least_wait(),
+            };
+        }
         let advice = self
             .error_codes
             .iter()
             .find_map(|code| advice(*code))
             .or_else(|| advice_for_name(&self.error));
-        let sentence = first_sentence(&self.error_description);
-        let error = if sentence.is_empty() {
-            first_sentence(&self.error)
-        } else {
-            format!("{sentence} ({})", first_sentence(&self.error))
-        };
         IdentityError::Refused {
-            authority: authority.to_owned(),
+            authority,
             error,
             advice,
         }
     }
+}
+
+/// Returns whether a status says that the same request may be answered later.
+pub(super) fn is_transient_status(status: StatusCode) -> bool {
+    status.is_server_error()
+        || [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&status)
+}
+
+/// AADSTS50196, LoopDetected: "The app has made too many of the same request in too short a period".
+const CLIENT_LOOP: u32 = 50_196;
+
+/// For a client loop Entra's 429 says 60 s (Microsoft, "MSAL.NET: Throttling"). Sooner requests would
+/// be part of the loop.
+const CLIENT_LOOP_WAIT: Duration = Duration::from_secs(60);
+
+/// Returns whether an AADSTS code is documented as passing (Microsoft, "Microsoft Entra
+/// authentication and authorization error codes", whose words are quoted).
+const fn is_transient(code: u32) -> bool {
+    matches!(
+        code,
+        // RetryableError: "a transient error".
+        50_033
+        // SasRetryableError: "A transient error has occurred during strong authentication."
+        | 50_087
+        | CLIENT_LOOP
+        // ExternalServerRetryableError: "The service is temporarily unavailable."
+        | 90_006
+        // RequestTimeout: "The requested has timed out."
+        | 90_012
+        // RequestBudgetExceededError: "A transient error has occurred. Try again."
+        | 90_024
+        // MsodsServiceUnavailable: "isn't available".
+        | 90_033
+        // TenantThrottlingError: "There are too many incoming requests."
+        | 90_055
+        // GraphRetryableError: "The service is temporarily unavailable."
+        | 90_090
+        // GraphServiceUnreachable.
+        | 90_091
+    )
 }
 
 const SENTENCE_MAX: usize = 300;
@@ -243,7 +374,6 @@ fn advice_for_name(error: &str) -> Option<&'static str> {
             "the sign-in code is no longer valid: begin again"
         }
         "authorization_declined" | "access_denied" => "the sign-in was declined",
-        "temporarily_unavailable" => "the authority is busy: try again later",
         _ => return None,
     })
 }
@@ -251,6 +381,68 @@ fn advice_for_name(error: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn refusal(error: &str, code: u32) -> Refusal {
+        let body = serde_json::json!({
+            "error": error, "error_description": format!("AADSTS{code}: x."), "error_codes": [code],
+        });
+        serde_json::from_value(body).unwrap()
+    }
+
+    #[test]
+    fn documented_transient_codes_are_transient_whatever_the_error_name() {
+        for (error, code, transient) in [
+            ("temporarily_unavailable", 1, true),
+            ("server_error", 1, true),
+            ("invalid_request", 90_024, true),
+            ("invalid_grant", 90_033, true),
+            ("invalid_grant", 50_196, true),
+            ("invalid_request", 90_006, true),
+            ("invalid_request", 90_012, true),
+            ("invalid_request", 90_055, true),
+            ("invalid_request", 90_090, true),
+            ("invalid_client", 7_000_215, false),
+            ("unauthorized_client", 700_016, false),
+            ("invalid_request", 90_002, false),
+            // "An unexpected, non-retryable error".
+            ("invalid_request", 90_036, false),
+            ("invalid_resource", 500_011, false),
+        ] {
+            let found = refusal(error, code).into_error("x");
+            assert_eq!(found.is_transient(true), transient, "{error} {code}");
+            assert_eq!(found.is_transient(false), transient, "{error} {code}");
+        }
+        let after_a_loop = refusal("invalid_grant", 50_196).into_error("x");
+        assert_eq!(after_a_loop.retry_after(), Some(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn unclear_failures_are_transient_only_after_a_success() {
+        let why = || "x".to_owned();
+        let failure = |kind| {
+            IdentityError::NoAnswer(TransportError {
+                kind,
+                detail: why(),
+            })
+        };
+        let unclear = [
+            IdentityError::NotAnAnswer {
+                authority: why(),
+                detail: why(),
+            },
+            IdentityError::NotAvailable {
+                method: Method::ManagedIdentity,
+                why: why(),
+            },
+            IdentityError::Unusable(why()),
+        ];
+        for error in unclear {
+            assert!(!error.is_transient(false) && error.is_transient(true));
+        }
+        let certificate = failure(TransportErrorKind::Certificate);
+        assert!(!certificate.is_transient(true));
+        assert!(failure(TransportErrorKind::Refused).is_transient(false));
+    }
 
     #[test]
     fn entras_refusal_becomes_its_code_its_first_sentence_and_what_to_do() {

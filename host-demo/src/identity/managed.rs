@@ -37,7 +37,11 @@ pub(super) struct Managed {
 #[async_trait]
 impl Fetch for Managed {
     async fn fetch(&self) -> Result<Fetched, IdentityError> {
-        let endpoint = Endpoint::new(&self.transport, Whom::Machine(self.instead.clone()));
+        let endpoint = Endpoint::new(
+            &self.transport,
+            Whom::Machine(self.instead.clone()),
+            &self.clock,
+        );
         let options = ManagedIdentityCredentialOptions {
             user_assigned_id: self.client_id.clone().map(UserAssignedId::ClientId),
             client_options: endpoint.options(),
@@ -79,10 +83,17 @@ fn explain(failure: Failure) -> IdentityError {
         }
         // Microsoft, "How to use managed identities for Azure resources on an Azure VM to acquire
         // an access token", error handling.
-        Failure::Refused(StatusCode::BAD_REQUEST, refusal)
-            if refusal.error_description.starts_with("Identity not found") =>
+        Failure::Refused(refusal, told)
+            if told.status == StatusCode::BAD_REQUEST
+                && refusal.error_description.starts_with("Identity not found") =>
         {
             not_available("this machine has no such identity assigned to it".to_owned())
+        }
+        // While it is updated; 410 for up to 70 s. (By the same page.)
+        Failure::Refused(_, told) | Failure::Failed(told)
+            if [StatusCode::NOT_FOUND, StatusCode::GONE].contains(&told.status) =>
+        {
+            failure.into_busy(AUTHORITY)
         }
         other => other.into_error(AUTHORITY),
     }

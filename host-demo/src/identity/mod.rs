@@ -4,8 +4,10 @@
 //! Tokens and secrets have no `Display`, and a `Debug` that hides them.
 //!
 //! [`Identity`] is the one source that fetches: a [`Method`] says how, [`Settings`] with what.
-//! Nothing here repeats a request: a fetch that fails is an error, while an earlier token that
-//! still holds is handed out.
+//! A fetch that fails is an error, while an earlier token that still holds is handed out. After a
+//! failure that may pass ([`IdentityError::is_transient`]) the authority is left alone until
+//! [`TokenSource::retry`]; who asks sooner gets the same error at once. Who is to wait, and how long,
+//! is decided by the callers: see [`Patience`](crate::egress::Patience).
 //!
 //! ```no_run
 //! # async fn example(secret: String) -> Result<(), Box<dyn std::error::Error>> {
@@ -46,6 +48,8 @@ mod token;
 
 use async_trait::async_trait;
 
+use crate::clock::Moment;
+
 pub use self::cache::Identity;
 pub use self::device::{Prompt, SignIn};
 pub use self::error::IdentityError;
@@ -66,10 +70,25 @@ pub trait TokenSource: Send + Sync {
         Ok(false)
     }
 
+    /// After a failure that may pass: when it is worth asking again. Without it, after growing waits
+    /// that the caller keeps.
+    fn retry(&self) -> Option<Retry> {
+        None
+    }
+
     /// Whose tokens they are. Unless it is known otherwise, a token is asked for and read.
     async fn principal(&self) -> Result<Principal, IdentityError> {
         Ok(Principal::of(&self.token().await?))
     }
+}
+
+/// When to ask for a token again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Not before this moment.
+    pub at: Moment,
+    /// How many attempts in a row have failed.
+    pub failures: u32,
 }
 
 /// Who a token is for, which is who a quota is counted for.

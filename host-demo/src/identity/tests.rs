@@ -172,11 +172,54 @@ async fn without_a_token_that_holds_a_failure_is_the_callers() {
     world.clock.advance(Duration::from_secs(3599));
     world.mock.inject(Fault::server_error(503).on(Api::Token));
     let error = identity.token().await.unwrap_err();
-    assert!(
-        matches!(error, IdentityError::NotAnAnswer { .. }),
-        "{error}"
-    );
+    assert!(matches!(error, IdentityError::Busy { .. }), "{error}");
+    assert_eq!(identity.token().await.unwrap_err(), error);
+    assert_eq!(world.fetches(), 2, "the authority is left alone");
+    let retry = identity.retry().unwrap();
+    let wait = retry.at.since(world.clock.now());
+    let second = Duration::from_secs(1);
+    assert!(retry.failures == 1 && wait >= second && wait < second * 5 / 4);
+    world.clock.advance(wait);
     assert!(identity.token().await.is_ok());
+    assert_eq!(identity.retry(), None);
+}
+
+#[tokio::test]
+async fn a_short_lived_token_is_used_for_three_quarters_of_its_time() {
+    let mut world = World::new(|mock| {
+        mock.switches(Switches {
+            token_lifetime: 8 * Duration::from_secs(1),
+            ..Switches::default()
+        })
+    })
+    .await;
+    world.settings.client_secret = Some(world.mock.client_secret().to_owned());
+    let identity = world.identity(Method::ClientSecret);
+    let first = identity.token().await.unwrap();
+    world.clock.advance(Duration::from_secs(5));
+    assert!(identity.token().await.unwrap().is(&first));
+    world.clock.advance(Duration::from_secs(2));
+    assert!(!identity.token().await.unwrap().is(&first));
+    assert_eq!(world.fetches(), 2);
+}
+
+#[tokio::test]
+async fn a_failed_renewal_rests_no_longer_than_the_token_holds() {
+    let mut world = World::new(|mock| {
+        mock.switches(Switches {
+            token_lifetime: 8 * Duration::from_secs(1),
+            ..Switches::default()
+        })
+    })
+    .await;
+    world.settings.client_secret = Some(world.mock.client_secret().to_owned());
+    let identity = world.identity(Method::ClientSecret);
+    let first = identity.token().await.unwrap();
+    world.clock.advance(Duration::from_secs(7));
+    world.mock.inject(Fault::server_error(503).on(Api::Token));
+    assert!(identity.token().await.unwrap().is(&first));
+    world.clock.advance(Duration::from_secs(3));
+    assert!(!identity.token().await.unwrap().is(&first));
 }
 
 #[tokio::test]
@@ -194,6 +237,7 @@ async fn those_who_wait_for_a_fetch_that_fails_share_its_error() {
         assert!(waiting.await.unwrap().is_err());
     }
     assert_eq!(world.fetches(), 1);
+    world.clock.advance(Duration::from_secs(2));
     assert!(ask().await.unwrap().is_err());
     assert_eq!(world.fetches(), 2, "who comes later asks anew");
 }
@@ -632,11 +676,33 @@ async fn a_machine_without_an_identity_is_told_from_one_that_fails() {
         .inject(Fault::server_error(500).on(Api::Metadata));
     let identity = world.identity(Method::ManagedIdentity);
     let error = identity.token().await.unwrap_err();
-    assert!(
-        matches!(error, IdentityError::NotAnAnswer { .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, IdentityError::Busy { .. }), "{error:?}");
     assert_eq!(world.mock.arrivals(Api::Metadata), 1, "asked once");
+    // Microsoft, "How to use managed identities for Azure resources on an Azure VM to acquire an
+    // access token", retry guidance.
+    let document = r#"{"error":"unknown","error_description":"updating"}"#;
+    for (status, is_transient) in [
+        (404, true),
+        (410, true),
+        (429, true),
+        (500, true),
+        (503, true),
+        (400, false),
+        (401, false),
+    ] {
+        for body in ["", document] {
+            world
+                .mock
+                .inject(Fault::answer(status, body).on(Api::Metadata));
+            let identity = world.identity(Method::ManagedIdentity);
+            let error = identity.token().await.unwrap_err();
+            assert_eq!(
+                error.is_transient(false),
+                is_transient,
+                "{status} {error:?}"
+            );
+        }
+    }
 
     world.settings.client_id = Some("another".to_owned());
     let error = world
@@ -781,6 +847,15 @@ async fn azure_clis_failures_are_told_apart() {
         "{to_do}"
     );
 
+    for said in [
+        "HTTPSConnectionPool(host=x, port=443): Max retries exceeded with url: /",
+        "AADSTS90033: A transient error has occurred. Please try again. Trace ID: 1",
+    ] {
+        let script = format!("echo 'ERROR: {said}' >&2; exit 1");
+        let error = failure(Some(&script)).await;
+        assert!(matches!(error, IdentityError::Busy { .. }), "{error:?}");
+    }
+
     let error = failure(Some("echo 'not JSON'")).await;
     assert!(
         matches!(error, IdentityError::NotAnAnswer { .. }),
@@ -881,6 +956,26 @@ async fn a_sign_in_that_is_declined_or_forgotten_ends_with_what_to_do() {
         assert!(advice(&error).1.starts_with(to_do), "{error}");
         assert_eq!(screen.0.lock().unwrap().len(), 1);
     }
+}
+
+#[tokio::test]
+async fn a_sign_in_that_has_begun_outlasts_a_busy_authority() {
+    let (world, screen) = screen(Switches::default()).await;
+    let identity = world.identity(Method::DeviceCode);
+    let busy = Fault::answer(503, r#"{"error":"temporarily_unavailable"}"#);
+    world.mock.inject(busy.on(Api::Token).times(2));
+    world.play(identity.token()).await.unwrap();
+    assert_eq!(screen.0.lock().unwrap().len(), 1, "nobody was asked again");
+
+    // Nor does a renewal that fails ask the user.
+    world.clock.advance(60 * MINUTE);
+    let busy = r#"{"error":"invalid_grant","error_codes":[90033]}"#;
+    world.mock.inject(Fault::answer(400, busy).on(Api::Token));
+    let error = world.play(identity.token()).await.unwrap_err();
+    assert!(matches!(error, IdentityError::Busy { .. }), "{error:?}");
+    world.clock.advance(Duration::from_secs(2));
+    world.play(identity.token()).await.unwrap();
+    assert_eq!(screen.0.lock().unwrap().len(), 1);
 }
 
 // The usual order.

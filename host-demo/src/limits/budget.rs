@@ -68,7 +68,7 @@ pub enum Reply {
         /// When it is worth asking again, unless something happens.
         free: NotUntil,
         /// Whether something can that only the ledger knows of: an answer to somebody else's call may
-        /// free a slot sooner, somebody else may leave the queue, or say that nothing was lost.
+        /// free a slot sooner, somebody else may leave the queue, or open the key.
         may_be_sooner: bool,
     },
     /// Not within its patience, or never. It has no place any more.
@@ -181,7 +181,7 @@ impl Budget {
             ahead,
             free,
             may_be_sooner: others_wait
-                || free.why == Why::Lost
+                || free.why != Why::Quota
                 || self.log.others_in_flight(id, now),
         }
     }
@@ -194,6 +194,11 @@ impl Budget {
             News::Left(ticket) => self.waiting.retain(|(t, _)| *t != ticket),
             News::ClosedUntil(until) => self.log.close(until),
         }
+    }
+
+    /// Opens the key, by the word of somebody who knows better.
+    pub fn reopen(&mut self) {
+        self.log.reopen();
     }
 
     fn know(&mut self, holder: &Holder, lease: Moment) {

@@ -103,8 +103,8 @@ pub trait Ledger: Send + Sync + 'static {
     /// Everything that is known.
     async fn read(&self) -> Result<Reading, LedgerError>;
 
-    /// Takes the word of somebody who knows that no call is missing, although what was counted was
-    /// lost.
+    /// Opens every key, by the word of somebody who knows better: no call is missing, although what was
+    /// counted was lost, and the service takes calls again, although it said not to call.
     async fn reopen(&self) -> Result<(), LedgerError>;
 }
 
@@ -289,6 +289,9 @@ impl Ledger for Memory {
 
     /// Nothing is lost here but with the process.
     async fn reopen(&self) -> Result<(), LedgerError> {
+        for budget in self.budgets().values_mut() {
+            budget.reopen();
+        }
         Ok(())
     }
 }
@@ -296,6 +299,26 @@ impl Ledger for Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn reopening_opens_what_a_429_closed() {
+        let clock = crate::clock::ManualClock::new();
+        let ledger = Memory::new(Arc::new(clock.clone()));
+        let key = Key {
+            tenant: "t".into(),
+            application: "a".into(),
+            operation: Operation::UnrestrictCodeExecution,
+        };
+        let until = clock.now() + Duration::from_secs(24 * 3600);
+        ledger.tell(&key, News::ClosedUntil(until));
+        let closed_until = async || {
+            let reading = ledger.read().await.unwrap();
+            reading.budgets[&key].log().closed_until()
+        };
+        assert_eq!(closed_until().await, until);
+        ledger.reopen().await.unwrap();
+        assert_eq!(closed_until().await, Moment::ORIGIN);
+    }
 
     #[test]
     fn a_ledger_is_the_memory_a_file_or_a_server_whose_password_is_elsewhere() {

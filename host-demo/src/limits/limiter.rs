@@ -8,13 +8,17 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::{
-    Ask, Holder, Key, Ledger, LedgerError, News, NotUntil, Quota, Reading, Reply, Slot, Ticket,
+    Ask, Holder, Key, Ledger, LedgerError, News, NotUntil, Quota, Reading, Reply, Slot, Ticket, Why,
 };
 use crate::clock::{Clock, Moment};
+use crate::retry::backoff;
 
 /// How often one that waits looks whether another process's call freed a slot before its time. A
 /// minute's quota is used 0.4 % late for it, at the worst.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// The same while the service has closed the key, which somebody may overrule.
+const LOOK_AT_CLOSED: Duration = Duration::from_secs(5);
 
 /// Hands out permits, as many as the quotas allow, in the order they were asked for.
 #[derive(Clone)]
@@ -40,12 +44,26 @@ struct State {
     /// The places of those who wait. The ledger is asked for the first of them only: for the others
     /// it can't have good news before.
     tickets: BTreeSet<Ticket>,
+    /// What the service said to this process. The ledger may know that somebody has opened the key
+    /// since.
     closed_until: Moment,
+    /// How often it has said so.
+    closes: u64,
+    /// How often in a row, each time after the key had been open again.
+    refusals: u32,
 }
 
 impl Here {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The ledger admits a call, and knows of so many closes.
+    fn opened(&self, closes: u64) {
+        let mut state = self.state();
+        if state.closes == closes {
+            state.closed_until = Moment::ORIGIN;
+        }
     }
 }
 
@@ -118,6 +136,7 @@ impl Limiter {
             }
             // Before the ledger is asked: however long that takes, it is the call's own time.
             let deadline = now + call;
+            let closes = here.state().closes;
             let ask = Ask {
                 quotas: Arc::clone(&self.quotas),
                 holder: self.holder.clone(),
@@ -130,6 +149,7 @@ impl Limiter {
                     if let Some(place) = place {
                         place.gone();
                     }
+                    here.opened(closes);
                     return Ok(Permit {
                         key: key.clone(),
                         ledger: Arc::clone(&self.ledger),
@@ -162,7 +182,10 @@ impl Limiter {
                     if told.replace(free) != Some(free) {
                         on_wait(free);
                     }
-                    let look = now + LOOK;
+                    let look = match free.why {
+                        Why::Service => now + LOOK_AT_CLOSED,
+                        Why::Quota | Why::Lost => now + LOOK,
+                    };
                     let wake = match free.at {
                         at if at <= now => look,
                         at if may_be_sooner => at.min(look),
@@ -222,6 +245,7 @@ fn close(key: &Key, here: &Here, ledger: &dyn Ledger, until: Moment) {
     {
         let mut state = here.state();
         state.closed_until = state.closed_until.max(until);
+        state.closes += 1;
     }
     ledger.tell(key, News::ClosedUntil(until));
     here.changed.notify_waiters();
@@ -319,6 +343,22 @@ impl Permit {
         fresh
     }
 
+    /// The service answered with 429 at this moment. Returns the shortest time for which the key has
+    /// to be closed, whatever the answer says: it grows from one refusal to the next, while there is
+    /// no other answer between them. Those that come while the key is closed are no further ones.
+    pub(crate) fn refused(&self, now: Moment) -> Duration {
+        let mut state = self.here.state();
+        if state.refusals == 0 || state.closed_until <= now {
+            state.refusals = state.refusals.saturating_add(1);
+        }
+        backoff(state.refusals)
+    }
+
+    /// The service answered with something else than 429.
+    pub(crate) fn accepted(&self) {
+        self.here.state().refusals = 0;
+    }
+
     /// The answer's head came at this moment.
     pub fn settle(&mut self, at: Moment) {
         if self.state == Use::Redeemed {
@@ -370,7 +410,7 @@ mod tests {
 
     use super::*;
     use crate::clock::ManualClock;
-    use crate::limits::{GRACE, Memory, Why};
+    use crate::limits::{GRACE, Memory};
     use crate::operation::Operation;
 
     const CALL: Duration = Duration::from_secs(30);
@@ -559,6 +599,43 @@ mod tests {
             (refused.at, refused.why),
             (clock.now() + Duration::from_secs(8), Why::Service)
         );
+    }
+
+    #[tokio::test]
+    async fn a_key_that_somebody_opens_takes_calls_and_heeds_the_next_429() {
+        let (clock, limiter) = limiter(5);
+        let day = Duration::from_secs(24 * 3600);
+        limiter.close(&key(), day);
+        let key = key();
+        let mut waiting = pin!(limiter.acquire(&key, CALL, None, &|_| {}));
+        assert!(poll(waiting.as_mut()).is_pending());
+        limiter.ledger.reopen().await.unwrap();
+        clock.advance(LOOK_AT_CLOSED);
+        let Poll::Ready(Ok(permit)) = poll(waiting.as_mut()) else {
+            panic!("it still waits");
+        };
+        assert_eq!(permit.closed_for(clock.now()), None);
+        let soon = Duration::from_secs(3);
+        limiter.close(&key, soon);
+        assert_eq!(permit.closed_for(clock.now()), Some(soon));
+    }
+
+    #[tokio::test]
+    async fn refusals_in_a_row_close_the_key_for_longer_and_longer() {
+        let (clock, limiter) = limiter(5);
+        let permit = limiter.acquire(&key(), CALL, None, &|_| {}).await.unwrap();
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            let wait = permit.refused(clock.now());
+            permit.close(clock.now(), wait);
+            // Another one that was under way.
+            assert_eq!(permit.refused(clock.now()), wait);
+            waits.push(wait.as_secs());
+            clock.advance(wait);
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        permit.accepted();
+        assert_eq!(permit.refused(clock.now()).as_secs(), 1);
     }
 
     #[tokio::test]

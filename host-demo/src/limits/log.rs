@@ -196,9 +196,10 @@ impl Log {
         self.lost_until = self.lost_until.max(until);
     }
 
-    /// Somebody who knows says that there are no such calls.
+    /// Somebody who knows better opens it: there are no such calls, and the service takes calls again.
     pub fn reopen(&mut self) {
         self.lost_until = Moment::ORIGIN;
+        self.closed_until = Moment::ORIGIN;
     }
 
     /// How many calls count in the window of this quota that ends now.
@@ -445,15 +446,17 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_closes_the_key_until_somebody_knows_better_and_a_429_stays() {
+    fn a_loss_and_a_429_close_the_key_until_somebody_knows_better() {
         let (mut log, quotas) = (Log::default(), minute(100));
         log.close_for_loss(at(3600));
         log.close(at(10));
         let refused = admit(&mut log, &quotas, at(0)).unwrap_err();
         assert_eq!((refused.at, refused.why), (at(3600), Why::Lost));
         log.reopen();
+        assert!(admit(&mut log, &quotas, at(0)).is_ok());
+        log.close(at(20));
         let refused = admit(&mut log, &quotas, at(0)).unwrap_err();
-        assert_eq!((refused.at, refused.why), (at(10), Why::Service));
+        assert_eq!((refused.at, refused.why), (at(20), Why::Service));
     }
 
     #[test]

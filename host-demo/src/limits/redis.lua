@@ -153,6 +153,7 @@ if task == 'reopen' then
   put('restarted', '')
   put('lost', '')
   put('lost_until', 0)
+  put('closed_until', 0)
   return done()
 end
 
@@ -368,9 +369,9 @@ local first = first_place()
 if first and redis.call('ZSCORE', QUEUE, first) == ticket then
   know(math.max(at, now) + lease)
 end
--- What can only be known here: somebody else's call may be answered, somebody else leave, or say
--- that nothing was lost.
-local may_be_sooner = why == 1 and 1 or 0
+-- What can only be known here: somebody else's call may be answered, somebody else leave, or open the
+-- key.
+local may_be_sooner = why ~= 0 and 1 or 0
 for _, member in ipairs(ahead > 0 and redis.call('ZRANGE', QUEUE, 0, ahead - 1) or {}) do
   may_be_sooner = string.match(member, ':(%d+)$') ~= holder and 1 or may_be_sooner
 end

@@ -289,7 +289,7 @@ impl Store for File {
                 Request::Reopen => {
                     about.lost = None;
                     for key in budgets.all()?.keys() {
-                        budgets.get(key)?.log.reopen();
+                        budgets.get(key)?.reopen();
                     }
                     write_about(&transaction, &about).map_err(sql)?;
                     Response::Done

@@ -8,6 +8,7 @@ use http::{HeaderValue, StatusCode};
 
 use super::Api;
 use super::wire::Reply;
+use crate::clock::Moment;
 
 /// Something that goes wrong with the next request, or with more of them.
 ///
@@ -21,6 +22,10 @@ pub struct Fault {
     api: Option<Api>,
     /// None: all.
     left: Option<u32>,
+    /// So many that fit are let through first.
+    spares: u32,
+    /// None of those that arrive from then on.
+    ends: Option<Moment>,
 }
 
 #[derive(Clone, Debug)]
@@ -42,6 +47,8 @@ impl Fault {
             acts: false,
             api: None,
             left: Some(1),
+            spares: 0,
+            ends: None,
         }
     }
 
@@ -134,6 +141,25 @@ impl Fault {
         }
     }
 
+    /// Lets so many requests through before it strikes.
+    #[must_use]
+    pub fn after(self, requests: u32) -> Self {
+        Self {
+            spares: requests,
+            ..self
+        }
+    }
+
+    /// Strikes all requests that arrive before a moment of the stand-in's clock.
+    #[must_use]
+    pub fn until(self, end: Moment) -> Self {
+        Self {
+            left: None,
+            ends: Some(end),
+            ..self
+        }
+    }
+
     /// Strikes until [`super::Mock::clear_faults`].
     #[must_use]
     pub fn always(self) -> Self {
@@ -154,7 +180,9 @@ impl Faults {
     }
 
     /// The fault that strikes this request.
-    pub(super) fn strike(&mut self, api: Option<Api>) -> Option<Fault> {
+    pub(super) fn strike(&mut self, api: Option<Api>, now: Moment) -> Option<Fault> {
+        self.0
+            .retain(|fault| fault.ends.is_none_or(|end| now < end));
         self.take(|fault| {
             !matches!(fault.kind, Kind::RefusedConnection)
                 && fault.api.is_none_or(|a| Some(a) == api)
@@ -168,10 +196,15 @@ impl Faults {
     }
 
     fn take(&mut self, fits: impl Fn(&Fault) -> bool) -> Option<Fault> {
-        let index = self
-            .0
-            .iter()
-            .position(|fault| fault.left != Some(0) && fits(fault))?;
+        let mut fitting = self.0.iter_mut();
+        let index = fitting.position(|fault| {
+            if fault.left == Some(0) || !fits(fault) {
+                return false;
+            }
+            let spared = fault.spares > 0;
+            fault.spares = fault.spares.saturating_sub(1);
+            !spared
+        })?;
         let fault = &mut self.0[index];
         if let Some(left) = &mut fault.left {
             *left -= 1;
@@ -192,7 +225,8 @@ mod tests {
         faults.add(Fault::refused_connection());
         faults.add(Fault::reset().on(Api::UnrestrictCodeExecution).times(2));
         faults.add(Fault::garbage().always());
-        let mut strike = |api| match faults.strike(api).map(|fault| fault.kind) {
+        let now = Moment::ORIGIN;
+        let mut strike = |api| match faults.strike(api, now).map(|fault| fault.kind) {
             Some(Kind::Reset) => "reset",
             Some(Kind::Garbage) => "garbage",
             _ => "nothing",
@@ -205,6 +239,24 @@ mod tests {
         assert!(faults.refuses_connection());
         assert!(!faults.refuses_connection());
         faults.clear();
-        assert!(faults.strike(None).is_none());
+        assert!(faults.strike(None, now).is_none());
+    }
+
+    #[test]
+    fn a_fault_can_begin_later_and_end_at_a_moment() {
+        let at = |second: u64| Moment::from_nanos(second * 1_000_000_000);
+        let mut faults = Faults::default();
+        faults.add(Fault::reset().after(2));
+        faults.add(Fault::garbage().until(at(5)));
+        let mut strike = |second| match faults.strike(None, at(second)).map(|fault| fault.kind) {
+            Some(Kind::Reset) => "reset",
+            Some(Kind::Garbage) => "garbage",
+            _ => "nothing",
+        };
+        let struck = [0, 1, 2, 4, 5].map(&mut strike);
+        assert_eq!(
+            struck,
+            ["garbage", "garbage", "reset", "garbage", "nothing"]
+        );
     }
 }

@@ -125,7 +125,7 @@ impl Shared {
             number,
             route,
             quota,
-            fault: state.faults.strike(api),
+            fault: state.faults.strike(api, at),
         }
     }
 

@@ -622,17 +622,24 @@ fn the_roles_of_a_refusal_are_read_from_its_message() {
 }
 
 #[test]
-fn the_wait_is_read_from_the_header_and_else_from_the_message() {
+fn the_longer_wait_of_header_and_message_counts() {
     // The first wording is of https://github.com/MicrosoftDocs/microsoft-365-docs/issues/4616.
     let keyed = "API calls quota exceeded! Maximum allowed 30 per 00:01:00 for the key \
                  Destination+TenantID+AppID. You can send requests again in 8 seconds.";
     type Row<'a> = (&'a [(&'a str, &'a str)], &'a str, Option<u32>, Option<u32>);
-    let table: [Row<'_>; 17] = [
+    let table: [Row<'_>; 19] = [
         (&[], LIMIT, None, Some(60)),
         (&[], keyed, Some(8), Some(60)),
         (&[("Retry-After", "37")], keyed, Some(37), Some(60)),
         (&[("retry-after", " 37\t")], LIMIT, Some(37), Some(60)),
         (&[("RETRY-AFTER", "0")], "", Some(0), None),
+        (
+            &[("retry-after", "0")],
+            "Rate limit is exceeded. Try again in 2 seconds.",
+            Some(2),
+            None,
+        ),
+        (&[("retry-after", "3")], keyed, Some(8), Some(60)),
         (&[("retry-after", "99999999999")], "", Some(u32::MAX), None),
         (
             &[("retry-after", "Wed, 21 Oct 2026 07:28:00 GMT")],

@@ -672,10 +672,9 @@ async fn what_did_not_leave_is_in_the_journal_and_not_in_the_reports_pace() {
     let run = begun(Kind::Release, &world.host);
     let devices = entries(&world.mock.machine_ids());
     drop(runs.create(&run, &devices).unwrap());
-    let [tenant, id, _] = world.application();
-    let wrong = Arc::new(world.client_secret(world.service(), [tenant, id, "wrong"]));
-    let without_a_token = world.another_host(|setup| setup.tokens = wrong);
-    for host in [&without_a_token, &world.host] {
+    let origin = world.service().origin().clone();
+    let denying = world.another_host(|setup| setup.policy = Policy::deny_all(origin));
+    for host in [&denying, &world.host] {
         let (journal, record) = runs.resume(&run.id).unwrap();
         let plan = Plan::new(Follow::ToTheEnd);
         go_on(&world, host, &journal, record.entries, &plan).await;
@@ -684,7 +683,7 @@ async fn what_did_not_leave_is_in_the_journal_and_not_in_the_reports_pace() {
     let (left, stayed): (Vec<_>, _) = record.calls.iter().partition(|call| call.left);
     assert!(!stayed.is_empty(), "{left:?}");
     let is_of_one = |name: &'static str| move |call: &&Call| call.result.as_deref() == Some(name);
-    assert!(stayed.iter().all(is_of_one("no-token")), "{stayed:?}");
+    assert!(stayed.iter().all(is_of_one("denied")), "{stayed:?}");
     assert!(left.iter().all(is_of_one("ok")), "{left:?}");
     let report = Report::new(&record, Standing::Ended, run.created);
     let paces: Vec<usize> = report.paces.iter().map(|pace| pace.calls()).collect();

@@ -78,8 +78,9 @@ async fn a_token_that_still_holds_is_used_while_it_can_not_be_renewed() {
         .await
         .unwrap();
     world.clock.advance(MARGIN);
+    let id = world.machine(2);
     let error = world
-        .release_of(&world.machine(2), "cleaned")
+        .play(world.release_of(&id, "cleaned"))
         .await
         .unwrap_err();
     assert!(matches!(error, CallError::Identity(_)), "{error:?}");
@@ -152,7 +153,9 @@ async fn an_authority_that_can_not_be_reached_is_told_from_one_that_refuses() {
     let service = Service::custom(world.mock.base_url(), &nobody, &world.mock.scope()).unwrap();
     let tokens = world.client_secret(&service, world.application());
     let host = world.another_host(|setup| setup.tokens = Arc::new(tokens));
-    let error = release(&host, &world.machine(0), "cleaned")
+    let id = world.machine(0);
+    let error = world
+        .play(release(&host, &id, "cleaned"))
         .await
         .unwrap_err();
     match error {
@@ -167,8 +170,7 @@ async fn an_authority_that_can_not_be_reached_is_told_from_one_that_refuses() {
 #[tokio::test]
 async fn an_answer_that_is_no_token_is_not_taken_for_one() {
     let world = World::new().await;
-    let tokens = world.client_secret(world.service(), world.application());
-    for (fault, refused) in [
+    for (fault, busy) in [
         (Fault::answer(200, "<html>"), false),
         (Fault::answer(200, ""), false),
         (Fault::answer(200, "{}"), false),
@@ -189,21 +191,25 @@ async fn an_answer_that_is_no_token_is_not_taken_for_one() {
             true,
         ),
         (Fault::answer(400, r#"{"error":{"code":"x"}}"#), false),
-        (Fault::server_error(503), false),
+        (Fault::server_error(503), true),
+        (Fault::answer(429, ""), true),
         (Fault::reset(), false),
         (Fault::truncated_body(), false),
     ] {
         world.mock.inject(fault.clone().on(Api::Token));
+        let tokens = world.client_secret(world.service(), world.application());
+        let before = world.mock.arrivals(Api::Token);
         let error = tokens.token().await.unwrap_err();
-        let is_refusal = matches!(error, IdentityError::Refused { .. });
-        assert_eq!(is_refusal, refused, "{fault:?}: {error:?}");
+        let is_busy = matches!(error, IdentityError::Busy { .. });
+        assert_eq!(is_busy, busy, "{fault:?}: {error:?}");
+        assert_eq!(
+            world.mock.arrivals(Api::Token),
+            before + 1,
+            "none was asked for twice"
+        );
+        world.clock.advance(Duration::from_secs(2));
+        tokens.token().await.unwrap();
     }
-    assert_eq!(
-        world.mock.arrivals(Api::Token),
-        11,
-        "none was asked for twice"
-    );
-    tokens.token().await.unwrap();
 }
 
 #[tokio::test]

@@ -44,6 +44,7 @@ mod renewal;
 mod restriction;
 mod sharing;
 mod survey;
+mod token_retry;
 mod transport;
 mod transport_guard;
 mod trust;

@@ -149,8 +149,9 @@ async fn an_answer_to_a_slow_call_lets_the_next_one_go_before_the_worst_case() {
 #[tokio::test]
 async fn a_token_that_can_not_be_had_spends_no_slot() {
     let world = World::new().await;
-    world.mock.inject(Fault::server_error(500).on(Api::Token));
-    let error = world.release("cleaned").await.unwrap_err();
+    let fault = Fault::server_error(500).on(Api::Token).always();
+    world.mock.inject(fault);
+    let error = world.play(world.release("cleaned")).await.unwrap_err();
     assert!(matches!(error, CallError::Identity(_)), "{error:?}");
     assert_eq!((world.releases(), world.used().await), (0, 0));
 }

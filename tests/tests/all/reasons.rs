@@ -205,7 +205,7 @@ async fn after_a_429_the_host_holds_the_next_call_back_for_as_long_as_it_was_tol
         let opens = world.now() + wait * SECOND;
 
         let mut next = Box::pin(world.release("cleaned"));
-        meanwhile(&mut next, world.until_host_waits_for(opens)).await;
+        meanwhile(&mut next, world.until_rest()).await;
         world.clock.advance(wait * SECOND - Duration::from_nanos(1));
         meanwhile(&mut next, world.until_rest()).await;
         assert_eq!(world.releases(), 1, "a nanosecond too early");
@@ -356,7 +356,7 @@ async fn a_429_is_heeded_for_as_long_as_its_header_says_in_seconds_or_as_a_date(
         world.release("cleaned").await.unwrap_err();
         let opens = world.now() + Duration::from_secs(seconds);
         let mut next = Box::pin(world.release("cleaned"));
-        meanwhile(&mut next, world.until_host_waits_for(opens)).await;
+        meanwhile(&mut next, world.until_rest()).await;
         world.advance_to(opens);
         next.await.unwrap();
     }

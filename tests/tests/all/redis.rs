@@ -182,6 +182,7 @@ enum Step {
     Cancel(prop::sample::Index),
     Leave(prop::sample::Index),
     Close(u64),
+    Reopen,
     Passes(u64),
     SetBack(u64),
 }
@@ -208,6 +209,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => index().prop_map(Step::Cancel),
         1 => index().prop_map(Step::Leave),
         1 => (0..8_000_u64).prop_map(Step::Close),
+        1 => Just(Step::Reopen),
         6 => (0..4_000_u64).prop_map(Step::Passes),
         1 => (30_000..60_000_u64).prop_map(Step::Passes),
         1 => (0..3_000_u64).prop_map(Step::SetBack),
@@ -247,6 +249,13 @@ fn play(scene: &Scene, steps: &[Step]) -> Result<(), TestCaseError> {
                 Step::Passes(time) => scene.passes(ms(*time)),
                 Step::SetBack(by) => scene.there.back(ms(*by)),
                 Step::Ask { .. } => {}
+                Step::Reopen => {
+                    ledger.reopen().await.unwrap();
+                    model.budget.reopen();
+                    if !ledger.read().await.unwrap().budgets.is_empty() {
+                        model.now = model.now.max(scene.there.now());
+                    }
+                }
                 _ if model.slots.is_empty()
                     && matches!(step, Step::Settle(_) | Step::Cancel(_)) => {}
                 _ if model.tickets.is_empty() && matches!(step, Step::Leave(_)) => {}

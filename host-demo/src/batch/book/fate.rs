@@ -2,7 +2,6 @@
 
 use crate::contract::{Effect, Reason};
 use crate::host::CallError;
-use crate::identity::IdentityError;
 
 /// What an error makes of a device that was sent for.
 pub(super) enum Fate {
@@ -28,10 +27,8 @@ pub(super) fn fate(error: &CallError, has_contact: bool) -> Fate {
         return Fate::Doubt;
     }
     match error {
-        CallError::Identity(IdentityError::NoAnswer(_)) if has_contact => {
-            Fate::NotSent { nowhere: true }
-        }
         CallError::Quota { .. } => Fate::NotYet,
+        // One that may pass has been waited for as long as the run allows.
         CallError::Identity(_)
         | CallError::Ledger(_)
         | CallError::Stopped
@@ -75,9 +72,12 @@ pub(super) enum ReadingFate {
     All,
 }
 
-pub(super) fn reading_fate(error: &CallError) -> ReadingFate {
+pub(super) fn reading_fate(error: &CallError, has_deadline: bool) -> ReadingFate {
     match error {
-        CallError::Identity(IdentityError::NoAnswer(_)) => ReadingFate::Later { is_away: true },
+        // The deadline ends the run, and accepted actions are still pending then.
+        CallError::Identity(error) if has_deadline && error.is_transient(true) => {
+            ReadingFate::Later { is_away: true }
+        }
         CallError::Identity(_)
         | CallError::Ledger(_)
         | CallError::Withheld(_)

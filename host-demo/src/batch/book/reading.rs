@@ -347,7 +347,7 @@ impl Book {
             )
         );
         self.has_contact |= is_answer;
-        match reading_fate(error) {
+        match reading_fate(error, self.rules.deadline.is_some()) {
             ReadingFate::Never => self.go_blind(error, now),
             ReadingFate::All => {
                 self.give_up(error, now);

@@ -159,6 +159,8 @@ async fn what_was_told_is_there_for_the_next_one() {
         why: Why::Service,
     };
     assert_eq!(admit(&ledger, 5).await, Err(closed));
+    ledger.reopen().await.unwrap();
+    admit(&place.open(), 5).await.unwrap();
 }
 
 #[tokio::test]

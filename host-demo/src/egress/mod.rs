@@ -49,7 +49,7 @@ use crate::audit::{Audit, Trail};
 use crate::clock::{Clock, Moment, SystemClock};
 use crate::cloud::Service;
 use crate::grant::{Grant, Operation, Target};
-use crate::identity::{BearerToken, IdentityError, Principal, TokenSource};
+use crate::identity::{BearerToken, Credential, IdentityError, Principal, TokenSource};
 use crate::limits::{Key, Ledger, Limiter, Memory, NoPermit, Permit, Quota};
 use crate::policy::Policy;
 use crate::transport::{SetupError, Transport};
@@ -258,6 +258,11 @@ impl Egress {
     /// know.
     pub async fn principal(&self) -> Result<Principal, IdentityError> {
         self.shared.tokens.principal().await
+    }
+
+    /// The credential that tokens are obtained with, where there is one.
+    pub(crate) async fn credential(&self) -> Option<Credential> {
+        self.shared.tokens.credential().await
     }
 
     pub(crate) fn transport(&self) -> &Transport {

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use super::args::{self, Output};
 use super::devices::{self, Device, Verb};
 use super::progress::Progress;
-use super::{Exit, audit, config, connect, interrupt, output, preview, quota};
+use super::{Exit, audit, config, connect, hint, interrupt, output, preview, quota};
 
 /// How long one device is followed where nobody says.
 const FOLLOW: Duration = Duration::from_secs(600);
@@ -376,6 +376,9 @@ fn summarise(run: &Run, finished: &Finished) {
     // What kept one from being tried kept the others too, and is said once.
     if let Some(why) = &finished.hopeless {
         note!("host-demo: {}", output::clean(&output::explain(why)));
+        if let Some(hint) = hint::of_call(why) {
+            note!("hint: {}", output::clean(&hint));
+        }
     }
 }
 

@@ -20,9 +20,9 @@ use crate::clock::Moment;
 use crate::cloud::Service;
 use crate::contract::Reason;
 use crate::host::{CallError, Host, Patience};
-use crate::identity::{Claims, IdentityError};
+use crate::identity::{Claims, Credential, IdentityError};
 use crate::policy::Policy;
-use crate::transport::{TransportError, TransportErrorKind};
+use crate::transport::{ProxyAnswer, TransportError, TransportErrorKind};
 
 pub use report::{Finding, Level, Report, Topic, Verdict};
 pub use rights::{Ability, Bearer, Rights};
@@ -64,6 +64,10 @@ pub struct Facts {
     pub now: Timestamp,
     /// What the token says.
     pub token: Result<Claims, IdentityError>,
+    /// The credential that it is obtained with, where there is one.
+    pub credential: Option<Credential>,
+    /// Why the proxy makes no tunnel to the service and to its authority, where it makes none.
+    pub proxy_answers: [Option<ProxyAnswer>; 2],
     /// How the reading ended: well, if the service said that there is no such action. Absent where
     /// it was of no use to try.
     pub read: Option<Result<(), CallError>>,
@@ -83,6 +87,21 @@ pub async fn look(host: &Host, service: &Service, way: Way, patience: &Patience)
     let egress = host.egress();
     let token = egress.token_within(patience).await;
     let token = token.map(|token| token.claims().clone());
+    let credential = egress.credential().await;
+    let failures = [
+        connection.as_ref().err(),
+        match &token {
+            Err(IdentityError::NoAnswer(error)) => Some(error),
+            _ => None,
+        },
+    ];
+    let mut proxy_answers = [None, None];
+    let origins = [service.origin(), service.authority()];
+    for ((answer, failure), origin) in proxy_answers.iter_mut().zip(failures).zip(origins) {
+        if let Some(failure) = failure {
+            *answer = egress.transport().ask_proxy(origin, failure.kind).await;
+        }
+    }
     let now = host.clock().wall();
     let read = if connection.is_ok() && token.is_ok() {
         let no_waiting = Patience {
@@ -105,6 +124,8 @@ pub async fn look(host: &Host, service: &Service, way: Way, patience: &Patience)
         skew,
         now,
         token,
+        credential,
+        proxy_answers,
         read,
     }
 }

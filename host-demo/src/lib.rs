@@ -18,6 +18,7 @@
 //! - [`network`], [`guard`]: how a service is reached, and which addresses may be dialled for it.
 //! - [`config`]: what can be configured, as text in and values out. [`check`]: whether it would
 //!   work.
+//! - [`stray`]: characters that cling to a credential.
 //! - [`audit`]: what is kept of every call.
 //! - [`files`]: which files are read, and which folders are one's own.
 //! - [`input`]: lists of devices, as people have them. [`names`]: which device a name is.
@@ -114,6 +115,7 @@ mod resolve;
 pub mod retry;
 mod said;
 pub mod shell;
+pub mod stray;
 #[cfg(feature = "wasm")]
 pub mod survey;
 pub mod transport;

@@ -11,6 +11,8 @@ use http::HeaderValue;
 use ipnet::IpNet;
 use reqwest::Url;
 
+use crate::stray;
+
 /// How a service's two origins are reached. By default directly, at public addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Network {
@@ -24,6 +26,12 @@ pub enum NetworkError {
     /// Not a proxy's URL. It is not repeated: it may have a password in it.
     #[error("the proxy's URL must be http:// or https:// with a host and a port, and nothing else")]
     Proxy,
+    /// A proxy of another kind.
+    #[error(
+        "it is a {0} proxy, and only HTTP proxies are supported: the URL must be http:// or https:// \
+         with a host and a port"
+    )]
+    Kind(&'static str),
     /// A proxy's URL with a user or a password.
     #[error(
         "the proxy's URL has credentials in it, which is where they get seen; put them, as \
@@ -84,12 +92,21 @@ impl Network {
 pub struct Proxy {
     url: Url,
     credentials: Option<HeaderValue>,
+    oddity: Option<&'static str>,
 }
 
 impl Proxy {
     /// From its URL, such as `http://proxy.example:3128`.
     pub fn new(url: &str) -> Result<Self, NetworkError> {
+        /// The others that are in use. What else stands before a colon could be a user's name.
+        const OTHERS: [&str; 9] = [
+            "socks", "socks4", "socks4a", "socks5", "socks5h", "ftp", "ssh", "quic", "file",
+        ];
+
         let url: Url = url.parse().map_err(|_| NetworkError::Proxy)?;
+        if let Some(other) = OTHERS.iter().find(|other| url.scheme() == **other) {
+            return Err(NetworkError::Kind(other));
+        }
         if !url.username().is_empty() || url.password().is_some() {
             return Err(NetworkError::CredentialsInUrl);
         }
@@ -104,6 +121,7 @@ impl Proxy {
         Ok(Self {
             url,
             credentials: None,
+            oddity: None,
         })
     }
 
@@ -119,6 +137,7 @@ impl Proxy {
             .map_err(|_| NetworkError::Credentials)?;
         value.set_sensitive(true);
         self.credentials = Some(value);
+        self.oddity = oddity(credentials);
         Ok(self)
     }
 
@@ -127,8 +146,24 @@ impl Proxy {
         &self.url
     }
 
+    /// What is odd about its credentials: a possible reason where it rejects them.
+    pub(crate) const fn oddity(&self) -> Option<&'static str> {
+        self.oddity
+    }
+
     pub(crate) const fn credentials(&self) -> Option<&HeaderValue> {
         self.credentials.as_ref()
+    }
+}
+
+fn oddity(credentials: &str) -> Option<&'static str> {
+    let password = credentials.split_once(':').map(|(_, password)| password);
+    if stray::is_quoted(credentials) || password.is_some_and(stray::is_quoted) {
+        Some("credentials are in quotation marks, which are sent as part of them")
+    } else if stray::trim(credentials) != credentials {
+        Some("credentials begin or end with white space, which is sent as part of them")
+    } else {
+        None
     }
 }
 
@@ -157,7 +192,6 @@ mod tests {
         for bad in [
             "",
             "proxy.corp:3128",
-            "socks5://proxy.corp:1080",
             "http://",
             "http://proxy.corp/pac",
             "http://proxy.corp?x",
@@ -166,6 +200,8 @@ mod tests {
             let error = Proxy::new(bad).unwrap_err();
             assert_eq!(error, NetworkError::Proxy, "{bad}");
         }
+        let error = Proxy::new("socks5://proxy.corp:1080").unwrap_err();
+        assert_eq!(error, NetworkError::Kind("socks5"));
         for bad in [
             "http://user:hunter2@proxy.corp",
             "http://:hunter2@proxy.corp:3128",

@@ -17,9 +17,7 @@ pub struct Origin {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OriginError {
     /// Not of the form `scheme://host[:port]`.
-    #[error(
-        "expected scheme, host and optional port, and nothing else: https://api.security.microsoft.com"
-    )]
+    #[error("expected scheme, host and optional port, and nothing else")]
     Form,
     /// A scheme other than `https`, or `http` beyond loopback.
     #[error(

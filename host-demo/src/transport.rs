@@ -5,6 +5,9 @@
 //! no retries, no proxy from the environment. Where a name may lead is [`guard`](crate::guard)'s
 //! decision, asked for at each connection.
 
+mod tunnel;
+mod words;
+
 use std::error::Error as _;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,8 +21,10 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_platform_verifier::Verifier;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::clock::{Clock, Moment};
 use crate::cloud::Service;
@@ -27,6 +32,8 @@ use crate::guard::{Guard, Refusal};
 use crate::network::Proxy;
 use crate::origin::Origin;
 use crate::resolve::{self, Guarded, Lookup};
+
+pub use self::tunnel::ProxyAnswer;
 
 /// How long a connection may take to come about, TLS included, and a proxy's tunnel.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -79,6 +86,8 @@ pub(crate) struct Transport {
     guard: Arc<Guard>,
     /// The proxy's name, for people.
     proxy: Option<String>,
+    /// How the proxy is asked why it refuses.
+    asking: Option<tunnel::Asking>,
     connect_timeout: Duration,
     /// For a whole request, where nobody else sees to its end.
     timeout: Option<Duration>,
@@ -105,6 +114,8 @@ pub enum TransportErrorKind {
     Refused,
     /// The proxy can't be reached, or makes no tunnel.
     Proxy,
+    /// The proxy requires authentication: it answered 407.
+    ProxyAuthentication,
     /// No connection came about in time.
     ConnectTimeout,
     /// The other side's certificate is not trusted.
@@ -127,6 +138,7 @@ impl TransportErrorKind {
             | Self::Address
             | Self::Refused
             | Self::Proxy
+            | Self::ProxyAuthentication
             | Self::ConnectTimeout
             | Self::Certificate
             | Self::Tls
@@ -213,6 +225,16 @@ impl Transport {
         lookup: Lookup,
     ) -> Result<Self, SetupError> {
         let guard = Arc::new(guard);
+        let asking = proxy.map(|proxy| {
+            let mut tls = tls.clone();
+            tls.alpn_protocols = Vec::new();
+            tunnel::Asking {
+                proxy: proxy.clone(),
+                guard: Arc::clone(&guard),
+                lookup: Arc::clone(&lookup),
+                tls: Arc::new(tls),
+            }
+        });
         let mut builder = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .dns_resolver(Guarded {
@@ -246,9 +268,25 @@ impl Transport {
             client,
             guard,
             proxy: proxy.map(|proxy| proxy.url().origin().ascii_serialization()),
+            asking,
             connect_timeout,
             timeout: None,
         })
+    }
+
+    /// Asks the proxy why it made no tunnel to an origin; see [`ProxyAnswer`]. `None` where there is no
+    /// proxy, or it can't be reached.
+    pub(crate) async fn ask_proxy(
+        &self,
+        origin: &Origin,
+        kind: TransportErrorKind,
+    ) -> Option<ProxyAnswer> {
+        let with_credentials = match kind {
+            TransportErrorKind::Proxy => true,
+            TransportErrorKind::ProxyAuthentication => false,
+            _ => return None,
+        };
+        self.asking.as_ref()?.ask(origin, with_credentials).await
     }
 
     /// Decides about an address in a URL, which no resolver gets to see.
@@ -337,7 +375,15 @@ impl Transport {
         } else if let Some(rustls::Error::InvalidCertificate(problem)) = tls {
             (
                 Kind::Certificate,
-                format!("the certificate of {origin} is not trusted: {problem}"),
+                format!(
+                    "the certificate of {origin} is not trusted: {}",
+                    words::of(problem)
+                ),
+            )
+        } else if let Some(rustls::Error::InvalidMessage(_)) = tls {
+            (
+                Kind::Tls,
+                format!("no TLS connection to {origin}: it does not speak TLS on this port"),
             )
         } else if let Some(problem) = tls {
             (
@@ -354,6 +400,16 @@ impl Transport {
             )
         } else if let Some(refusal) = find::<Refusal>(error) {
             (Kind::Address, refusal.to_string())
+        } else if let Some((proxy, Tunnel::WantsCredentials)) = tunnel {
+            let given = self.asking.as_ref();
+            let why = match given.and_then(|asking| asking.proxy.credentials()) {
+                Some(_) => "and does not accept the credentials",
+                None => "and requires credentials",
+            };
+            (
+                Kind::ProxyAuthentication,
+                format!("the proxy {proxy} made no tunnel to {origin}: it answered 407 {why}"),
+            )
         } else if let Some((proxy, Tunnel::Refused(why))) = tunnel {
             (
                 Kind::Proxy,
@@ -419,19 +475,19 @@ fn verifier(service: &Service, origin: &Origin) -> Result<Arc<dyn ServerCertVeri
         let system = system().map_err(|e| SetupError::System(e.to_string(), origin.clone()))?;
         return Ok(Arc::new(system));
     }
+    let pins = named.clone();
     let there = Verifier::new_with_extra_roots(named, provider())
-        .map_err(|e| SetupError::Ca(e.to_string()))?;
-    let proxy = service.network().proxy();
-    if proxy.is_none_or(|proxy| proxy.url().scheme() != "https") {
-        return Ok(Arc::new(there));
-    }
+        .map_err(|e| SetupError::Ca(words::why(&e)))?;
     let host = origin.host().trim_start_matches('[').trim_end_matches(']');
     let host = ServerName::try_from(host.to_owned())
         .map_err(|e| SetupError::Client(format!("{origin} has no name for TLS: {e}")))?;
+    let proxy = service.network().proxy();
+    let is_other_name_possible = proxy.is_some_and(|proxy| proxy.url().scheme() == "https");
     Ok(Arc::new(AtOneName {
         host,
+        pins,
         there,
-        elsewhere: system().ok(),
+        elsewhere: is_other_name_possible.then(system).and_then(Result::ok),
     }))
 }
 
@@ -459,16 +515,23 @@ pub fn check_ca(pem: &[u8]) -> Result<(), SetupError> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in certificates_in(pem)? {
         let added = roots.add(certificate);
-        added.map_err(|e| SetupError::Ca(e.to_string()))?;
+        added.map_err(|e| SetupError::Ca(words::why(&e)))?;
     }
     Ok(())
 }
 
 /// Trusts an origin's own certificate authorities at its name, and the operating system's alone at
 /// every other, which is that of a proxy on the way.
+///
+/// A server may also present one of the named certificates itself. That is what is named where a
+/// server's certificate is self-signed, and OpenSSL marks such a one as a certificate authority, which
+/// the path validation rejects for a server. It is trusted as it is, to the byte, for its own name
+/// and its own time.
 #[derive(Debug)]
 struct AtOneName {
     host: ServerName<'static>,
+    /// Those that are named.
+    pins: Vec<CertificateDer<'static>>,
     there: Verifier,
     /// Absent where the system has none.
     elsewhere: Option<Verifier>,
@@ -483,6 +546,9 @@ impl ServerCertVerifier for AtOneName {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        if *name == self.host && self.pins.iter().any(|pin| pin == end_entity) {
+            return pinned(end_entity, name, now);
+        }
         let verifier = if *name == self.host {
             &self.there
         } else {
@@ -516,6 +582,48 @@ impl ServerCertVerifier for AtOneName {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.there.supported_verify_schemes()
     }
+}
+
+/// Checks a certificate that is trusted as it is: its name, its time, and what it may be used for.
+fn pinned(
+    certificate: &CertificateDer<'_>,
+    name: &ServerName<'_>,
+    now: UnixTime,
+) -> Result<ServerCertVerified, rustls::Error> {
+    let parsed = ParsedCertificate::try_from(certificate)?;
+    rustls::client::verify_server_name(&parsed, name)?;
+    let (_, certificate) =
+        X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
+    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let validity = certificate.validity();
+    let time = |seconds: i64| {
+        UnixTime::since_unix_epoch(Duration::from_secs(seconds.try_into().unwrap_or_default()))
+    };
+    let (from, until) = (
+        validity.not_before.timestamp(),
+        validity.not_after.timestamp(),
+    );
+    if seconds < from {
+        return Err(CertificateError::NotValidYetContext {
+            time: now,
+            not_before: time(from),
+        }
+        .into());
+    }
+    if seconds > until {
+        return Err(CertificateError::ExpiredContext {
+            time: now,
+            not_after: time(until),
+        }
+        .into());
+    }
+    let purposes = certificate
+        .extended_key_usage()
+        .map_err(|_| CertificateError::BadEncoding)?;
+    if purposes.is_some_and(|purposes| !purposes.value.server_auth && !purposes.value.any) {
+        return Err(CertificateError::InvalidPurpose.into());
+    }
+    Ok(ServerCertVerified::assertion())
 }
 
 /// The error of type `E` in the chain of causes, wherever `io::Error`s have wrapped it.
@@ -555,6 +663,7 @@ fn is_about_the_name(error: &dyn std::error::Error) -> bool {
 #[derive(Clone, Copy)]
 enum Tunnel {
     NotReached,
+    WantsCredentials,
     Refused(&'static str),
 }
 
@@ -564,18 +673,9 @@ fn tunnel_failure(error: &dyn std::error::Error) -> Option<Tunnel> {
     while let Some(cause) = next {
         match cause.to_string().strip_prefix("tunnel error: ") {
             Some("failed to create underlying connection") => return Some(Tunnel::NotReached),
-            Some("proxy authorization required") => {
-                return Some(Tunnel::Refused(
-                    "it answered 407 and wants credentials, or others \
-                     (proxy-credentials-file, --proxy-credentials-file)",
-                ));
-            }
-            Some("unsuccessful") => {
-                return Some(Tunnel::Refused(
-                    "its answer was not 200; ask whoever runs it whether it lets this pass",
-                ));
-            }
-            Some(_) => return Some(Tunnel::Refused("it broke off; its log may say why")),
+            Some("proxy authorization required") => return Some(Tunnel::WantsCredentials),
+            Some("unsuccessful") => return Some(Tunnel::Refused("its answer was not 200")),
+            Some(_) => return Some(Tunnel::Refused("it closed the connection")),
             None => next = cause.source(),
         }
     }
@@ -633,4 +733,82 @@ pub(crate) fn bearer(token: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
     value.set_sensitive(true);
     Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+
+    use super::*;
+
+    const OF_2024: u64 = 1_704_067_200;
+    const OF_2026: u64 = 1_767_225_600;
+    const OF_2036: u64 = 2_082_758_400;
+
+    /// As OpenSSL makes it by default: a certificate authority's own. Valid from 2025 to 2035.
+    fn self_signed(bend: impl FnOnce(&mut CertificateParams)) -> rcgen::Certificate {
+        let mut params = CertificateParams::new(vec!["defender.test".to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_before = rcgen::date_time_ymd(2025, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2035, 1, 1);
+        bend(&mut params);
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap()
+    }
+
+    fn trusts(
+        named: &rcgen::Certificate,
+        presented: &rcgen::Certificate,
+        name: &str,
+        at: u64,
+    ) -> Result<(), rustls::Error> {
+        let origin = "https://defender.test";
+        let service = Service::custom(origin, origin, "https://x/.default").unwrap();
+        let service = service.with_ca(named.pem().into_bytes());
+        let verifier = verifier(&service, service.origin()).unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(at));
+        let verified = verifier.verify_server_cert(presented.der(), &[], &name, &[], now);
+        verified.map(drop)
+    }
+
+    #[test]
+    fn a_named_self_signed_certificate_is_checked() {
+        let own = self_signed(|_| {});
+        assert_eq!(trusts(&own, &own, "defender.test", OF_2026), Ok(()));
+        let error = trusts(&own, &own, "other.test", OF_2026).unwrap_err();
+        assert!(
+            matches!(error, rustls::Error::InvalidCertificate(_)),
+            "{error}"
+        );
+        for (at, words) in [
+            (OF_2024, "it is not valid before 2025-01-01T00:00:00Z"),
+            (OF_2036, "it expired at 2035-01-01T00:00:00Z"),
+        ] {
+            let error = trusts(&own, &own, "defender.test", at).unwrap_err();
+            assert!(
+                words::why(&error).starts_with(words),
+                "{}",
+                words::why(&error)
+            );
+        }
+        // Another one of the same name, and one that is not for servers.
+        let other = self_signed(|_| {});
+        let error = trusts(&own, &other, "defender.test", OF_2026).unwrap_err();
+        assert!(
+            words::why(&error).contains("CA:TRUE"),
+            "{}",
+            words::why(&error)
+        );
+        let of_clients = self_signed(|params| {
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        });
+        let error = trusts(&of_clients, &of_clients, "defender.test", OF_2026).unwrap_err();
+        assert!(words::why(&error).contains("not for servers"), "{error}");
+        let of_another_name = self_signed(|params| {
+            params.subject_alt_names = vec![rcgen::SanType::DnsName("x.test".try_into().unwrap())];
+        });
+        let error = trusts(&of_another_name, &of_another_name, "defender.test", OF_2026);
+        let words = words::why(&error.unwrap_err());
+        assert_eq!(words, "it is for another name: DnsName(\"x.test\")");
+    }
 }

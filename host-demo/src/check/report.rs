@@ -6,9 +6,12 @@ use jiff::SignedDuration;
 
 use super::{Ability, Bearer, Facts, Rights};
 use crate::cloud::Service;
-use crate::contract::Reason;
+use crate::contract::{MissingRoles, Reason};
 use crate::host::CallError;
+use crate::identity::{CredentialKind, IdentityError};
+use crate::network::Proxy;
 use crate::operation::Operation;
+use crate::transport::TransportError;
 
 /// Beyond this, a clock that is wrong begins to cost tokens: Entra dates a token back by five
 /// minutes at most, and its assertions hold for as long.
@@ -16,6 +19,13 @@ const SKEW_MAX: SignedDuration = SignedDuration::from_secs(60);
 
 /// A token that ends sooner will not see a release through.
 const LIFETIME_MIN: SignedDuration = SignedDuration::from_mins(5);
+
+/// A credential that expires sooner has to be renewed now.
+const RENEWAL: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// A federated token that was issued for so long at most is renewed by whoever issues it
+/// (Kubernetes issues them for a day at most, and replaces them in time).
+const SHORT_LIVED: SignedDuration = SignedDuration::from_hours(24);
 
 /// What a finding is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +36,8 @@ pub enum Topic {
     Connection,
     /// The two clocks.
     Clock,
+    /// What proves who we are.
+    Credential,
     /// Who we are.
     Token,
     /// Whom the token is for.
@@ -82,13 +94,17 @@ pub struct Report {
     pub rights: Option<Rights>,
     /// How the missing rights are granted, where some are.
     pub how_to_grant: Option<String>,
+    /// Steps that help.
+    pub hints: Vec<String>,
 }
 
 impl Facts {
     /// What the facts mean.
     pub fn judge(&self) -> Report {
         let rights = self.token.as_ref().ok().and_then(Rights::of);
-        let mut findings = vec![self.name(), self.connection(), self.clock(), self.token()];
+        let mut findings = vec![self.name(), self.connection(), self.clock()];
+        findings.extend(self.credential());
+        findings.push(self.token());
         if self.token.is_ok() {
             findings.push(self.audience());
             let found = Ability::ALL.map(|ability| self.right(ability, rights.as_ref()));
@@ -102,16 +118,113 @@ impl Facts {
             Some(Level::Fine) => Verdict::Ready,
             _ => Verdict::Limited,
         };
-        let how_to_grant = rights
+        // What the service says is missing counts besides what the token lacks by the
+        // documentation.
+        let mut permissions = rights
             .as_ref()
-            .filter(|_| !missing.is_empty())
-            .map(|rights| how_to_grant(rights.bearer, &missing));
+            .map(|rights| to_grant(rights.bearer, &missing))
+            .unwrap_or_default();
+        let required = self.refused_roles().map(|roles| &roles.required_roles);
+        let required: Vec<&str> = required.into_iter().flatten().map(String::as_str).collect();
+        if !required.iter().any(|role| permissions.contains(role)) {
+            permissions.extend(required.first());
+        }
+        let bearer = rights.as_ref().map_or(Bearer::Application, |r| r.bearer);
+        let how_to_grant = (!permissions.is_empty()).then(|| how_to_grant(bearer, &permissions));
         Report {
             findings,
             verdict,
             rights,
             how_to_grant,
+            hints: self.hints(),
         }
+    }
+
+    /// The roles that a refusal of the service's names.
+    fn refused_roles(&self) -> Option<&MissingRoles> {
+        match self.read.as_ref()?.as_ref().err()?.reason()? {
+            Reason::Forbidden(roles) => Some(roles),
+            _ => None,
+        }
+    }
+
+    fn hints(&self) -> Vec<String> {
+        let answers = self.proxy_answers.iter().flatten();
+        let others_only = answers
+            .filter(|answer| answer.offers_other_schemes_only())
+            .map(|_| {
+                "ask for Basic authentication or an exception at the proxy, or run a local proxy \
+                 that authenticates there (such as px or cntlm) and name that"
+                    .to_owned()
+            });
+        let mut hints: Vec<String> = others_only.take(1).collect();
+        if let Some(odd) = self.service.network().proxy().and_then(Proxy::oddity)
+            && self.proxy_answers.iter().any(Option::is_some)
+        {
+            hints.push(format!("the proxy's {odd}"));
+        }
+        hints
+    }
+
+    /// Whether the credential that tokens are obtained with is valid, and for how long.
+    fn credential(&self) -> Option<Finding> {
+        let credential = self.credential?;
+        let kind = credential.kind.name();
+        let found = |level, text: String| Some(Topic::Credential.found(level, text));
+        let shown = |time: SignedDuration| {
+            let unit = match time < SignedDuration::from_hours(48) {
+                true => jiff::Unit::Second,
+                false => jiff::Unit::Hour,
+            };
+            let time = time.round(unit).unwrap_or(time);
+            let days = time.as_hours() / 24;
+            if days >= 2 {
+                format!("{days} days")
+            } else {
+                format!("{time:#}")
+            }
+        };
+        if let Some(from) = credential.from.filter(|from| *from > self.now) {
+            // An issuer's clock may be ahead of this one.
+            let ahead = from.duration_since(self.now);
+            if ahead > SKEW_MAX {
+                let text = format!("the {kind} is not valid before {from}, in {}", shown(ahead));
+                return found(Level::Warning, text);
+            }
+        }
+        let Some(until) = credential.until else {
+            return found(
+                Level::Fine,
+                match credential.kind {
+                    CredentialKind::ClientSecret => {
+                        "client secret; only the Entra admin center shows when it expires \
+                         (Certificates & secrets)"
+                            .to_owned()
+                    }
+                    _ => format!("{kind}; it does not say when it expires"),
+                },
+            );
+        };
+        let left = until.duration_since(self.now);
+        if left <= SignedDuration::ZERO {
+            let ago = shown(left.abs());
+            let text = format!("the {kind} expired {ago} ago, at {until}; replace it");
+            return found(Level::Warning, text);
+        }
+        let is_renewed_elsewhere = credential.kind == CredentialKind::FederatedToken
+            && credential
+                .from
+                .is_some_and(|from| until.duration_since(from) <= SHORT_LIVED);
+        let limit = if is_renewed_elsewhere {
+            LIFETIME_MIN
+        } else {
+            RENEWAL
+        };
+        let text = format!("{kind}; expires in {}, at {until}", shown(left));
+        if left <= limit {
+            return found(Level::Warning, format!("{text}; replace it now"));
+        }
+        found(Level::Fine, text)
     }
 
     fn name(&self) -> Finding {
@@ -152,9 +265,23 @@ impl Facts {
         match &self.connection {
             Ok(()) => Topic::Connection.found(Level::Fine, format!("{protection}; {proxy}")),
             Err(error) => {
+                let error = self.why(error, 0);
                 let text = format!("{error} ({protection}; {proxy})");
                 Topic::Connection.found(Level::Fatal, text)
             }
+        }
+    }
+
+    /// A failure, with the proxy's own reason where there is one: for the service, or for its
+    /// authority.
+    fn why(&self, error: &TransportError, which: usize) -> String {
+        let origins = [self.service.origin(), self.service.authority()];
+        match (&self.proxy_answers[which], &self.way.proxy) {
+            (Some(answer), Some(proxy)) => {
+                let origin = origins[which];
+                format!("the proxy {proxy} made no tunnel to {origin}: {answer}")
+            }
+            _ => error.to_string(),
         }
     }
 
@@ -183,6 +310,10 @@ impl Facts {
     fn token(&self) -> Finding {
         let claims = match &self.token {
             Ok(claims) => claims,
+            Err(IdentityError::NoAnswer(error)) => {
+                let text = format!("no token: {}", self.why(error, 1));
+                return Topic::Token.found(Level::Fatal, text);
+            }
             Err(error) => return Topic::Token.found(Level::Fatal, error.to_string()),
         };
         let unsaid = "(not said)";
@@ -326,7 +457,10 @@ impl Facts {
         let (level, text) = match (error, error.reason()) {
             (_, Some(Reason::Forbidden(_))) => (
                 Level::Warning,
-                format!("reading an action is refused{unverifiable} ({error})"),
+                format!(
+                    "reading an action is refused{unverifiable}{} ({error})",
+                    self.required_and_held(rights)
+                ),
             ),
             (_, Some(Reason::Denied)) => (
                 Level::Warning,
@@ -342,13 +476,39 @@ impl Facts {
     }
 }
 
+impl Facts {
+    /// The roles that the service requires, and those that the token has.
+    fn required_and_held(&self, rights: Option<&Rights>) -> String {
+        let Some(roles) = self
+            .refused_roles()
+            .filter(|roles| !roles.required_roles.is_empty())
+        else {
+            return String::new();
+        };
+        // Where the service does not say what the token has, the token does.
+        let held = match roles.held_roles.as_slice() {
+            [] => rights
+                .map(|rights| rights.held.as_slice())
+                .unwrap_or_default(),
+            held => held,
+        };
+        let held = match held {
+            [] => "none".to_owned(),
+            held => held.join(", "),
+        };
+        let required = roles.required_roles.join(" or ");
+        format!("; required: {required}; held: {held}")
+    }
+}
+
 /// The audience that suggests itself on the newer host, and that the API does not take.
 fn is_the_new_host(audience: &str) -> bool {
     let new = Service::commercial().origin().to_string();
     audience.trim_end_matches('/').eq_ignore_ascii_case(&new)
 }
 
-fn how_to_grant(bearer: Bearer, missing: &[Ability]) -> String {
+/// The permissions to ask for.
+fn to_grant(bearer: Bearer, missing: &[Ability]) -> Vec<&'static str> {
     let mut permissions: Vec<&str> = Vec::new();
     for ability in missing {
         // One of them is enough, and reading actions comes first with the one that gives both.
@@ -361,6 +521,10 @@ fn how_to_grant(bearer: Bearer, missing: &[Ability]) -> String {
             permissions.push(first);
         }
     }
+    permissions
+}
+
+fn how_to_grant(bearer: Bearer, permissions: &[&str]) -> String {
     let (kind, more) = match bearer {
         Bearer::Application => ("application", ""),
         Bearer::User => (
@@ -393,6 +557,7 @@ impl fmt::Display for Topic {
             Self::Name => "name",
             Self::Connection => "connection",
             Self::Clock => "clock",
+            Self::Credential => "credential",
             Self::Token => "token",
             Self::Audience => "audience",
             Self::Right(Ability::Release) => "release",

@@ -1,6 +1,7 @@
 //! What is made of the facts, each of them bent in turn.
 
 use super::*;
+use crate::identity::CredentialKind;
 
 const OLD: &str = "https://api.securitycenter.microsoft.com";
 
@@ -31,6 +32,8 @@ fn facts() -> Facts {
             "Machine.RestrictExecution",
             "Machine.ReadWrite.All",
         ])),
+        credential: None,
+        proxy_answers: [None, None],
         read: Some(Ok(())),
     }
 }
@@ -245,5 +248,200 @@ fn nothing_is_ready_without_a_connection_or_a_token() {
         let report = facts.judge();
         assert_eq!(report.verdict, Verdict::Unusable, "{report:#?}");
         assert_eq!(level(&report, Topic::Following), Level::Unknown);
+    }
+}
+
+fn answered(reason: Reason) -> CallError {
+    CallError::Answered {
+        error: crate::contract::Error {
+            effect: crate::contract::Effect::None,
+            reason,
+            message: "no".to_owned(),
+            service: None,
+        },
+        detail: None,
+    }
+}
+
+#[test]
+fn a_credential_that_expires_within_30_days_is_a_warning() {
+    use CredentialKind::{Certificate, ClientSecret, FederatedToken};
+
+    let day = SignedDuration::from_hours(24);
+    let hour = SignedDuration::from_hours(1);
+    let minute = SignedDuration::from_mins(1);
+    let past = Some(-day);
+    for (kind, from, until, expected, words) in [
+        (
+            Certificate,
+            past,
+            Some(day * 31),
+            Level::Fine,
+            "expires in 31 days",
+        ),
+        (
+            Certificate,
+            past,
+            Some(day * 30),
+            Level::Warning,
+            "expires in 30 days",
+        ),
+        (
+            Certificate,
+            past,
+            Some(day * 2),
+            Level::Warning,
+            "expires in 2 days",
+        ),
+        (
+            Certificate,
+            past,
+            Some(hour),
+            Level::Warning,
+            "expires in 1h",
+        ),
+        (
+            Certificate,
+            Some(day * -400),
+            Some(day * -30),
+            Level::Warning,
+            "expired 30 days ago",
+        ),
+        (
+            Certificate,
+            Some(day * 3),
+            Some(day * 400),
+            Level::Warning,
+            "not valid before",
+        ),
+        (
+            ClientSecret,
+            None,
+            None,
+            Level::Fine,
+            "only the Entra admin center shows",
+        ),
+        (
+            FederatedToken,
+            None,
+            Some(day * 2),
+            Level::Warning,
+            "expires in 2 days",
+        ),
+        (
+            FederatedToken,
+            past,
+            Some(day * 2),
+            Level::Warning,
+            "expires in 2 days",
+        ),
+        (
+            FederatedToken,
+            None,
+            Some(hour),
+            Level::Warning,
+            "expires in 1h",
+        ),
+        // One that Kubernetes has put there and will replace.
+        (
+            FederatedToken,
+            Some(-minute),
+            Some(hour - minute),
+            Level::Fine,
+            "expires in 59m",
+        ),
+        (
+            FederatedToken,
+            Some(-hour),
+            Some(minute),
+            Level::Warning,
+            "expires in 1m",
+        ),
+        (
+            FederatedToken,
+            Some(-hour),
+            Some(-minute),
+            Level::Warning,
+            "expired 1m ago",
+        ),
+        (
+            FederatedToken,
+            None,
+            None,
+            Level::Fine,
+            "does not say when it expires",
+        ),
+    ] {
+        let mut facts = facts();
+        let time = |offset: SignedDuration| facts.now + offset;
+        facts.credential = Some(Credential {
+            kind,
+            from: from.map(time),
+            until: until.map(time),
+        });
+        let report = facts.judge();
+        assert_eq!(level(&report, Topic::Credential), expected, "{report:#?}");
+        let verdict = match expected {
+            Level::Fine => Verdict::Ready,
+            _ => Verdict::Limited,
+        };
+        assert_eq!(report.verdict, verdict, "{report:#?}");
+        let mut found = report.findings.iter();
+        let found = found
+            .find(|found| found.topic == Topic::Credential)
+            .unwrap();
+        assert!(found.text.contains(words), "{}", found.text);
+    }
+    let report = facts().judge();
+    assert!(
+        report
+            .findings
+            .iter()
+            .all(|found| found.topic != Topic::Credential)
+    );
+}
+
+#[test]
+fn the_roles_to_grant_are_those_that_the_service_names() {
+    let refused = |required: &[&str], held: &[&str]| {
+        let texts = |all: &[&str]| all.iter().map(ToString::to_string).collect();
+        let roles = crate::contract::MissingRoles {
+            required_roles: texts(required),
+            held_roles: texts(held),
+        };
+        let mut facts = facts();
+        facts.token = Ok(claims(&["Machine.RestrictExecution", "Machine.Read.All"]));
+        facts.read = Some(Err(answered(Reason::Forbidden(roles))));
+        facts.judge()
+    };
+    let held = ["Machine.RestrictExecution", "Machine.Read.All"];
+    let report = refused(&["Machine.ReadWrite.All"], &held);
+    let how = report.how_to_grant.as_deref().unwrap();
+    assert!(
+        how.contains("permissions Machine.ReadWrite.All of"),
+        "{how}"
+    );
+    let said = &report.findings.last().unwrap().text;
+    let roles =
+        "required: Machine.ReadWrite.All; held: Machine.RestrictExecution, Machine.Read.All";
+    assert!(said.contains(roles), "{said}");
+    // The token says what it has, where the service does not.
+    let report = refused(&["Machine.ReadWrite.All"], &[]);
+    let said = &report.findings.last().unwrap().text;
+    assert!(said.contains(roles), "{said}");
+    assert_eq!(refused(&[], &[]).how_to_grant, None);
+
+    for reason in [
+        Reason::Unauthorized,
+        Reason::ServiceFailure(crate::contract::Failure {
+            retry_after_seconds: None,
+        }),
+    ] {
+        let mut facts = facts();
+        facts.token = Ok(claims(&held));
+        facts.read = Some(Err(answered(reason)));
+        let report = facts.judge();
+        assert_eq!(report.how_to_grant, None);
+        assert!(!report.findings.last().unwrap().text.contains("Machine."));
     }
 }

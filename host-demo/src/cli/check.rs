@@ -3,10 +3,11 @@
 use host_demo::check::{self, Facts, Level, Report, Topic, Verdict, Way};
 use host_demo::egress::Tape;
 use host_demo::host::Patience;
+use host_demo::identity::IdentityError;
 use serde_json::{Value, json};
 
 use super::args::{self, Output};
-use super::{Exit, config, connect, output, pilot};
+use super::{Exit, config, connect, hint, output, pilot};
 
 pub(crate) async fn run(args: args::Check, format: Output) -> anyhow::Result<Exit> {
     let (mut connection, settings) = config::settle(&args.connection)?;
@@ -26,7 +27,20 @@ pub(crate) async fn run(args: args::Check, format: Output) -> anyhow::Result<Exi
         ..Patience::default()
     };
     let facts = check::look(&host, &service, way, &patience).await;
-    let report = facts.judge();
+    let mut report = facts.judge();
+    let failures = [
+        facts.connection.as_ref().err().and_then(hint::of_transport),
+        facts.addresses.as_ref().and_then(|found| {
+            let failed = found.is_err();
+            failed.then(hint::unused_proxy).flatten()
+        }),
+        match &facts.token {
+            Err(IdentityError::NoAnswer(failure)) => hint::of_transport(failure),
+            _ => None,
+        },
+    ];
+    // One is enough.
+    report.hints.extend(failures.into_iter().flatten().next());
     match format {
         Output::Json => output::json_line(&to_json(&facts, &report)),
         Output::Text => print(&facts, &report),
@@ -78,6 +92,9 @@ fn print(facts: &Facts, report: &Report) {
     if let Some(how) = &report.how_to_grant {
         output::line(how);
     }
+    for hint in &report.hints {
+        output::line(&format!("hint: {}", output::clean(hint)));
+    }
     if facts.read.is_some() {
         output::line("It cost one call of the quota for reading, and changed nothing.");
     }
@@ -128,10 +145,16 @@ fn to_json(facts: &Facts, report: &Report) -> Value {
         "application": claims.and_then(|c| c.application.as_ref()),
         "audience": claims.map(|c| c.audiences.join(", ")).filter(|all| !all.is_empty()),
         "expires": claims.and_then(|c| c.expires).map(|end| end.as_second()),
+        "credential": facts.credential.map(|credential| json!({
+            "kind": credential.kind.name(),
+            "valid_from": credential.from.map(|from| from.as_second()),
+            "expires": credential.until.map(|until| until.as_second()),
+        })),
         "permissions": report.rights.as_ref().map(|rights| &rights.held),
         "rights": Value::Object(rights.into_iter().collect()),
         "following": right(Topic::Following),
         "how_to_grant": report.how_to_grant,
+        "hints": report.hints,
         "read_calls": u8::from(facts.read.is_some()),
         "findings": findings,
     })

@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use etcetera::BaseStrategy as _;
-use host_demo::config::{EXAMPLE, File, Key, Replaced, Settings, SettingsError, Source};
+use host_demo::config::{
+    EXAMPLE, File, Key, Replaced, Settings, SettingsError, Source, TOKEN_FILE, about,
+};
 use host_demo::files::FileError;
+use host_demo::identity::Method;
 use serde_json::{Value, json};
 
 use super::args::{self, Config, Output};
@@ -172,7 +175,7 @@ pub(crate) fn settings(
             key,
             source_of_it,
             error,
-        } => format!("{}: {error}", called(*key, *source_of_it, file.as_deref())),
+        } => about(&called(*key, *source_of_it, file.as_deref()), error),
         incomplete => incomplete.to_string(),
     };
     let told: Vec<String> = problems.iter().map(tell).collect();
@@ -243,15 +246,26 @@ fn missing_files(settings: &Settings, file: Option<&Path>) {
     }
 }
 
-/// Says where the environment makes this somebody else than the file says.
+/// Warns where a variable of the environment replaces a credential of the file's.
 fn tell_replaced(settings: &Settings, file: Option<&Path>) {
     for Replaced { key, source, by } in settings.replaced() {
         let text = format!(
-            "{} is not used, because {by} is set in the environment; unset it, or name the way to \
-             sign in with --auth",
+            "{} is not used, because {by} is set in the environment",
             called(*key, *source, file)
         );
-        note!("host-demo: {}", output::clean(&text));
+        note!("warning: {}", output::clean(&text));
+        let method = match key {
+            Key::TokenFile => TOKEN_FILE,
+            Key::CertificateFile => Method::ClientCertificate.name(),
+            Key::FederatedTokenFile => Method::WorkloadIdentity.name(),
+            _ => Method::ClientSecret.name(),
+        };
+        // Both are client secrets, so the method does not choose between them.
+        if *key == Key::ClientSecretFile && *by == "AZURE_CLIENT_SECRET" {
+            note!("hint: unset {by}, or name the file with --client-secret-file");
+        } else {
+            note!("hint: unset {by}, or set auth = \"{method}\" under [identity]");
+        }
     }
 }
 

@@ -12,9 +12,12 @@ use host_demo::egress::{Egress, Setup};
 pub(super) use host_demo::files::make_private;
 use host_demo::files::{self, Contents};
 use host_demo::host::Host;
-use host_demo::identity::{self, FixedToken, Identity, Method, Prompt, SignIn, TokenSource};
+use host_demo::identity::{
+    self, FixedToken, Identity, IdentityError, Method, Prompt, SignIn, TokenSource,
+};
 use host_demo::network::Network;
 use host_demo::plugin::{self, Digest, LoadError, Plugin};
+use host_demo::stray;
 use host_demo::transport;
 
 use super::output::clean;
@@ -127,9 +130,9 @@ fn network(args: &args::Connection, settings: &Settings) -> anyhow::Result<Netwo
         return Ok(network);
     };
     if let Some(path) = &args.proxy_credentials_file {
-        let text = String::from_utf8(read_secret(path, "the proxy credentials' file")?)
-            .unwrap_or_default();
-        proxy = proxy.with_credentials(text.trim_end_matches(['\r', '\n']))?;
+        let what = "the proxy credentials' file";
+        // A password can begin or end with a blank.
+        proxy = proxy.with_credentials(stray::trim_line(&text(path, what)?))?;
     }
     Ok(network.through(proxy))
 }
@@ -156,23 +159,28 @@ fn tokens(
         (Some(name), _) => Some(name.parse::<Method>()?),
         (None, None) => None,
     };
-    let read_file = |key: Key, what: &str| {
-        let path = settings.text(key).map(Path::new);
-        path.map(|path| read_secret(path, what)).transpose()
-    };
+    // What another method would need is not read: it may be there for another tool, and broken.
+    let is_used =
+        |by: Method| method.is_none_or(|method| method == by || method == Method::Default);
+    let certificate = settings.text(Key::CertificateFile);
+    let certificate = certificate
+        .filter(|_| is_used(Method::ClientCertificate))
+        .map(|path| read_secret(Path::new(path), "the certificate's file"))
+        .transpose()?;
     let client_secret = match &args.client_secret_file {
+        _ if !is_used(Method::ClientSecret) => None,
         Some(path) => {
             Some(read_text(path, "the secret's file")?).filter(|secret| !secret.is_empty())
         }
         // Where a later source names another credential, the environment's is not meant.
-        None if settings.get(Key::ClientSecret).is_some() => environment("AZURE_CLIENT_SECRET"),
+        None if settings.get(Key::ClientSecret).is_some() => secret("AZURE_CLIENT_SECRET"),
         None => None,
     };
     let credentials = identity::Settings {
         tenant_id: args.tenant_id.clone(),
         client_id: args.client_id.clone(),
         client_secret,
-        certificate: read_file(Key::CertificateFile, "the certificate's file")?,
+        certificate,
         federated_token_file: settings.text(Key::FederatedTokenFile).map(PathBuf::from),
         // Azure CLI sees of it what the library lets through.
         environment: std::env::vars_os().collect(),
@@ -184,13 +192,22 @@ fn tokens(
         Some(method) => method,
         None => usual(&credentials)?,
     };
-    let identity = Identity::new(method, credentials, service, clock)?;
-    Ok(Arc::new(identity))
+    let identity = Identity::new(method, credentials, service, clock);
+    Ok(Arc::new(identity.map_err(|error| named(error, settings))?))
+}
+
+/// Names the file of a credential that can't be used.
+fn named(error: IdentityError, settings: &Settings) -> anyhow::Error {
+    let file = settings.text(Key::CertificateFile).unwrap_or_default();
+    match &error {
+        IdentityError::Certificate(_) => anyhow::Error::from(error)
+            .context(format!("the certificate's file {file} is not usable")),
+        _ => error.into(),
+    }
 }
 
 fn fixed(path: &Path) -> anyhow::Result<Arc<dyn TokenSource>> {
-    let text = String::from_utf8(read_secret(path, "the token file")?).unwrap_or_default();
-    let token = FixedToken::new(&text)
+    let token = FixedToken::new(&text(path, "the token file")?)
         .with_context(|| format!("the token file {} is not usable", path.display()))?;
     Ok(Arc::new(token))
 }
@@ -263,6 +280,12 @@ impl Prompt for OnStandardError {
     }
 }
 
+/// A secret in the environment, without the stray characters that a file's would lose.
+pub(super) fn secret(name: &str) -> Option<String> {
+    let text = environment(name)?;
+    Some(stray::trim(&text).to_owned()).filter(|secret| !secret.is_empty())
+}
+
 pub(crate) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
@@ -281,12 +304,14 @@ fn read_secret(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
     Ok(found.bytes)
 }
 
-/// The same, of a text; white space around it is dropped.
+/// The same, of a text; stray characters around it are dropped.
 pub(super) fn read_text(path: &Path, what: &str) -> anyhow::Result<String> {
-    let text = String::from_utf8(read_secret(path, what)?)
-        .ok()
-        .with_context(|| format!("{what} {} is not text", path.display()))?;
-    Ok(text.trim().to_owned())
+    Ok(stray::trim(&text(path, what)?).to_owned())
+}
+
+fn text(path: &Path, what: &str) -> anyhow::Result<String> {
+    stray::decode(&read_secret(path, what)?)
+        .with_context(|| format!("{what} {} can't be read", path.display()))
 }
 
 pub(crate) fn contents(path: &Path, what: &str) -> anyhow::Result<Contents> {

@@ -284,13 +284,13 @@ async fn find(
 /// What keeps names from being looked for, and what to do about it.
 fn explained(stuck: Stuck) -> anyhow::Error {
     let Stuck { name, error } = stuck;
+    if error == CallError::Stopped {
+        return error.into();
+    }
     let what = match error.reason() {
         Some(Reason::Forbidden(_)) => {
-            "devices are found by their names with the permission Machine.Read.All (or \
-             Machine.ReadWrite.All): have it granted, or name the devices by their ids"
-                .to_owned()
+            format!("looking for {name}, instead of which its id will do")
         }
-        _ if error == CallError::Stopped => return error.into(),
         _ => format!("looking for {name}"),
     };
     anyhow::Error::from(error).context(what)

@@ -16,6 +16,7 @@ mod connect;
 mod demo;
 mod devices;
 mod gateway;
+mod hint;
 mod inspect;
 mod interrupt;
 mod mock;

@@ -17,7 +17,7 @@ use host_demo::transport::TransportErrorKind;
 use serde_json::{Value, json};
 
 use super::args::Output;
-use super::suggest;
+use super::{hint, suggest};
 
 /// Whether something that was to be printed is lost, other than by a reader who went away.
 static LOST: Mutex<Option<String>> = Mutex::new(None);
@@ -78,7 +78,7 @@ pub(crate) fn json_line(value: &Value) {
 
 /// Says why nothing was done.
 pub(crate) fn could_not_run(format: Output, error: &anyhow::Error) {
-    let (text, value) = match error.downcast_ref::<CallError>() {
+    let (text, mut value) = match error.downcast_ref::<CallError>() {
         Some(call) => {
             let (what, why) = (error.to_string(), call.to_string());
             // With what was being done, where that is said.
@@ -97,10 +97,17 @@ pub(crate) fn could_not_run(format: Output, error: &anyhow::Error) {
             (with_advice(&text, advice), value)
         }
     };
+    let hints = hint::after(error);
+    if let (Some(hint), true) = (hints.first(), value["advice"].is_null()) {
+        value["advice"] = json!(hint);
+    }
     if format == Output::Json {
         json_line(&json!({ "type": "error", "error": value }));
     }
     note!("host-demo: {}", clean(&text));
+    for hint in hints {
+        note!("hint: {}", clean(&hint));
+    }
 }
 
 /// Says what is wrong with the arguments, or what was asked for with them. `true`: something is
@@ -165,7 +172,8 @@ pub(crate) fn moment(at: jiff::Timestamp, now: jiff::Timestamp) -> String {
 /// An error for programs.
 pub(crate) fn error_json(error: &CallError) -> Value {
     let mut value = error.to_json();
-    value["advice"] = json!(advice(error));
+    let advice = advice(error).map(str::to_owned);
+    value["advice"] = json!(advice.or_else(|| hint::of_call(error)));
     value
 }
 
@@ -224,7 +232,13 @@ fn flag_for(error: &CallError) -> Option<&'static str> {
         TransportErrorKind::Dns
         | TransportErrorKind::Refused
         | TransportErrorKind::ConnectTimeout => Some(network),
-        TransportErrorKind::Proxy => Some("check the proxy and its URL (--proxy)"),
+        TransportErrorKind::Proxy => {
+            Some("check the proxy and its URL (--proxy); `host-demo check` reports what it answers")
+        }
+        TransportErrorKind::ProxyAuthentication => Some(
+            "name a file with user:password by --proxy-credentials-file; `host-demo check` reports \
+             which authentication schemes the proxy offers",
+        ),
         TransportErrorKind::Address => Some("a private network is permitted with --allow-address"),
         _ => None,
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use host_demo::contract::{MachineActionFilter, Reason};
+use host_demo::contract::MachineActionFilter;
 use host_demo::history::{Step, When};
 use host_demo::host::{CallError, Host, Patience};
 use host_demo::kind::Kind;
@@ -23,15 +23,13 @@ pub(super) fn filter() -> MachineActionFilter {
     }
 }
 
-/// Reads them, and says what it waits for, and which permission it lacks.
+/// Reads them, and says what it waits for.
 pub(super) async fn take(
     host: &Host,
     filter: &MachineActionFilter,
     bounds: Bounds,
 ) -> Result<Survey, CallError> {
-    survey::survey(host, filter, bounds, patience(host))
-        .await
-        .inspect_err(told_if_forbidden)
+    survey::survey(host, filter, bounds, patience(host)).await
 }
 
 /// As long as it takes, and not in silence.
@@ -45,17 +43,6 @@ pub(super) fn patience(host: &Host) -> Patience {
         })),
         on_token_wait: Some(output::on_token_wait(host)),
         ..Patience::default()
-    }
-}
-
-/// The service's own words need not name the permission.
-pub(super) fn told_if_forbidden(error: &CallError) {
-    if matches!(error.reason(), Some(Reason::Forbidden(_))) {
-        note!(
-            "host-demo: machine actions are read with the permission Machine.Read.All (by newer \
-             pages of Microsoft's: Machine.ReadWrite.All); `{}` says how it is granted",
-            suggest::command(&["check"])
-        );
     }
 }
 

@@ -11,6 +11,7 @@ use host_demo::limits::{
     boot_id,
 };
 pub(super) use host_demo::report::roughly;
+use host_demo::stray;
 use serde_json::{Value, json};
 
 use super::args::{self, Output, QuotaCommand};
@@ -149,8 +150,14 @@ pub(super) fn ledger(args: &args::Ledger, time_scale: u32) -> anyhow::Result<Arc
         LedgerName::Redis(url) => {
             let password = match &args.password_file {
                 Some(path) => Some(connect::read_text(path, "the ledger's password file")?),
-                None => connect::environment("HOST_DEMO_LEDGER_PASSWORD"),
+                None => connect::secret("HOST_DEMO_LEDGER_PASSWORD"),
             };
+            if password.as_deref().is_some_and(stray::is_quoted) {
+                note!(
+                    "warning: the ledger's password begins and ends with quotation marks, which are \
+                     sent as part of it"
+                );
+            }
             let authorities = args.ca_file.as_deref();
             let authorities = authorities
                 .map(|path| connect::read(path, "the ledger's CA file"))

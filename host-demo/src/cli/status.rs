@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::args::{Output, Status};
 use super::picture::{self, asked, done, step_json, when};
-use super::{Exit, audit, connect, output};
+use super::{Exit, audit, connect, hint, output};
 
 /// What is read of a device: one page, the longest there is.
 const READ: u32 = 1000;
@@ -77,7 +77,6 @@ async fn of_machine(host: &Host, id: &MachineId, format: Output) -> anyhow::Resu
     let page = match read {
         Ok(page) => page,
         Err(error) => {
-            picture::told_if_forbidden(&error);
             return refused(error, format, |error| {
                 output::json_line(&json!({
                     "type": "device",
@@ -136,7 +135,12 @@ fn refused(error: CallError, format: Output, line: impl Fn(Value)) -> anyhow::Re
     }
     match format {
         Output::Json => line(output::error_json(&error)),
-        Output::Text => note!("host-demo: {}", output::clean(&output::explain(&error))),
+        Output::Text => {
+            note!("host-demo: {}", output::clean(&output::explain(&error)));
+            if let Some(hint) = hint::of_call(&error) {
+                note!("hint: {}", output::clean(&hint));
+            }
+        }
     }
     Ok(Exit::Failed)
 }

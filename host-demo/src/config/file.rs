@@ -62,7 +62,7 @@ pub enum Problem {
         found: &'static str,
     },
     /// The value is not one of those that are possible.
-    #[error("{key}: {problem}")]
+    #[error("{}", super::about(key, problem))]
     Value {
         /// The key.
         key: String,
@@ -250,6 +250,7 @@ impl<'a> Reader<'a> {
     }
 
     fn text(&mut self, doc: &Doc, text: &str, at: usize) -> Option<String> {
+        let text = &doc.form.completed(text);
         let result = doc.form.judge(text).and_then(|()| match doc.form {
             Form::Path if text.starts_with('~') => Err(
                 "~ is not replaced; write the whole path, or one from this file's folder".into(),

@@ -19,7 +19,8 @@ use crate::digest::Digest;
 use crate::identity::Method;
 use crate::limits::LedgerName;
 use crate::network::{Network, Proxy};
-use crate::origin::Origin;
+use crate::origin::{Origin, OriginError};
+use crate::stray;
 
 /// A configuration with every key, commented.
 pub const EXAMPLE: &str = include_str!("../../../docs/config.example.toml");
@@ -95,9 +96,11 @@ enum Form {
     Cloud,
     Region,
     Origin,
+    Authority,
     Scope,
     Auth,
     Tenant,
+    Application,
     Proxy,
     Duration,
     Digest,
@@ -118,6 +121,18 @@ impl Form {
             text.parse::<T>().map(drop).map_err(|e| e.to_string())
         }
 
+        /// The example is one of the parameter's own.
+        fn origin(text: &str, example: &str) -> Result<(), String> {
+            text.parse::<Origin>()
+                .map(drop)
+                .map_err(|error| match error {
+                    OriginError::Form => {
+                        format!("{error}, such as {example}: {}", stray::shown(text))
+                    }
+                    OriginError::Insecure => error.to_string(),
+                })
+        }
+
         // No route at all is what a policy can say, and leaving it out says something else.
         if text.trim().is_empty() && !matches!(self, Self::Secret | Self::Routes) {
             return Err("is empty; leave it out".to_owned());
@@ -126,19 +141,30 @@ impl Form {
             Self::Cloud => one_of(text, Cloud::NAMES),
             Self::Region => one_of(text, Region::NAMES),
             Self::Auth => one_of(text, &auth_names()),
-            Self::Origin => parsed::<Origin>(text),
+            Self::Origin => origin(text, "https://api.security.microsoft.com"),
+            Self::Authority => origin(text, "https://login.microsoftonline.com"),
             Self::Scope if text.ends_with("/.default") => Ok(()),
             Self::Scope => Err(
                 "must end in /.default: it is the service's resource, followed by that".to_owned(),
             ),
             // What Entra takes in the path of a token endpoint.
-            Self::Tenant => match text
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || ".-".contains(c))
+            Self::Tenant
+                if !text
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || ".-".contains(c)) =>
             {
-                true => Ok(()),
-                false => Err("is the tenant's id (a GUID) or one of its domains".to_owned()),
-            },
+                let shown = stray::shown(text);
+                Err(format!("is not a tenant ID (GUID) or domain: {shown}"))
+            }
+            // Other authorities than Entra need not use GUIDs.
+            Self::Application
+                if !text
+                    .chars()
+                    .all(|c| c.is_ascii_graphic() && !"\"'`<>{}()".contains(c)) =>
+            {
+                let shown = stray::shown(text);
+                Err(format!("is not an application (client) ID: {shown}"))
+            }
             Self::Proxy => Proxy::new(text).map(drop).map_err(|e| e.to_string()),
             Self::Networks => text
                 .split(LIST)
@@ -148,9 +174,45 @@ impl Form {
             Self::Duration => duration(text).map(drop),
             Self::Digest => parsed::<Digest>(text),
             Self::Ledger => parsed::<LedgerName>(text),
-            Self::Text | Self::Path | Self::Secret | Self::Routes | Self::Quotas => Ok(()),
+            Self::Tenant
+            | Self::Application
+            | Self::Text
+            | Self::Path
+            | Self::Secret
+            | Self::Routes
+            | Self::Quotas => Ok(()),
         }
     }
+
+    /// Returns a value without stray characters around it, as far as they can't be part of it, and
+    /// with what is understood.
+    fn completed(self, text: &str) -> String {
+        match self {
+            // They can be part of a text, and a list has its own form.
+            Self::Text | Self::Secret | Self::Networks | Self::Routes | Self::Quotas => {
+                text.to_owned()
+            }
+            Self::Path | Self::Ledger => stray::unquoted(text).to_owned(),
+            Self::Authority => with_scheme(stray::bare(text)),
+            _ => stray::bare(text).to_owned(),
+        }
+    }
+}
+
+/// Joins a name and what is wrong with its value: `NAME is …`, or `NAME: …`.
+pub fn about(name: &str, problem: &str) -> String {
+    let is_predicate = ["is not ", "is empty", "must "]
+        .iter()
+        .any(|verb| problem.starts_with(verb));
+    let colon = if is_predicate { "" } else { ":" };
+    format!("{name}{colon} {problem}")
+}
+
+/// Returns an authority's URL; like Azure's SDKs it takes a host alone to be reached over `https://`.
+fn with_scheme(authority: &str) -> String {
+    let is_host = !authority.contains("://") && !authority.is_empty();
+    let scheme = if is_host { "https://" } else { "" };
+    format!("{scheme}{authority}")
 }
 
 /// Every name of a way to sign in.
@@ -213,7 +275,7 @@ const KEYS: &[Doc] = &[
     doc(Key::Cloud, "service", "cloud", Form::Cloud).flag("--cloud"),
     doc(Key::Region, "service", "region", Form::Region).flag("--region"),
     doc(Key::BaseUrl, "service", "base-url", Form::Origin).flag("--base-url"),
-    doc(Key::Authority, "service", "authority", Form::Origin)
+    doc(Key::Authority, "service", "authority", Form::Authority)
         .or("AZURE_AUTHORITY_HOST")
         .flag("--authority"),
     doc(Key::Scope, "service", "scope", Form::Scope).flag("--scope"),
@@ -229,7 +291,7 @@ const KEYS: &[Doc] = &[
     doc(Key::TenantId, "identity", "tenant-id", Form::Tenant)
         .or("AZURE_TENANT_ID")
         .flag("--tenant-id"),
-    doc(Key::ClientId, "identity", "client-id", Form::Text)
+    doc(Key::ClientId, "identity", "client-id", Form::Application)
         .or("AZURE_CLIENT_ID")
         .flag("--client-id"),
     doc(Key::ClientSecret, "identity", "client-secret", Form::Secret).or("AZURE_CLIENT_SECRET"),

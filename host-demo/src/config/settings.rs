@@ -11,6 +11,7 @@ use crate::limits::Quota;
 use crate::network::{Network, Proxy};
 use crate::origin::Origin;
 use crate::policy::{Policy, Route};
+use crate::stray;
 
 /// What holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,9 @@ pub struct Settings {
     dropped: Vec<Key>,
     replaced: Vec<Replaced>,
 }
+
+/// The rank of what a flag says.
+const FLAG: u8 = 3;
 
 /// Something of the file's that the environment, unseen, takes the place of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +42,7 @@ pub struct Replaced {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
     /// A value that is not usable.
-    #[error("{key}: {error} ({source_of_it})")]
+    #[error("{} ({source_of_it})", super::about(&key.to_string(), error))]
     Value {
         /// Which.
         key: Key,
@@ -87,15 +91,16 @@ impl Settings {
         } = file;
         let in_file = values.clone();
         for doc in KEYS {
-            let set = doc
-                .environment
-                .and_then(|name| Some((name, environment(name).filter(|text| !text.is_empty())?)));
+            let set = doc.environment.and_then(|name| {
+                let text = environment(name)?;
+                (!stray::trim(&text).is_empty()).then_some((name, text))
+            });
             if let Some((name, text)) = set {
                 // That a secret is there is all that is kept of it.
                 let text = if doc.key.is_secret() {
                     String::new()
                 } else {
-                    text
+                    doc.form.completed(&text)
                 };
                 let source = Source::Environment(name);
                 values.insert(doc.key, Value { text, source });
@@ -105,6 +110,7 @@ impl Settings {
         for (key, text) in flags {
             given.push(key);
             let source = Source::Flag(key.flag().unwrap_or_default());
+            let text = key.doc().form.completed(&text);
             values.insert(key, Value { text, source });
         }
         let mut settings = Self {
@@ -184,6 +190,10 @@ impl Settings {
         }
     }
 
+    /// A sign-in method that is named is kept, and takes what it needs from wherever that is set: a
+    /// variable such as `AZURE_CLIENT_SECRET` may be there for another tool. Only a flag that names a
+    /// credential replaces a method of the file's. Where none is named, the credential of the latest
+    /// source tells.
     fn choose_credential(&mut self) {
         use Key::{CertificateFile, ClientSecret, ClientSecretFile, FederatedTokenFile, TokenFile};
 
@@ -196,17 +206,25 @@ impl Settings {
         ];
         let highest = CREDENTIALS.map(|key| self.rank(key)).into_iter().max();
         let highest = highest.unwrap_or_default();
-        // A way to sign in that a later one names keeps what it needs from earlier ones.
-        if self.rank(Key::Auth) < highest {
+        let method = self.rank(Key::Auth);
+        if method == 0 || highest == FLAG && method < FLAG {
             self.note_replaced(&CREDENTIALS);
             self.values.remove(&Key::Auth);
             self.drop_below(highest, &CREDENTIALS);
+        } else {
+            // The two are one credential.
+            let secret = [ClientSecret, ClientSecretFile];
+            if self.text(Key::Auth) == Some(Method::ClientSecret.name()) {
+                self.note_replaced(&secret);
+            }
+            let highest = secret.map(|key| self.rank(key)).into_iter().max();
+            self.drop_below(highest.unwrap_or_default(), &secret);
         }
     }
 
     /// A flag is there to be seen; a variable may have been set for another tool.
     fn note_replaced(&mut self, credentials: &[Key]) {
-        let is_flag = |key: &Key| self.rank(*key) == 3;
+        let is_flag = |key: &Key| self.rank(*key) == FLAG;
         if credentials.iter().any(is_flag) {
             return;
         }
@@ -218,8 +236,7 @@ impl Settings {
         let Some(by) = credentials.iter().find_map(variable) else {
             return;
         };
-        let keys = credentials.iter().chain([&Key::Auth]);
-        let in_file = keys.filter(|key| self.rank(**key) == 1);
+        let in_file = credentials.iter().filter(|key| self.rank(**key) == 1);
         self.replaced = in_file
             .filter_map(|key| {
                 let source = self.get(*key)?.source;

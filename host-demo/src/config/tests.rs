@@ -170,12 +170,12 @@ fn a_mistake_is_named_with_its_line_and_what_was_meant() {
         (
             "[call]\ntimeout = \"0s\"",
             2,
-            "call.timeout: must be longer than nothing",
+            "call.timeout must be longer than nothing",
         ),
         (
             "[service]\nca-file = \"\"",
             2,
-            "service.ca-file: is empty; leave it out",
+            "service.ca-file is empty; leave it out",
         ),
         (
             "[service]\nca-file = \"~/ca.pem\"",
@@ -257,7 +257,7 @@ fn a_mistake_is_named_with_its_line_and_what_was_meant() {
         (
             "[identity]\ntenant-id = \"../common\"",
             2,
-            "identity.tenant-id: is the tenant's id (a GUID) or one of its domains",
+            "identity.tenant-id is not a tenant ID (GUID) or domain: \"../common\"",
         ),
         (
             "[service]\nbase-url = \"http://x\"\nscope = \"x/.default\"",
@@ -268,7 +268,7 @@ fn a_mistake_is_named_with_its_line_and_what_was_meant() {
         (
             "[service]\nbase-url = \"https://x\"\nscope = \"x\"",
             3,
-            "service.scope: must end in /.default: it is the service's resource, followed by that",
+            "service.scope must end in /.default: it is the service's resource, followed by that",
         ),
         (
             "[network]\nproxy = \"http://user:hunter2@proxy:3128\"",
@@ -601,12 +601,172 @@ fn whoever_names_a_credential_replaces_the_others() {
     };
     assert_eq!(has(&settle(FILE, &[], &[])), [true, false, false, true]);
     let settings = settle(FILE, &secret, &[]);
-    assert_eq!(has(&settings), [false, true, false, false]);
+    assert_eq!(
+        has(&settings),
+        [true, true, false, true],
+        "the method that is named stays"
+    );
     assert!(!format!("{settings:?}").contains("hunter2"), "{settings:?}");
     let flag = [(Key::ClientSecretFile, "s")];
     assert_eq!(
         has(&settle(FILE, &secret, &flag)),
         [false, false, true, false]
+    );
+}
+
+#[test]
+fn a_sign_in_method_that_the_file_names_goes_before_variables() {
+    let secret = ("AZURE_CLIENT_SECRET", "hunter2");
+    let settings = |auth: &str, file: &str, flags: &[(Key, &str)]| {
+        settle(&format!("[identity]\n{auth}{file}"), &[secret], flags)
+    };
+    let used = |settings: &Settings| {
+        let replaced: Vec<Key> = settings.replaced().iter().map(|r| r.key).collect();
+        let is_set = |key: &Key| settings.get(*key).is_some();
+        let keys = [
+            Key::ClientSecret,
+            Key::ClientSecretFile,
+            Key::CertificateFile,
+        ];
+        let keys: Vec<Key> = keys.into_iter().filter(is_set).collect();
+        (settings.text(Key::Auth).map(str::to_owned), keys, replaced)
+    };
+    let auth = |name: &str| Some(name.to_owned());
+    let certificate = "certificate-file = \"c\"\n";
+    let file = "client-secret-file = \"s\"\n";
+    // Nobody names a method: the variable is the later source.
+    assert_eq!(
+        used(&settings("", certificate, &[])),
+        (None, vec![Key::ClientSecret], vec![Key::CertificateFile])
+    );
+    for named in ["client-certificate", "azure-cli", "default"] {
+        let line = format!("auth = \"{named}\"\n");
+        assert_eq!(
+            used(&settings(&line, certificate, &[])),
+            (
+                auth(named),
+                vec![Key::ClientSecret, Key::CertificateFile],
+                vec![]
+            )
+        );
+    }
+    // The variable's value goes before the file's, of the same method.
+    let line = "auth = \"client-secret\"\n";
+    assert_eq!(
+        used(&settings(line, file, &[])),
+        (
+            auth("client-secret"),
+            vec![Key::ClientSecret],
+            vec![Key::ClientSecretFile]
+        )
+    );
+    // A flag goes before all.
+    let flag = [(Key::ClientSecretFile, "s")];
+    let line = "auth = \"client-certificate\"\n";
+    assert_eq!(
+        used(&settings(line, certificate, &flag)),
+        (None, vec![Key::ClientSecretFile], vec![])
+    );
+    let flag = [(Key::Auth, "managed-identity")];
+    assert_eq!(
+        settings(line, "", &flag).text(Key::Auth),
+        Some("managed-identity")
+    );
+}
+
+#[test]
+fn stray_characters_around_a_value_are_removed() {
+    const ID: &str = "4f0c1a52-93d7-4b8e-a6f1-0d2e5b7c8a91";
+    for around in [
+        "ID ",
+        "ID\n",
+        "ID\r\n",
+        "\u{FEFF}ID",
+        "ID\u{200B}",
+        "\"ID\"",
+        "'ID'",
+        "{ID}",
+        "<ID>",
+        "\"{ID}\"",
+        " 'ID'\r\n",
+    ] {
+        let value = around.replace("ID", ID);
+        let environment = [
+            ("AZURE_TENANT_ID", value.as_str()),
+            ("AZURE_CLIENT_ID", &value),
+        ];
+        let of_environment = settle("", &environment, &[]);
+        let of_flags = settle("", &[], &[(Key::TenantId, &value), (Key::ClientId, &value)]);
+        let quoted = serde_json::Value::String(value.clone());
+        let of_file = format!("[identity]\ntenant-id = {quoted}\nclient-id = {quoted}\n");
+        for settings in [of_environment, of_flags, settle(&of_file, &[], &[])] {
+            assert_eq!(settings.problems(), []);
+            for key in [Key::TenantId, Key::ClientId] {
+                assert_eq!(settings.text(key), Some(ID), "{value:?}");
+            }
+        }
+    }
+    let path = settle(
+        "",
+        &[("AZURE_FEDERATED_TOKEN_FILE", "'/var/run/token'\r")],
+        &[],
+    );
+    assert_eq!(path.text(Key::FederatedTokenFile), Some("/var/run/token"));
+    let nothing = settle("", &[("AZURE_CLIENT_SECRET", " \n")], &[]);
+    assert_eq!(nothing.get(Key::ClientSecret), None);
+}
+
+#[test]
+fn a_rejected_value_is_shown() {
+    let problem = |environment: &[(&str, &str)]| {
+        let problems = settle("", environment, &[]).problems();
+        problems
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    for (name, value, expected) in [
+        (
+            "AZURE_TENANT_ID",
+            "contoso com",
+            "identity.tenant-id is not a tenant ID (GUID) or domain: \"contoso com\" \
+             (environment AZURE_TENANT_ID)",
+        ),
+        (
+            "AZURE_CLIENT_ID",
+            "my app",
+            "identity.client-id is not an application (client) ID: \"my app\" \
+             (environment AZURE_CLIENT_ID)",
+        ),
+        (
+            "AZURE_TENANT_ID",
+            "Xy78Q~dummy.dummy_dummy",
+            "identity.tenant-id is not a tenant ID (GUID) or domain: (a value of 23 characters, not \
+             shown because it could be a secret) (environment AZURE_TENANT_ID)",
+        ),
+    ] {
+        assert_eq!(problem(&[(name, value)]), expected);
+    }
+}
+
+/// As Azure's SDKs take it.
+#[test]
+fn an_authority_without_a_scheme_is_reached_over_https() {
+    for host in [
+        "login.microsoftonline.com",
+        "login.microsoftonline.com/",
+        "https://login.microsoftonline.com/",
+        "\"login.microsoftonline.com\"\n",
+    ] {
+        let settings = settle("", &[("AZURE_AUTHORITY_HOST", host)], &[]);
+        assert_eq!(settings.problems(), [], "{host}");
+    }
+    let settings = settle("", &[("AZURE_AUTHORITY_HOST", "a/b")], &[]);
+    let problem = settings.problems()[0].to_string();
+    assert!(
+        problem.contains("such as https://login.microsoftonline.com: \"https://a/b\""),
+        "{problem}"
     );
 }
 
@@ -628,11 +788,11 @@ fn what_can_be_judged_by_itself_is_and_with_where_it_came_from() {
     );
     assert_eq!(
         found,
-        "identity.tenant-id: is the tenant's id (a GUID) or one of its domains \
+        "identity.tenant-id is not a tenant ID (GUID) or domain: \"a/b\" \
          (environment AZURE_TENANT_ID)\n\
          network.allow-addresses: \"x\" is not a network or an address, such as 10.1.0.0/16 or \
          10.1.2.3 (flag --allow-address)\n\
-         audit.ticket: is empty; leave it out (flag --ticket)\n\
+         audit.ticket is empty; leave it out (flag --ticket)\n\
          identity.auth: no token file is named: token-file, --token-file (line 2 of the \
          configuration)\n\
          network.proxy-credentials-file: there is no proxy that they are for: proxy, --proxy \

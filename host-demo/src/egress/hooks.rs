@@ -147,7 +147,9 @@ const fn failed(kind: TransportErrorKind) -> WasiError {
             info_code: None,
         },
         TransportErrorKind::Address => WasiError::DestinationIpProhibited,
-        TransportErrorKind::Refused | TransportErrorKind::Proxy => WasiError::ConnectionRefused,
+        TransportErrorKind::Refused
+        | TransportErrorKind::Proxy
+        | TransportErrorKind::ProxyAuthentication => WasiError::ConnectionRefused,
         TransportErrorKind::ConnectTimeout => WasiError::ConnectionTimeout,
         TransportErrorKind::Certificate => WasiError::TlsCertificateError,
         TransportErrorKind::Tls => WasiError::TlsProtocolError,

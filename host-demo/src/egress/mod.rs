@@ -51,7 +51,7 @@ use crate::audit::{Audit, Trail};
 use crate::clock::{Clock, Moment, SystemClock};
 use crate::cloud::Service;
 use crate::grant::Grant;
-use crate::identity::{BearerToken, IdentityError, Principal, Retry, TokenSource};
+use crate::identity::{BearerToken, Credential, IdentityError, Principal, Retry, TokenSource};
 use crate::limits::{Key, Ledger, Limiter, Memory, NoPermit, Permit, Quota};
 use crate::operation::{Operation, Target};
 use crate::policy::Policy;
@@ -293,6 +293,11 @@ impl Egress {
     pub async fn principal_within(&self, patience: &Patience) -> Result<Principal, IdentityError> {
         let asking = || self.in_time(patience.until, self.principal());
         self.persist(patience, asking().await, asking).await
+    }
+
+    /// The credential that tokens are obtained with, where there is one.
+    pub(crate) async fn credential(&self) -> Option<Credential> {
+        self.shared.tokens.credential().await
     }
 
     pub(crate) fn transport(&self) -> &Transport {

@@ -15,10 +15,11 @@ use azure_identity::{
 use super::assertion::Certificate;
 use super::cache::{Fetch, Fetched};
 use super::endpoint::{Endpoint, Whom};
-use super::{BearerToken, IdentityError, Principal};
+use super::{BearerToken, Credential, CredentialKind, IdentityError, Principal};
 use crate::clock::Clock;
 use crate::cloud::Service;
 use crate::files;
+use crate::stray::{self, Oddity};
 use crate::transport::Transport;
 
 /// What an application proves itself with.
@@ -55,7 +56,10 @@ impl Fetch for Application {
         let token = credential
             .get_token(&[self.service.scope()], None)
             .await
-            .map_err(|error| endpoint.failure(&error).into_error(&authority.to_string()))?;
+            .map_err(|error| {
+                let error = endpoint.failure(&error).into_error(&authority.to_string());
+                self.explained(error)
+            })?;
         // The answer says how long it holds, and the library adds it to the machine's calendar.
         let lifetime = token.expires_on - azure_core::time::OffsetDateTime::now_utc();
         Ok(Fetched {
@@ -70,9 +74,47 @@ impl Fetch for Application {
             application: self.client_id.clone(),
         })
     }
+
+    async fn credential(&self) -> Option<Credential> {
+        match &self.proof {
+            Proof::Secret(_) => Some(Credential {
+                kind: CredentialKind::ClientSecret,
+                from: None,
+                until: None,
+            }),
+            Proof::Certificate(certificate) => Some(certificate.validity),
+            Proof::Federated(file) => {
+                let token = federated(file).await.ok()?;
+                Some(Credential {
+                    kind: CredentialKind::FederatedToken,
+                    from: token.claims().issued,
+                    until: token.claims().expires,
+                })
+            }
+        }
+    }
 }
 
 impl Application {
+    /// The error, with what is odd about a secret that was rejected.
+    fn explained(&self, error: IdentityError) -> IdentityError {
+        match (error, &self.proof) {
+            (
+                IdentityError::Refused {
+                    authority,
+                    error,
+                    advice: Some(advice),
+                },
+                Proof::Secret(secret),
+            ) if advice == super::error::WRONG_SECRET => IdentityError::Refused {
+                authority,
+                error,
+                advice: Some(super::error::wrong_secret(Oddity::of(secret.secret()))),
+            },
+            (error, _) => error,
+        }
+    }
+
     async fn credential(
         &self,
         endpoint: &Arc<Endpoint>,
@@ -94,7 +136,7 @@ impl Application {
                 );
                 certificate.assertion(&self.client_id, &audience, self.clock.wall())?
             }
-            Proof::Federated(file) => federated(file).await?,
+            Proof::Federated(file) => federated(file).await?.text().to_owned(),
         };
         let options = ClientAssertionCredentialOptions {
             client_options: endpoint.options(),
@@ -114,27 +156,21 @@ pub(super) fn bearer(token: &AccessToken) -> Result<BearerToken, IdentityError> 
 }
 
 /// The token in the file, as it is now: such tokens live for an hour or less.
-async fn federated(file: &Path) -> Result<String, IdentityError> {
+async fn federated(file: &Path) -> Result<BearerToken, IdentityError> {
     /// Far more than any token has.
     const MAX: u64 = 1 << 20;
 
-    let unusable = |problem: &str| {
-        IdentityError::Unusable(format!(
-            "the federated token's file {} {problem}",
-            file.display()
-        ))
+    let unusable = |problem: &dyn fmt::Display| {
+        let file = file.display();
+        IdentityError::Unusable(format!("the federated token's file {file}: {problem}"))
     };
     let path = file.to_owned();
     let found = tokio::task::spawn_blocking(move || files::read(&path, MAX))
         .await
-        .map_err(|_| unusable("can't be read"))?
-        .map_err(|error| unusable(&format!("can't be read: {error}")))?;
-    let text = String::from_utf8(found.bytes).map_err(|_| unusable("is not text"))?;
-    let token = text.trim();
-    if token.is_empty() {
-        return Err(unusable("is empty"));
-    }
-    Ok(token.to_owned())
+        .map_err(|_| unusable(&"it can't be read"))?
+        .map_err(|error| unusable(&format!("it can't be read: {error}")))?;
+    let text = stray::decode(&found.bytes).map_err(|error| unusable(&error))?;
+    super::token::token_in(&text).map_err(|error| unusable(&error))
 }
 
 /// An assertion that was made beforehand.

@@ -13,15 +13,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use rustls::SignatureScheme;
-use rustls::crypto::ring::sign::any_supported_type;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::{CertifiedKey, SigningKey};
+use rustls::sign::SigningKey;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::IdentityError;
+use super::certificate;
+use super::{Credential, CredentialKind, IdentityError};
 
 /// Microsoft advises five to ten minutes.
 const LIFETIME: Duration = Duration::from_secs(300);
@@ -31,40 +29,23 @@ pub(super) struct Certificate {
     key: Arc<dyn SigningKey>,
     /// `x5t#S256` (RFC 7515, section 4.1.8).
     thumbprint: String,
+    /// When the certificate is valid.
+    pub(super) validity: Credential,
 }
 
 impl Certificate {
-    /// From PEM text that holds both. Of several certificates the first one is the application's.
+    /// Reads PEM text that holds both.
     pub(super) fn from_pem(pem: &[u8]) -> Result<Self, IdentityError> {
-        let unusable =
-            |problem: &str| IdentityError::Unusable(format!("the certificate {problem}"));
-        if pem
-            .windows(21)
-            .any(|bytes| bytes == b"ENCRYPTED PRIVATE KEY")
-        {
-            return Err(unusable(
-                "has a key that is locked with a password: store the key without one \
-                 (openssl pkey -in FILE)",
-            ));
-        }
-        let key = PrivateKeyDer::from_pem_slice(pem)
-            .map_err(|_| unusable("has no private key beside it (PEM with both is expected)"))?;
-        let certificate = CertificateDer::pem_slice_iter(pem)
-            .next()
-            .and_then(Result::ok)
-            .ok_or_else(|| unusable("is not in the file (PEM with it and its key is expected)"))?;
-        let key = any_supported_type(&key).map_err(|_| unusable("has a key of an unknown kind"))?;
-        if key
-            .choose_scheme(&[SignatureScheme::RSA_PSS_SHA256])
-            .is_none()
-        {
-            return Err(unusable("has a key that is not RSA; Entra takes no other"));
-        }
-        let thumbprint = URL_SAFE_NO_PAD.encode(Sha256::digest(&certificate));
-        CertifiedKey::new(vec![certificate], Arc::clone(&key))
-            .keys_match()
-            .map_err(|_| unusable("and the private key do not belong together"))?;
-        Ok(Self { key, thumbprint })
+        let pair = certificate::read(pem)?;
+        Ok(Self {
+            key: pair.key,
+            thumbprint: URL_SAFE_NO_PAD.encode(Sha256::digest(&pair.certificate)),
+            validity: Credential {
+                kind: CredentialKind::Certificate,
+                from: pair.from,
+                until: pair.until,
+            },
+        })
     }
 
     /// An assertion that the application `client_id` is the one that has this key, for once.

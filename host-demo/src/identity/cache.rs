@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{BearerToken, IdentityError, Method, Principal, Retry, Settings, TokenSource, method};
+use super::{
+    BearerToken, Credential, IdentityError, Method, Principal, Retry, Settings, TokenSource, method,
+};
 use crate::clock::{Clock, Moment};
 use crate::cloud::Service;
 use crate::retry::{RETRY_AFTER_MAX, backoff, jitter};
@@ -31,6 +33,11 @@ pub(super) trait Fetch: Send + Sync {
 
     /// Whose tokens they are, where that is known before there is one.
     fn principal(&self) -> Option<Principal> {
+        None
+    }
+
+    /// The credential that tokens are obtained with, where there is one.
+    async fn credential(&self) -> Option<Credential> {
         None
     }
 }
@@ -259,5 +266,9 @@ impl TokenSource for Identity {
             Some(principal) => Ok(principal),
             None => Ok(Principal::of(&self.token().await?)),
         }
+    }
+
+    async fn credential(&self) -> Option<Credential> {
+        self.fetch.credential().await
     }
 }

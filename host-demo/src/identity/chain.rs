@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use async_trait::async_trait;
 
 use super::cache::{Fetch, Fetched};
-use super::{IdentityError, Method, Principal};
+use super::{Credential, IdentityError, Method, Principal};
 
 /// How a token could be had, or why it can't.
 pub(super) type Link = Result<Box<dyn Fetch>, String>;
@@ -59,5 +59,11 @@ impl Fetch for Chain {
 
     fn principal(&self) -> Option<Principal> {
         self.chosen()?.principal()
+    }
+
+    /// Until a link is chosen, that of the first that is set up: it is the one that is tried first.
+    async fn credential(&self) -> Option<Credential> {
+        let first = || self.links.iter().find_map(|(_, link)| link.as_deref().ok());
+        self.chosen().or_else(first)?.credential().await
     }
 }

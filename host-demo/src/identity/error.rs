@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::Method;
 use super::mask::Secrets;
+use super::token::NotAToken;
+use super::{CertificateError, Method};
+use crate::stray::Oddity;
 use crate::transport::{SetupError, TransportError, TransportErrorKind};
 
 /// Why there is no token. Nothing was sent to the service.
@@ -58,6 +60,20 @@ pub enum IdentityError {
          and 16 KiB at most): see that nothing else is in its place"
     )]
     Malformed,
+    /// What should hold a bearer token holds something else.
+    #[error("the token is not one that can be sent: {0}")]
+    NotAToken(NotAToken),
+    /// The certificate can't be used.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// Azure CLI's token is for another tenant than the one that was asked for.
+    #[error("Azure CLI gave a token for the tenant {got}, and {wanted} was asked for")]
+    OtherTenant {
+        /// The tenant that was asked for.
+        wanted: String,
+        /// The tenant that the token is for.
+        got: String,
+    },
     /// The token is for another service than the one that it would go to.
     #[error(
         "the token is for {audience} and is not sent to {origin}: get one for the scope {scope}, or, \
@@ -293,13 +309,47 @@ pub(super) fn librarys(error: &dyn std::error::Error) -> String {
     first_sentence(said.map_or(text.as_str(), |(_, said)| said))
 }
 
+pub(super) const WRONG_SECRET: &str =
+    "the client secret is wrong: use the secret's value, not its id, of this application";
+
+/// What to do about a client secret that was rejected. The secret itself is not shown.
+pub(super) const fn wrong_secret(oddity: Option<Oddity>) -> &'static str {
+    match oddity {
+        None => WRONG_SECRET,
+        Some(Oddity::Quoted) => {
+            "the client secret is wrong: it begins and ends with quotation marks, which the secrets \
+             of Entra never do; remove them (docker run --env-file keeps them)"
+        }
+        Some(Oddity::Guid) => {
+            "the client secret is wrong: it is a GUID, as a secret's ID is; use the secret's value"
+        }
+        Some(Oddity::Assignment) => {
+            "the client secret is wrong: it begins with the name of a variable and an equals sign; \
+             keep what is behind that"
+        }
+        Some(Oddity::Placeholder) => {
+            "the client secret is wrong: it looks like a placeholder of a template; put the \
+             secret's value in its place"
+        }
+        Some(Oddity::Escaped) => {
+            "the client secret is wrong: it ends with \\n, written as two characters; remove them"
+        }
+        Some(Oddity::Blank) => {
+            "the client secret is wrong: it has white space or invisible characters in it, which \
+             the secrets of Entra never have"
+        }
+        Some(Oddity::NotAscii) => {
+            "the client secret is wrong: it has characters beyond ASCII in it, which the secrets of \
+             Entra never have"
+        }
+    }
+}
+
 /// What to do about an AADSTS code (Microsoft, "Microsoft Entra authentication and authorization
 /// error codes", and the troubleshooting pages of the flows).
 pub(super) const fn advice(code: u32) -> Option<&'static str> {
     Some(match code {
-        7_000_215 => {
-            "the client secret is wrong: use the secret's value, not its id, of this application"
-        }
+        7_000_215 => WRONG_SECRET,
         7_000_222 => "the client secret has expired: create a new one for this application",
         7_000_216 => {
             "the application has to prove itself: give a secret, a certificate or a federated token"

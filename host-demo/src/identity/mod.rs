@@ -35,6 +35,7 @@ mod application;
 mod assertion;
 mod azure_cli;
 mod cache;
+mod certificate;
 mod chain;
 mod device;
 mod endpoint;
@@ -47,14 +48,16 @@ mod tests;
 mod token;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 
 use crate::clock::Moment;
 
 pub use self::cache::Identity;
+pub use self::certificate::CertificateError;
 pub use self::device::{Prompt, SignIn};
 pub use self::error::IdentityError;
 pub use self::method::{Method, Settings, UnknownMethod};
-pub use self::token::{BearerToken, Claims, FixedToken};
+pub use self::token::{BearerToken, Claims, FixedToken, NotAToken};
 
 /// Supplies tokens for one service.
 #[async_trait]
@@ -79,6 +82,44 @@ pub trait TokenSource: Send + Sync {
     /// Whose tokens they are. Unless it is known otherwise, a token is asked for and read.
     async fn principal(&self) -> Result<Principal, IdentityError> {
         Ok(Principal::of(&self.token().await?))
+    }
+
+    /// Returns the credential that tokens are obtained with, where there is one.
+    async fn credential(&self) -> Option<Credential> {
+        None
+    }
+}
+
+/// A credential that tokens are obtained with, and when it is valid, as far as it says so itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credential {
+    /// What it is.
+    pub kind: CredentialKind,
+    /// The moment from which on it is valid.
+    pub from: Option<Timestamp>,
+    /// The moment at which it expires. A client secret does not say.
+    pub until: Option<Timestamp>,
+}
+
+/// The kinds of credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CredentialKind {
+    /// An application's secret.
+    ClientSecret,
+    /// An application's certificate.
+    Certificate,
+    /// A token of another issuer that the application trusts.
+    FederatedToken,
+}
+
+impl CredentialKind {
+    /// Returns its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ClientSecret => "client secret",
+            Self::Certificate => "certificate",
+            Self::FederatedToken => "federated token",
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{CertificateParams, KeyPair};
 use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -504,33 +504,78 @@ async fn a_certificate_that_the_application_does_not_have_is_refused_with_what_t
 }
 
 #[tokio::test]
-async fn a_certificate_that_can_not_sign_is_refused_before_anything_is_sent() {
-    let elliptic = KeyPair::generate().unwrap();
+async fn an_unusable_certificate_is_an_error_before_anything_is_sent() {
     let mut world = World::new(|mock| mock).await;
-    for (pem, problem) in [
-        (application().pem(), "has no private key beside it"),
-        (KEY.to_owned(), "is not in the file"),
-        (
-            elliptic.serialize_pem() + &certificate(&elliptic).pem(),
-            "has a key that is not RSA",
-        ),
-        (
-            KEY.to_owned() + &certificate(&elliptic).pem(),
-            "do not belong together",
-        ),
-        (
-            KEY.replace("PRIVATE", "ENCRYPTED PRIVATE") + &application().pem(),
-            "locked with a password",
-        ),
-    ] {
-        world.settings.certificate = Some(pem.into());
-        for method in [Method::ClientCertificate, Method::Default] {
-            let error = world.try_identity(method).unwrap_err();
-            assert!(matches!(error, IdentityError::Unusable(_)), "{error:?}");
-            assert!(error.to_string().contains(problem), "{error}");
-        }
+    world.settings.certificate = Some(application().pem().into());
+    for method in [Method::ClientCertificate, Method::Default] {
+        let error = world.try_identity(method).unwrap_err();
+        let expected = IdentityError::Certificate(CertificateError::NoKey);
+        assert_eq!(error, expected, "{method}");
     }
     assert_eq!(world.fetches(), 0);
+}
+
+/// `openssl x509 -req -signkey` makes such a one. It is valid from 2020 to 2120, for the test key.
+#[tokio::test]
+async fn a_certificate_of_version_1_signs_too() {
+    let pem = include_str!("tests/version-1.pem");
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+    let mut world = World::new(|mock| mock.certificate(der.to_vec())).await;
+    world.settings.certificate = Some(format!("{KEY}{pem}").into());
+    let identity = world.identity(Method::ClientCertificate);
+    identity.token().await.unwrap();
+    let credential = identity.credential().await.unwrap();
+    assert_eq!(credential.kind, CredentialKind::Certificate);
+    let time = |text: &str| Some(text.parse::<jiff::Timestamp>().unwrap());
+    assert_eq!(credential.from, time("2020-01-01T00:00:00Z"));
+    assert_eq!(credential.until, time("2120-01-01T00:00:00Z"));
+}
+
+#[tokio::test]
+async fn a_federated_token_says_when_it_expires() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("token");
+    let mut world = World::new(trusting).await;
+    world.settings.federated_token_file = Some(file.clone());
+    let token = foreign_token(&world.clock, [ISSUER, SUBJECT, AUDIENCE]);
+    // As GitHub's endpoint answers, with a byte order mark.
+    std::fs::write(
+        &file,
+        format!("\u{FEFF}{{\"count\":1,\"value\":\"{token}\"}}\r\n"),
+    )
+    .unwrap();
+    for method in [Method::WorkloadIdentity, Method::Default] {
+        let identity = world.identity(method);
+        let credential = identity.credential().await.unwrap();
+        assert_eq!(credential.kind, CredentialKind::FederatedToken);
+        let exp = world.clock.wall().as_second() + 3600;
+        assert_eq!(credential.until.map(|until| until.as_second()), Some(exp));
+        identity.token().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_rejected_secret_is_described_and_not_shown() {
+    let mut world = World::with_secret().await;
+    let right = world.mock.client_secret().to_owned();
+    for (secret, described) in [
+        (format!("\"{right}\""), "quotation marks"),
+        (format!("'{right}'"), "quotation marks"),
+        ("4f0c1a52-93d7-4b8e-a6f1-0d2e5b7c8a91".to_owned(), "a GUID"),
+        (format!("AZURE_CLIENT_SECRET={right}"), "equals sign"),
+        ("${SECRET}".to_owned(), "placeholder"),
+        (format!("{right}\\n"), "two characters"),
+        (format!("{right} x"), "white space"),
+    ] {
+        world.settings.client_secret = Some(secret.clone());
+        let identity = world.identity(Method::ClientSecret);
+        let error = identity.token().await.unwrap_err();
+        let (_, to_do) = advice(&error);
+        assert!(to_do.starts_with("the client secret is wrong: "), "{to_do}");
+        assert!(to_do.contains(described), "{to_do}");
+        let told = format!("{error} {error:?}");
+        assert!(!told.contains(&secret) && !told.contains(&right), "{told}");
+    }
 }
 
 // Federation.
@@ -806,6 +851,65 @@ async fn azure_cli_is_asked_in_an_environment_of_its_own() {
     ];
     assert_eq!(names, expected, "{seen}");
     assert_eq!(world.fetches(), 0);
+}
+
+#[tokio::test]
+async fn azure_cli_before_2_54_gives_the_end_in_local_time() {
+    let mut world = World::new(|mock| mock).await;
+    let token = world
+        .mock
+        .token(crate::mock::Grant::new().delegated(["Machine.Read"]));
+    // An hour from now, in a zone that is five hours behind.
+    let end = world.clock.wall() + 60 * MINUTE - 300 * MINUTE;
+    let end = end.strftime("%Y-%m-%d %H:%M:%S.000000");
+    let answer = json!({
+        "accessToken": token, "expiresOn": end.to_string(), "subscription": "s",
+        "tenant": world.mock.tenant_id(), "tokenType": "Bearer",
+    });
+    let folder = az(&format!("echo x >> ${{0%/*}}/runs\necho '{answer}'"));
+    world.settings.environment = environment(folder.path());
+    world
+        .settings
+        .environment
+        .push(("TZ".into(), "EST5".into()));
+    let identity = world.identity(Method::AzureCli);
+    let runs = || {
+        std::fs::read_to_string(folder.path().join("runs"))
+            .unwrap()
+            .len()
+            / 2
+    };
+    identity.token().await.unwrap();
+    world.clock.advance(54 * MINUTE);
+    identity.token().await.unwrap();
+    assert_eq!(runs(), 1, "the token holds");
+    world.clock.advance(2 * MINUTE);
+    identity.token().await.unwrap();
+    assert_eq!(runs(), 2, "the token is about to end");
+}
+
+#[tokio::test]
+async fn azure_clis_token_of_another_tenant_is_rejected() {
+    let mut world = World::new(|mock| mock).await;
+    let other = "00000000-0000-0000-0000-000000000001";
+    let answer = json!({ "accessToken": "x", "expires_on": 4_000_000_000_u64, "tenant": other });
+    let folder = az(&format!("echo '{answer}'"));
+    world.settings.environment = environment(folder.path());
+    let error = world.identity(Method::AzureCli).token().await.unwrap_err();
+    let expected = IdentityError::OtherTenant {
+        wanted: world.mock.tenant_id().to_owned(),
+        got: other.to_owned(),
+    };
+    assert_eq!(error, expected);
+}
+
+#[tokio::test]
+async fn azure_clis_output_is_bounded() {
+    let mut world = World::new(|mock| mock).await;
+    let folder = az("while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done");
+    world.settings.environment = environment(folder.path());
+    let error = world.identity(Method::AzureCli).token().await.unwrap_err();
+    assert!(error.to_string().contains("more than 1 MiB"), "{error}");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{IdentityError, TokenSource};
-use crate::transport;
+use crate::{stray, transport};
 
 /// Longer than any token, and as much as Windows takes for one header, unless told otherwise
 /// (Microsoft, "Http.sys registry settings for Windows", `MaxFieldLength`).
@@ -38,6 +38,8 @@ pub struct Claims {
     pub scopes: Vec<String>,
     /// Which API it is for, or which several (`aud`).
     pub audiences: Vec<String>,
+    /// When it was issued (`iat`, or `nbf`, which Entra dates back by five minutes).
+    pub issued: Option<Timestamp>,
     /// When it ends (`exp`).
     pub expires: Option<Timestamp>,
 }
@@ -60,11 +62,17 @@ impl BearerToken {
         })
     }
 
-    /// The `authorization` header of a request with it: the one way to get at the token. It is marked
-    /// as sensitive, so its `Debug` hides it; what sends it elsewhere than to the service it is for
-    /// is not this library.
+    /// The `authorization` header of a request with it: the one way to get at the token. It is
+    /// marked as sensitive, so its `Debug` hides it; what sends it elsewhere than to the service it
+    /// is for is not this library.
     pub const fn header(&self) -> &HeaderValue {
         &self.header
+    }
+
+    /// The token itself.
+    pub(super) fn text(&self) -> &str {
+        let header = self.header.to_str().unwrap_or_default();
+        header.strip_prefix("Bearer ").unwrap_or_default()
     }
 
     /// Whether it is the same token.
@@ -95,6 +103,7 @@ impl Claims {
             .and_then(|json| serde_json::from_slice(&json).ok())
             .unwrap_or_default();
         let text = |name: &str| payload[name].as_str().map(str::to_owned);
+        let time = |name: &str| Timestamp::from_second(payload[name].as_i64()?).ok();
         let texts = |value: &Value| match value {
             Value::Array(all) => all
                 .iter()
@@ -114,9 +123,8 @@ impl Claims {
                 Some(one) => vec![one],
                 None => texts(&payload["aud"]),
             },
-            expires: payload["exp"]
-                .as_i64()
-                .and_then(|second| Timestamp::from_second(second).ok()),
+            issued: time("iat").or_else(|| time("nbf")),
+            expires: time("exp"),
         }
     }
 }
@@ -126,9 +134,13 @@ impl Claims {
 pub struct FixedToken(BearerToken);
 
 impl FixedToken {
-    /// From the token's text; white space around it is dropped.
-    pub fn new(token: &str) -> Result<Self, IdentityError> {
-        BearerToken::new(token.trim()).map(Self)
+    /// Reads a token from what a file holds or a command prints: with the word `Bearer`, in
+    /// quotation marks or as Azure CLI's JSON, too.
+    pub fn new(text: &str) -> Result<Self, IdentityError> {
+        match token_in(text) {
+            Ok(token) => Ok(Self(token)),
+            Err(found) => Err(IdentityError::NotAToken(found)),
+        }
     }
 }
 
@@ -137,6 +149,90 @@ impl TokenSource for FixedToken {
     async fn token(&self) -> Result<BearerToken, IdentityError> {
         Ok(self.0.clone())
     }
+}
+
+/// What is in the place of a bearer token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAToken {
+    /// There is nothing.
+    #[error("there is nothing")]
+    Empty,
+    /// There is JSON, without a token in it.
+    #[error("there is JSON without an accessToken")]
+    Json,
+    /// There is a document that tells of an error.
+    #[error(
+        "there is an error in JSON, as an authority or Azure CLI answers where it has no token"
+    )]
+    Failure,
+    /// There is a page.
+    #[error("there is HTML or XML")]
+    Html,
+    /// There is a certificate or a key.
+    #[error("there is PEM: a certificate or a key, which is named elsewhere")]
+    Pem,
+    /// There are several lines.
+    #[error("there are {0} lines, and a token is one")]
+    Lines(usize),
+    /// There are several words.
+    #[error("there are {0} words with blanks between them, and a token is one")]
+    Words(usize),
+    /// There are other characters.
+    #[error("there are characters that no token has (RFC 6750: letters, digits and -._~+/ only)")]
+    Characters,
+    /// It is too long.
+    #[error("there are more than 16 KiB")]
+    TooLong,
+}
+
+/// The bearer token in what a file holds or a command prints.
+///
+/// What clings to it is removed as far as it can't be part of it: a byte order mark, white space,
+/// quotation marks, the word `Bearer`. Of JSON, the member that Azure CLI, an authority or an
+/// issuer of federated tokens gives it is taken.
+pub(super) fn token_in(text: &str) -> Result<BearerToken, NotAToken> {
+    const MEMBERS: [&str; 4] = ["accessToken", "access_token", "id_token", "value"];
+
+    let mut text = stray::unquoted(text).to_owned();
+    if text.starts_with(['{', '[']) {
+        let json: Value = serde_json::from_str(&text).map_err(|_| NotAToken::Json)?;
+        let member = MEMBERS.iter().find_map(|name| json[name].as_str());
+        text = match member {
+            Some(token) => stray::trim(token).to_owned(),
+            None if json["error"].is_null() => return Err(NotAToken::Json),
+            None => return Err(NotAToken::Failure),
+        };
+    }
+    let mut token = text.as_str();
+    for word in ["authorization:", "bearer"] {
+        let (begins, behind) = token.split_at_checked(word.len()).unwrap_or_default();
+        // `Bearer` alone is no word in front of something.
+        let is_apart = word.ends_with(':') || behind.starts_with(char::is_whitespace);
+        if begins.eq_ignore_ascii_case(word) && is_apart {
+            token = stray::unquoted(behind);
+        }
+    }
+    if token.is_empty() {
+        return Err(NotAToken::Empty);
+    }
+    if token.starts_with('<') {
+        return Err(NotAToken::Html);
+    }
+    if token.starts_with("-----BEGIN") {
+        return Err(NotAToken::Pem);
+    }
+    let lines = token.split(['\r', '\n']).filter(|line| !line.is_empty());
+    let (lines, words) = (lines.count(), token.split_whitespace().count());
+    if lines > 1 {
+        return Err(NotAToken::Lines(lines));
+    }
+    if words > 1 {
+        return Err(NotAToken::Words(words));
+    }
+    if token.len() > TOKEN_MAX {
+        return Err(NotAToken::TooLong);
+    }
+    BearerToken::new(token).map_err(|_| NotAToken::Characters)
 }
 
 #[cfg(test)]
@@ -214,6 +310,56 @@ mod tests {
             assert_eq!(error, IdentityError::Malformed);
             assert!(not_one.is_empty() || !error.to_string().contains(not_one));
         }
+    }
+
+    #[test]
+    fn what_clings_to_a_token_is_removed() {
+        for text in [
+            format!("{JWT}\n"),
+            format!("{JWT}\r\n"),
+            format!("\u{FEFF}{JWT}"),
+            format!("Bearer {JWT}"),
+            format!("bearer  {JWT}\n"),
+            format!("Authorization: Bearer {JWT}"),
+            format!("\"{JWT}\"\n"),
+            format!("'Bearer {JWT}'"),
+            format!(r#"{{"accessToken": "{JWT}", "expiresOn": "2026-11-29 00:01:59.000000"}}"#),
+            format!("{{\n  \"token_type\": \"Bearer\",\n  \"access_token\": \"{JWT}\"\n}}\n"),
+        ] {
+            let token = token_in(&text).unwrap();
+            assert_eq!(token.text(), JWT, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_in_the_place_of_a_token_is_named_and_not_shown() {
+        for (text, found) in [
+            ("", NotAToken::Empty),
+            (" \n", NotAToken::Empty),
+            ("{}", NotAToken::Json),
+            ("{\"accessToken\": 7}", NotAToken::Json),
+            ("{\"accessToken", NotAToken::Json),
+            ("[1]", NotAToken::Json),
+            ("{\"error\": \"invalid_client\"}", NotAToken::Failure),
+            ("<html>", NotAToken::Html),
+            ("-----BEGIN CERTIFICATE-----\nMII", NotAToken::Pem),
+            ("eyJhbGci\nOiJub25l\nIn0.e30.", NotAToken::Lines(3)),
+            ("eyJhbGci\r\nOiJub25l", NotAToken::Lines(2)),
+            ("my token is", NotAToken::Words(3)),
+            ("{\"accessToken\": \"a b\"}", NotAToken::Words(2)),
+            ("ümlaut", NotAToken::Characters),
+            ("quote\"", NotAToken::Characters),
+        ] {
+            assert_eq!(token_in(text).err(), Some(found), "{text:?}");
+            let error = FixedToken::new(text).unwrap_err();
+            assert!(
+                error
+                    .to_string()
+                    .starts_with("the token is not one that can be sent: there ")
+            );
+        }
+        let long = "x".repeat(TOKEN_MAX + 1);
+        assert_eq!(token_in(&long).err(), Some(NotAToken::TooLong));
     }
 
     #[test]

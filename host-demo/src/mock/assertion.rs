@@ -7,9 +7,10 @@ use std::collections::HashMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
-use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm};
+use rustls::pki_types::SignatureVerificationAlgorithm;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::entra::Failure;
 
@@ -78,10 +79,11 @@ impl<'a> Signed<'a> {
             Some("RS256") => webpki::ring::RSA_PKCS1_2048_8192_SHA256,
             _ => return false,
         };
-        let certificate = CertificateDer::from(certificate);
-        webpki::EndEntityCert::try_from(&certificate).is_ok_and(|certificate| {
-            certificate
-                .verify_signature(algorithm, self.signed.as_bytes(), &self.signature)
+        // A certificate of any version: it only has to have the key.
+        X509Certificate::from_der(certificate).is_ok_and(|(_, certificate)| {
+            let key = &certificate.public_key().subject_public_key.data;
+            algorithm
+                .verify_signature(key, self.signed.as_bytes(), &self.signature)
                 .is_ok()
         })
     }

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, LazyLock};
 
 use host_demo::clock::{Clock, Moment, Sleep, SystemClock};
-use host_demo::mock::{Api, Fault, Grant, Mock, Switches};
+use host_demo::mock::{Api, Builder, Fault, Grant, Mock, Switches};
 use jiff::SignedDuration;
 use serde_json::Value;
 use tests::binary::host_demo_binary;
@@ -32,8 +32,11 @@ impl Stage {
     }
 
     pub(crate) fn with(switches: Switches, clock: Box<dyn Clock>) -> Self {
+        Self::of(Mock::builder().clock(Arc::from(clock)).switches(switches))
+    }
+
+    pub(crate) fn of(builder: Builder) -> Self {
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let builder = Mock::builder().clock(Arc::from(clock)).switches(switches);
         let mock = runtime.block_on(builder.start()).unwrap();
         let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join("ca.pem"), mock.ca_pem().unwrap()).unwrap();

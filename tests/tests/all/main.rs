@@ -21,6 +21,7 @@ mod config;
 mod conformance;
 mod contract;
 mod crash;
+mod credentials;
 mod docs;
 mod egress;
 mod examples;

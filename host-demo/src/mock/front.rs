@@ -94,6 +94,7 @@ impl Front<'_> {
             Call::ListActions => {
                 self.may_read_actions(claims)?;
                 let query = Query::read(query_of(request.head), &ACTION_PROPERTIES)?;
+                query.fits(self.switches.list_filter)?;
                 let all = match self.is_ours(claims) {
                     true => self.service.list(now.moment),
                     false => Vec::new(),

@@ -70,6 +70,7 @@ pub mod digest;
 #[cfg(feature = "wasm")]
 mod each;
 pub mod egress;
+mod encoding;
 pub mod files;
 #[cfg(feature = "gateway")]
 pub mod gateway;

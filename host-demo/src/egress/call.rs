@@ -372,7 +372,7 @@ impl WayOut {
         {
             head.headers.insert(header::HOST, host);
         }
-        // In what is compressed the token is not found.
+        // A server may compress all the same: see `encoding`.
         head.headers.insert(
             header::ACCEPT_ENCODING,
             HeaderValue::from_static("identity"),
@@ -497,7 +497,8 @@ impl WayOut {
             return Err(SendError::HeadersTooLong(size));
         }
         let correlation_id = correlation_id(&head.headers);
-        head.headers = visible(&head.headers);
+        let all = std::mem::take(&mut head.headers);
+        head.headers = visible(&all);
         let bearer = bearer.as_bytes();
         let needle = Needle::new(bearer.strip_prefix(b"Bearer ").unwrap_or(bearer));
         if head.headers.values().any(|v| needle.is_in(v.as_bytes())) {
@@ -508,6 +509,7 @@ impl WayOut {
         let call = Arc::clone(self);
         let body = Answer::new(
             body,
+            &all,
             self.operation().reads_a_list(),
             needle,
             Box::new(move || call.note_echo()),
@@ -520,6 +522,12 @@ impl WayOut {
                 call.state().seen.answer.extend_from_slice(data);
             }
             frame
+        });
+        let call = Arc::clone(self);
+        let body = body.map_err(move |error| {
+            tracing::warn!(%error, "the answer is not handed on");
+            call.state().seen.unread = Some(error.clone());
+            error
         });
         Ok(http::Response::from_parts(head, body.boxed_unsync()))
     }

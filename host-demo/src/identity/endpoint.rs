@@ -20,6 +20,7 @@ use serde_json::Value;
 use super::IdentityError;
 use super::error::{Refusal, librarys};
 use super::mask::Secrets;
+use crate::encoding::decoded;
 use crate::policy::Origin;
 use crate::transport::{Transport, TransportError, TransportErrorKind};
 
@@ -207,6 +208,8 @@ impl Endpoint {
             .await
             .map_err(|e| Failure::NotAnAnswer(format!("its answer could not be read: {e}")))?
             .to_bytes();
+        let body = decoded(&head.headers, body, ANSWER_MAX)
+            .map_err(|e| Failure::NotAnAnswer(e.to_string()))?;
         if !head.status.is_success() {
             self.note(match serde_json::from_slice(&body) {
                 Ok(refusal) => Failure::Refused(head.status, refusal),

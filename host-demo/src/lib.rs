@@ -107,3 +107,4 @@ mod said;
 #[cfg(feature = "wasm")]
 pub mod survey;
 pub mod transport;
+pub mod waiting;

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use super::args::{self, Output};
 use super::devices::{self, Device, Verb};
 use super::progress::Progress;
+use super::waits::Waits;
 use super::{Exit, audit, config, connect, interrupt, output, preview, quota};
 
 /// How long one device is followed where nobody says.
@@ -67,12 +68,12 @@ pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyh
 
     // To know what is left of a quota, and whose the run is, one has to know who this is, which a
     // token may have to say.
-    let principal = interrupt
-        .unless_over(&host, plan.deadline, async {
-            let sent_by = foretell_run(&host, kind, devices.len()).await;
-            (sent_by, host.principal().await.ok())
-        })
-        .await;
+    let waits = Waits::new(&host, format);
+    let knowing = waits.watch(async {
+        let sent_by = foretell_run(&host, kind, devices.len()).await;
+        (sent_by, host.principal().await.ok())
+    });
+    let principal = interrupt.unless_over(&host, plan.deadline, knowing).await;
     if principal.is_none() && !*interrupt.stop.borrow() {
         return Err(CallError::Identity(IdentityError::NotInTime).into());
     }
@@ -126,15 +127,20 @@ pub(crate) async fn resume(args: args::Resume, format: Output) -> anyhow::Result
     }
     let count = |states: &[State]| entries.iter().filter(|e| states.contains(&e.state)).count();
     let (kind, left) = (run.kind, count(&[State::Waiting, State::Held]));
+    let waits = Waits::new(&host, format);
     let sent_by = interrupt
-        .unless_over(&host, plan.deadline, async {
-            if let Ok(who) = host.principal().await {
-                is_for(&run, "tenant", run.tenant.as_ref(), &who.tenant)?;
-                let application = run.application.as_ref();
-                is_for(&run, "application", application, &who.application)?;
-            }
-            anyhow::Ok(foretell_run(&host, kind, left).await)
-        })
+        .unless_over(
+            &host,
+            plan.deadline,
+            waits.watch(async {
+                if let Ok(who) = host.principal().await {
+                    is_for(&run, "tenant", run.tenant.as_ref(), &who.tenant)?;
+                    let application = run.application.as_ref();
+                    is_for(&run, "application", application, &who.application)?;
+                }
+                anyhow::Ok(foretell_run(&host, kind, left).await)
+            }),
+        )
         .await;
     let sent_by = sent_by.transpose()?.flatten();
     note!(
@@ -265,7 +271,7 @@ async fn drive(
         Arc::clone(&progress) as _,
         interrupt.stop.clone(),
     );
-    let finished = driven.await;
+    let finished = progress.waits().watch(driven).await;
     progress.end();
     let finished = finished.context(NO_JOURNAL)?;
     let missing = audit::missing(host).await;
@@ -401,10 +407,15 @@ pub(super) fn table(run: &Run, entries: &[Entry], follows: bool) {
             output::line(line.trim_end());
         }
     }
+    let advice = |outcome: Outcome| {
+        let all = entries.iter().zip(&outcomes);
+        let of_it = all.filter(|(_, o)| **o == outcome).map(|(entry, _)| entry);
+        outcome.advice_for(kind, &run.id, of_it)
+    };
     if entries.len() == 1 {
         let outcome = outcomes[0];
         if matches!(outcome.verdict(), Verdict::Open | Verdict::Unknown)
-            && let Some(advice) = outcome.advice(kind, &run.id)
+            && let Some(advice) = advice(outcome)
         {
             output::line(&format!("                     {advice}"));
         }
@@ -412,7 +423,7 @@ pub(super) fn table(run: &Run, entries: &[Entry], follows: bool) {
     }
     output::line(&format!("{} devices:", entries.len()));
     for (outcome, count) in by_outcome(&outcomes) {
-        let advice = outcome.advice(kind, &run.id).unwrap_or_default();
+        let advice = advice(outcome).unwrap_or_default();
         let line = format!("{count:>7}  {:<19}  {advice}", outcome.name(kind));
         output::line(line.trim_end());
     }
@@ -437,7 +448,11 @@ pub(super) fn detail(entry: &Entry, outcome: Outcome) -> String {
     let name = entry.name.as_deref().unwrap_or("no name known");
     let Some(action) = &entry.action else {
         return match outcome {
-            Outcome::NotRun => "nothing was sent".to_owned(),
+            Outcome::NotRun => match entry.problem.as_ref().map(Problem::message) {
+                Some(why) if why.contains("sent") => why,
+                Some(why) => format!("nothing was sent: {why}"),
+                None => "nothing was sent".to_owned(),
+            },
             Outcome::Unknown if entry.problem.is_none() => {
                 "a request for it may have arrived".to_owned()
             }
@@ -455,7 +470,10 @@ pub(super) fn detail(entry: &Entry, outcome: Outcome) -> String {
         Outcome::Accepted => format!("{action}; not followed"),
         Outcome::Pending => format!("{action} is {status}"),
         Outcome::NotVerifiable => {
-            format!("{action} was accepted but can't be read: {}", problem())
+            format!(
+                "{action} was accepted, but its state cannot be read: {}",
+                problem()
+            )
         }
         Outcome::Failed | Outcome::TimedOut | Outcome::Cancelled => {
             format!("{action} ended as {status}")

@@ -29,6 +29,7 @@ mod restricted;
 mod runs;
 mod status;
 mod steps;
+mod waits;
 
 use std::process::ExitCode;
 

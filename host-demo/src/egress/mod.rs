@@ -50,9 +50,10 @@ use crate::clock::{Clock, Moment, SystemClock};
 use crate::cloud::Service;
 use crate::grant::{Grant, Operation, Target};
 use crate::identity::{BearerToken, IdentityError, Principal, TokenSource};
-use crate::limits::{Key, Ledger, Limiter, Memory, NoPermit, Permit, Quota};
+use crate::limits::{Key, Ledger, Limiter, Memory, NoPermit, NotUntil, Permit, Quota};
 use crate::policy::Policy;
 use crate::transport::{SetupError, Transport};
+use crate::waiting::{Cause, Waiting};
 
 pub use crate::answer::AnswerError;
 pub use call::Call;
@@ -312,9 +313,12 @@ impl Egress {
         patience: &Patience,
     ) -> Result<Permit, BeginError> {
         let key = self.in_time(patience.until, self.key(operation)).await?;
-        let on_wait = |wait| {
+        let on_wait = |wait: NotUntil| {
             if let Some(on_wait) = &patience.on_wait {
-                on_wait(wait);
+                on_wait(Waiting {
+                    cause: Cause::Quota(wait.why),
+                    until: Some(self.calendar(wait.at)),
+                });
             }
         };
         self.limiter()

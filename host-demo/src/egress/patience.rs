@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::clock::Moment;
-use crate::limits::NotUntil;
+use crate::waiting::OnWait;
 
 /// How long a caller is ready to wait for the quota, and for a token to call with, before anything
 /// is sent.
@@ -19,7 +19,7 @@ pub struct Patience {
     /// Until this becomes true. What has been sent by then is not affected.
     pub stop: Option<watch::Receiver<bool>>,
     /// Is told when it has to wait, and when what it waits for changes.
-    pub on_wait: Option<Arc<dyn Fn(NotUntil) + Send + Sync>>,
+    pub on_wait: Option<OnWait>,
     /// Is asked each time the quota has room, right before the call is begun: a caller who keeps a
     /// journal writes down here that a request may leave. Where it says no, none does.
     pub consent: Option<Consent>,

@@ -208,7 +208,8 @@ impl Page {
                 grouped(devices.len()),
                 mark(*outcome)
             );
-            if let Some(advice) = outcome.advice(run.kind, &run.id) {
+            let entries = devices.iter().map(|&n| &report.record.entries[n]);
+            if let Some(advice) = outcome.advice_for(run.kind, &run.id, entries) {
                 self.raw("<p>");
                 self.advice(&advice);
                 self.raw("</p>");

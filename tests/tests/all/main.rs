@@ -47,3 +47,4 @@ mod survey;
 mod transport;
 mod transport_guard;
 mod trust;
+mod waiting;

@@ -1,4 +1,4 @@
-//! An answer's body on its way to the guest: bounded, timed, and searched for the token.
+//! An answer's body on its way to the guest: bounded, timed, decoded, and searched for the token.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,10 +6,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use http_body::{Body, Frame};
 use http_body_util::{LengthLimitError, Limited};
 
 use crate::clock::{Clock, Moment, Sleep};
+use crate::encoding::{DecodeError, Decoder};
 
 /// Above what the guest reads of an answer (1 MiB), so that it is the guest who says that one is
 /// too long.
@@ -167,7 +169,7 @@ impl Search {
 }
 
 /// Why an answer's body ends before its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AnswerError {
     /// The token is in it, and it is withheld from there on.
@@ -185,6 +187,23 @@ pub enum AnswerError {
     /// The connection failed in the middle of it.
     #[error("the answer broke off")]
     BrokenOff,
+    /// The body is compressed in a way that was not requested and is not supported: it could not be
+    /// searched for the token.
+    #[error("the response is compressed ({0}), which was not requested")]
+    Encoding(String),
+    /// The body is not in the encoding that its header names.
+    #[error("the response is not valid {0}, although its Content-Encoding says so")]
+    Undecodable(&'static str),
+}
+
+impl From<DecodeError> for AnswerError {
+    fn from(error: DecodeError) -> Self {
+        match error {
+            DecodeError::Unsupported(name) => Self::Encoding(name),
+            DecodeError::Invalid(name) => Self::Undecodable(name),
+            DecodeError::TooLong(_) => Self::TooLong,
+        }
+    }
 }
 
 /// What to do when the token is found.
@@ -194,6 +213,7 @@ pub(crate) type OnEcho = Box<dyn FnOnce() + Send>;
 /// not theirs.
 pub(crate) struct Answer<B> {
     body: Limited<B>,
+    decoder: Option<Decoder>,
     pieces: usize,
     search: Search,
     /// What came and is not handed on yet, because the token may begin in it.
@@ -206,17 +226,21 @@ pub(crate) struct Answer<B> {
 }
 
 impl<B> Answer<B> {
-    /// `deadline` is the call's, which ends the call without help from here.
+    /// `headers` are the answer's: they name the body's encoding. `deadline` is the call's, which
+    /// ends the call without help from here.
     pub(crate) fn new(
         body: B,
+        headers: &HeaderMap,
         is_list: bool,
         needle: Needle,
         on_echo: OnEcho,
         clock: Arc<dyn Clock>,
         deadline: Moment,
     ) -> Self {
+        let max = if is_list { LIST_MAX } else { BODY_MAX };
         Self {
-            body: Limited::new(body, if is_list { LIST_MAX } else { BODY_MAX }),
+            body: Limited::new(body, max),
+            decoder: Decoder::of(headers, max),
             pieces: 0,
             search: Search::new(needle),
             held: Bytes::new(),
@@ -228,12 +252,31 @@ impl<B> Answer<B> {
         }
     }
 
-    /// What can be handed on after this piece.
-    fn sift(&mut self, piece: Bytes) -> Result<Bytes, AnswerError> {
+    /// What can be handed on after this piece of the body, as it was sent.
+    fn take(&mut self, piece: Bytes) -> Result<Bytes, AnswerError> {
         self.pieces += 1;
         if self.pieces > PIECES_MAX {
             return Err(AnswerError::TooManyPieces);
         }
+        match &mut self.decoder {
+            Some(decoder) => {
+                let decoded = decoder.decode(&piece)?;
+                self.sift(decoded.into())
+            }
+            None => self.sift(piece),
+        }
+    }
+
+    /// What is left to be handed on after the last piece.
+    fn finish(&mut self) -> Result<Bytes, AnswerError> {
+        let rest = self.decoder.as_mut().map(Decoder::finish).transpose()?;
+        let mut last = BytesMut::from(self.sift(rest.unwrap_or_default().into())?);
+        last.extend_from_slice(&std::mem::take(&mut self.held));
+        Ok(last.freeze())
+    }
+
+    /// What can be handed on after this piece of the decoded body.
+    fn sift(&mut self, piece: Bytes) -> Result<Bytes, AnswerError> {
         if self.search.finds(&piece) {
             if let Some(on_echo) = self.on_echo.take() {
                 on_echo();
@@ -287,7 +330,7 @@ where
                 }
                 Poll::Ready(None) => {
                     this.ended = true;
-                    Ok(std::mem::take(&mut this.held))
+                    this.finish()
                 }
                 Poll::Ready(Some(Err(error))) if error.is::<LengthLimitError>() => {
                     Err(AnswerError::TooLong)
@@ -297,7 +340,7 @@ where
                     this.idle = None;
                     frame
                         .into_data()
-                        .map_or_else(|_| Ok(Bytes::new()), |piece| this.sift(piece))
+                        .map_or_else(|_| Ok(Bytes::new()), |piece| this.take(piece))
                 }
             };
             match result {
@@ -323,6 +366,7 @@ mod tests {
 
     use super::*;
     use crate::clock::ManualClock;
+    use crate::encoding::tests::{gzip, headers};
 
     const TOKEN: &str = "eyJ0eXAi/eyJ0eXAiOiJKV1Qi.eyJ0eXAi/b+c-d_e~f==";
 
@@ -353,12 +397,18 @@ mod tests {
 
     /// What a guest gets of it, how it ends, and whether the token was found.
     fn read(pieces: &[&[u8]]) -> (Vec<u8>, Result<(), String>, bool) {
+        read_encoded(&[], pieces)
+    }
+
+    /// The same of a body in these encodings.
+    fn read_encoded(encodings: &[&str], pieces: &[&[u8]]) -> (Vec<u8>, Result<(), String>, bool) {
         let clock = ManualClock::new();
         let found = Arc::new(AtomicBool::new(false));
         let note = Arc::clone(&found);
         let deadline = clock.now() + Duration::from_secs(30);
         let mut answer = Answer::new(
             Script(script(pieces), false),
+            &headers(encodings),
             false,
             Needle::new(TOKEN.as_bytes()),
             Box::new(move || note.store(true, Ordering::Relaxed)),
@@ -397,6 +447,50 @@ mod tests {
                 assert!(!got.contains("eyJ0") || written == doubled, "{got}");
                 assert!(!got.contains("iOiJ"), "{got}");
             }
+        }
+    }
+
+    #[test]
+    fn the_token_is_found_in_a_compressed_answer() {
+        let text = format!("{{\"header\":\"Bearer {TOKEN}\",\"more\":1}}");
+        let body = gzip(text.as_bytes());
+        for size in [1, 7, body.len()] {
+            let pieces: Vec<&[u8]> = body.chunks(size).collect();
+            let (got, end, found) = read_encoded(&["gzip"], &pieces);
+            assert!(found && end.is_err(), "in pieces of {size}: {end:?}");
+            assert!(text.as_bytes().starts_with(&got), "{got:?}");
+            assert!(!String::from_utf8(got).unwrap().contains("eyJ0"));
+        }
+    }
+
+    #[test]
+    fn a_compressed_answer_reaches_the_guest_decoded() {
+        let text = format!("{{\"id\":\"{}\"}}", &TOKEN[..20]);
+        let body = gzip(text.as_bytes());
+        let (got, end, found) = read_encoded(&["gzip"], &[&body[..9], &body[9..]]);
+        assert_eq!((got, end, found), (text.into_bytes(), Ok(()), false));
+    }
+
+    #[test]
+    fn a_body_that_cannot_be_decoded_is_withheld() {
+        for (encoding, error) in [
+            ("br", "Encoding(\"br\")"),
+            ("gzip", "Undecodable(\"gzip\")"),
+        ] {
+            let (got, end, found) = read_encoded(&[encoding], &[b"{\"a\":1}"]);
+            assert_eq!(
+                (got, end, found),
+                (Vec::new(), Err(error.to_owned()), false)
+            );
+        }
+    }
+
+    #[test]
+    fn a_compressed_answer_is_bounded_by_its_decoded_length() {
+        for length in [BODY_MAX + 1, 4 * BODY_MAX] {
+            let (got, end, _) = read_encoded(&["gzip"], &[&gzip(&vec![b' '; length])]);
+            assert_eq!(end, Err("TooLong".to_owned()));
+            assert!(got.len() <= BODY_MAX, "{}", got.len());
         }
     }
 
@@ -443,6 +537,7 @@ mod tests {
         let needle = Needle::default();
         let answer = Answer::new(
             body,
+            &HeaderMap::new(),
             false,
             needle,
             Box::new(|| ()),
@@ -465,7 +560,8 @@ mod tests {
         let body = Script(script(&[b"{"]), true);
         let needle = Needle::default();
         let hands = Arc::new(clock.clone());
-        let mut answer = Answer::new(body, false, needle, Box::new(|| ()), hands, deadline);
+        let plain = &HeaderMap::new();
+        let mut answer = Answer::new(body, plain, false, needle, Box::new(|| ()), hands, deadline);
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let mut next = |answer: &mut Answer<Script>| Pin::new(answer).poll_frame(&mut cx);
 
@@ -497,6 +593,7 @@ mod tests {
         let hands = Arc::new(clock.clone());
         let mut answer = Answer::new(
             body,
+            &HeaderMap::new(),
             false,
             Needle::default(),
             Box::new(|| ()),

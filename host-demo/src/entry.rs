@@ -8,6 +8,7 @@ use crate::contract::{self, ActionStatus, Effect, MachineAction};
 use crate::host::CallError;
 use crate::id::MachineId;
 use crate::kind::Kind;
+use crate::waiting::Trouble;
 
 /// How far it has come with one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -129,6 +130,7 @@ impl Problem {
             "effect": value["effect"],
             "reason": value["reason"],
             "advice": advice,
+            "required_roles": value["required_roles"],
         });
         Self(kept.to_string().into())
     }
@@ -178,6 +180,20 @@ impl Problem {
     /// The contract's reason, where the service or the plugin gave one.
     pub fn reason(&self) -> Option<String> {
         self.part("reason")
+    }
+
+    /// The roles one of which the service requires, where it said so.
+    pub fn required_roles(&self) -> Vec<String> {
+        serde_json::from_value(self.to_json()["required_roles"].clone()).unwrap_or_default()
+    }
+
+    /// The same for those who report what is waited for.
+    pub(super) fn trouble(&self) -> Trouble {
+        let status = self.to_json()["service"]["status"].as_u64();
+        Trouble {
+            message: self.message(),
+            status: status.and_then(|status| status.try_into().ok()),
+        }
     }
 }
 
@@ -351,6 +367,38 @@ impl Outcome {
         }
     }
 
+    /// What to do about it for these devices, all of which have come to it: as
+    /// [`advice`](Self::advice), with the roles that the service said are missing.
+    pub fn advice_for<'a>(
+        self,
+        kind: Kind,
+        again: &str,
+        entries: impl IntoIterator<Item = &'a Entry>,
+    ) -> Option<String> {
+        let advice = self.advice(kind, again)?;
+        if self != Self::NotVerifiable {
+            return Some(advice);
+        }
+        let problems = entries.into_iter().filter_map(|e| e.problem.as_ref());
+        let forbidden = problems.filter(|p| p.reason().as_deref() == Some("forbidden"));
+        let mut roles: Vec<String> = forbidden.flat_map(Problem::required_roles).collect();
+        roles.sort_unstable();
+        roles.dedup();
+        Some(match roles.len() {
+            0 => advice,
+            1 => format!(
+                "the service accepted it; to see how it ends, grant the application {}, and then: \
+                 {again}",
+                roles[0]
+            ),
+            _ => format!(
+                "the service accepted it; to see how it ends, grant the application one of {}, and \
+                 then: {again}",
+                roles.join(", ")
+            ),
+        })
+    }
+
     /// What to do about it, where there is something to do. `again` is the command that resumes the
     /// run.
     pub fn advice(self, kind: Kind, again: &str) -> Option<String> {
@@ -362,8 +410,7 @@ impl Outcome {
                  {again}"
             ),
             Self::NotVerifiable => format!(
-                "the service accepted it; give the application Machine.Read.All to see how it \
-                 ends, and then: {again}"
+                "the service accepted it, but its state could not be read; to look again: {again}"
             ),
             Self::InProgress => format!("an action like it is under way; to look again: {again}"),
             Self::Held => format!(

@@ -44,7 +44,7 @@ use crate::said::Said;
 
 pub use crate::egress::{
     CALL_TIMEOUT, Consent, Consenting, Patience, Setup, TOKEN_RETRY_CALL, TOKEN_RETRY_FIRST,
-    TOKEN_RETRY_RUN, TokenWait,
+    TOKEN_RETRY_RUN,
 };
 pub use error::CallError;
 

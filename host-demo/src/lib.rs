@@ -74,6 +74,7 @@ pub mod digest;
 #[cfg(feature = "wasm")]
 mod each;
 pub mod egress;
+mod encoding;
 #[cfg(feature = "wasm")]
 mod entry;
 pub mod files;
@@ -119,3 +120,4 @@ pub mod stray;
 #[cfg(feature = "wasm")]
 pub mod survey;
 pub mod transport;
+pub mod waiting;

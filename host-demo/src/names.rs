@@ -13,6 +13,7 @@ use crate::contract::{FoundMachines, Machine, Reason};
 use crate::each;
 use crate::host::{CallError, Host, Patience};
 use crate::id::{DnsName, MachineId};
+use crate::waiting::{Cause, Trouble, Waiting};
 
 /// Names that are looked for at one time. The quota sets the pace; this only bounds what is in
 /// flight.
@@ -195,11 +196,25 @@ impl Search {
                 Some(Reason::RateLimited(_)) if resends < RESENDS => resends += 1,
                 _ if may_pass(&error) && retries < RETRIES => {
                     retries += 1;
+                    // The pauses before it were as long as this one together.
+                    if retries > 1 {
+                        self.tell(&error, pause);
+                    }
                     self.rest(pause).await?;
                     pause *= 2;
                 }
                 _ => return Err(error),
             }
+        }
+    }
+
+    fn tell(&self, error: &CallError, pause: Duration) {
+        if let Some(on_wait) = &self.patience.on_wait {
+            let until = self.host.clock().now() + pause;
+            on_wait(Waiting {
+                cause: Cause::Read(Trouble::from(error)),
+                until: Some(self.host.calendar(until)),
+            });
         }
     }
 

@@ -36,6 +36,9 @@ pub const MAX_LIST: usize = 16 * 1024 * 1024;
 /// How much of an answer that is no error document a message quotes, in characters.
 const MAX_EXCERPT: usize = 200;
 
+/// How much of an encoding's name a message quotes, in characters.
+const MAX_ENCODING: usize = 40;
+
 const USER_AGENT: &str = concat!("defender-endpoint-plugin/", env!("CARGO_PKG_VERSION"));
 
 const LOOK_FIRST: &str =
@@ -318,6 +321,12 @@ impl Call<'_> {
 
     /// The error of an answer of success that is none.
     fn misfit(&self, answer: &Answer, what: &str) -> Error {
+        let what = match unrequested_encoding(&answer.headers) {
+            Some(name) => {
+                format!("the response is compressed ({name}), which was not requested")
+            }
+            None => what.to_string(),
+        };
         let message = format!(
             "The service answered {}, but {what}. {}",
             answer.status,
@@ -543,6 +552,16 @@ fn service_error(status: u16, document: ErrorDocument) -> ServiceError {
 fn is_in_progress(document: &ErrorDocument, text: &str) -> bool {
     document.code.as_deref() == Some("ActiveRequestAlreadyExists")
         || after(text, "already in progress").is_some()
+}
+
+/// The encoding of a body that was asked for as it is. A host may decode it; this one did not.
+fn unrequested_encoding(headers: &[(String, Vec<u8>)]) -> Option<String> {
+    let value = headers
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-encoding"))
+        .map(|(_, value)| String::from_utf8_lossy(value))?;
+    let name = legible(value.trim(), MAX_ENCODING);
+    (!name.is_empty() && !name.eq_ignore_ascii_case("identity")).then_some(name)
 }
 
 /// What the service said, as the end of a sentence: `(404 ResourceNotFound): Machine 123 was not

@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use host_demo::batch::{self, Entry, Finished, Follow, Outcome, Pause, Plan, Reporter, Wait};
+use host_demo::batch::{self, Entry, Finished, Follow, Outcome, Plan, Reporter, Unreadable};
 use host_demo::host::{CallError, Host};
 use host_demo::journal::{Journal, Record, Run, Runs};
 use host_demo::kind::Kind;
 use host_demo::limits::Why;
+use host_demo::waiting::{Cause, Waiting};
 use tokio::sync::watch;
 
 use crate::world::World;
@@ -34,15 +35,22 @@ impl Told {
 }
 
 impl Reporter for Told {
-    fn waiting(&self, entry: Option<&Entry>, wait: Wait) {
-        let by = match wait.why {
-            Why::Service => "service",
-            Why::Quota => "host",
-            Why::Lost => "loss",
+    fn waiting(&self, entry: Option<&Entry>, waiting: &Waiting) {
+        let until = waiting.until.map(|until| until.to_string());
+        let until = until.unwrap_or_default();
+        let what = match &waiting.cause {
+            Cause::Quota(Why::Service) => format!("service: {until}"),
+            Cause::Quota(Why::Quota) => format!("host: {until}"),
+            Cause::Quota(Why::Lost) => format!("loss: {until}"),
+            Cause::Pause { wrong, of } => format!("paused: {until}, {wrong} of {of}"),
+            // It is normal, and not told each time.
+            Cause::Device => return,
+            cause => format!("{}: {until}: {cause}", waiting.reason()),
         };
-        let machine = entry.map_or("", |entry| entry.machine.as_str());
-        self.add(machine, format!("{by}: {}", wait.until));
+        self.add(entry.map_or("", |entry| entry.machine.as_str()), what);
     }
+
+    fn calls(&self, _: usize) {}
 
     fn changed(&self, entry: &Entry) {
         let status = entry.action.as_ref().map(|action| action.status.clone());
@@ -57,15 +65,8 @@ impl Reporter for Told {
         );
     }
 
-    fn paused(&self, pause: Pause) {
-        self.add(
-            "",
-            format!("paused: {}, {} of {}", pause.until, pause.wrong, pause.of),
-        );
-    }
-
-    fn blind(&self, why: &CallError) {
-        self.add("", format!("blind: {why}"));
+    fn unreadable(&self, what: Unreadable, why: &CallError) {
+        self.add("", format!("unreadable ({}): {why}", what.name()));
     }
 }
 

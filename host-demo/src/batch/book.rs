@@ -14,17 +14,19 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
-pub(super) use self::reading::Read;
+pub(super) use self::reading::{Read, Wanted};
 
 use self::fate::{Fate, fate};
+use self::reading::{Known, Lists};
 use super::breaker::{Breaker, Went};
-use super::{Entry, Follow, Problem, State};
+use super::{Entry, Follow, Problem, State, Unreadable};
 use crate::clock::Moment;
 use crate::contract::{MachineAction, Reason};
 use crate::entry::ending;
 use crate::host::CallError;
 use crate::id::MachineId;
 use crate::kind::Kind;
+use crate::waiting::{Cause, Trouble};
 
 /// How often in a row one is sent again that the service puts off, while it takes no other one
 /// either. Whoever uses up the quota then does not stop.
@@ -65,6 +67,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// And never beyond this.
 const LONGEST_PAUSE_EVER: Duration = Duration::from_secs(600);
 
+/// What delays the run for longer than this is reported.
+const LONG: Duration = Duration::from_secs(5);
+
 /// By what rules.
 #[derive(Clone)]
 pub(super) struct Rules {
@@ -87,8 +92,8 @@ pub(super) enum News {
     Left(usize),
     /// Nothing is sent until then: of so many answers so many went wrong.
     Paused(Moment, usize, usize),
-    /// Machine actions can't be read, and won't be any more.
-    Blind(CallError),
+    /// Something cannot be read, now or later.
+    Unreadable(Unreadable, CallError),
     /// Nothing more is sent.
     Hopeless(CallError),
 }
@@ -108,7 +113,31 @@ struct Turn {
     tries: u32,
     /// How often it was put off while no other one was answered, and how many had been then.
     put_off: (u32, u64),
+    /// Its action was missing from a list, and is read by itself.
+    is_missing: bool,
     is_left: bool,
+}
+
+/// The reads that failed since the last one that succeeded.
+struct Failing {
+    /// How the last one failed.
+    error: CallError,
+    /// When the first one did.
+    since: Moment,
+}
+
+impl Failing {
+    fn cause(&self) -> Cause {
+        match &self.error {
+            CallError::Quota { wait, .. } => Cause::Quota(wait.why),
+            error => Cause::Read(Trouble::from(error)),
+        }
+    }
+}
+
+/// Whether a read was not even tried, because the quota has no room before the deadline.
+const fn is_own_quota(error: &CallError) -> bool {
+    matches!(error, CallError::Quota { .. })
 }
 
 /// When the last reading of each sort was begun.
@@ -143,19 +172,23 @@ pub(super) struct Book {
     in_flight: usize,
     is_reading: bool,
     /// What is left of a round of looks.
-    round: VecDeque<Vec<usize>>,
+    round: VecDeque<Read>,
     picture: Picture,
     breaker: Breaker,
     last: Begun,
     /// Nothing is read before.
     read_after: Option<Moment>,
     misreads: u32,
+    failing: Option<Failing>,
+    /// How lists are asked for, and known actions.
+    lists: Lists,
+    known: Known,
     /// Why nothing can be read.
     blind: Option<CallError>,
     /// Why nothing is sent any more.
     hopeless: Option<CallError>,
     /// Why it is over, but for what is under way.
-    closed: Option<&'static str>,
+    closed: Option<String>,
     /// The service has answered something.
     has_contact: bool,
     /// Requests that the service answered, and did not put off.
@@ -188,6 +221,9 @@ impl Book {
             last: Begun::default(),
             read_after: None,
             misreads: 0,
+            failing: None,
+            lists: Lists::Filtered,
+            known: Known::ByIds,
             blind: None,
             hopeless: None,
             closed: None,
@@ -301,7 +337,7 @@ impl Book {
 
     /// Whether the picture of what is under way has to be read before something is sent.
     fn wants_picture(&self, now: Moment) -> bool {
-        self.blind.is_none()
+        self.lists != Lists::Never
             && self
                 .picture
                 .read
@@ -442,8 +478,10 @@ impl Book {
         if self.blind.is_some() {
             return;
         }
+        self.lists = Lists::Never;
         self.blind = Some(error.clone());
-        self.news.push(News::Blind(error.clone()));
+        let news = News::Unreadable(Unreadable::All, error.clone());
+        self.news.push(news);
         self.settle_all(now);
     }
 
@@ -458,8 +496,43 @@ impl Book {
 
     /// It is over, but for what is under way.
     pub(super) fn close(&mut self, why: &'static str, now: Moment) {
-        self.closed = Some(why);
+        let paused = self.breaker.until().is_some_and(|until| now < until);
+        self.closed = Some(match &self.failing {
+            Some(Failing { error, .. }) if is_own_quota(error) => format!("{why}; {error}"),
+            Some(failing) => format!("{why}; {}", failing.cause()),
+            None if paused => format!("{why}; the run had paused because too many requests failed"),
+            None if self.is_reading && self.wants_picture(now) => {
+                format!("{why}; no response to reading what is under way")
+            }
+            None => why.to_owned(),
+        });
         self.settle_all(now);
+    }
+
+    /// What holds the run up, and until when, if it is not a call that is under way.
+    pub(super) fn waits(&self, now: Moment) -> Option<(Cause, Moment)> {
+        if self.closed.is_some() {
+            return None;
+        }
+        let is_waiting = !self.queue.is_empty() || !self.later.is_empty();
+        if let (Some(after), Some(failing)) = (self.read_after, &self.failing)
+            && after > now
+            && (is_waiting || !self.due.is_empty())
+        {
+            let is_long = after.since(failing.since) > LONG || !fate::may_pass(&failing.error);
+            return is_long.then(|| (failing.cause(), after));
+        }
+        if !self.queue.is_empty() || self.in_flight > 0 || self.is_reading {
+            return None;
+        }
+        if let Some((at, n)) = self.later.first() {
+            // The pauses before it were as long as this one together.
+            let is_long = self.turns[*n].tries > 1 && *at > now;
+            let problem = self.entries[*n].problem.as_ref().filter(|_| is_long)?;
+            return Some((Cause::Request(problem.trouble()), *at));
+        }
+        let next = self.due.iter().map(|(at, _)| *at).find(|at| *at > now);
+        next.map(|at| (Cause::Device, at))
     }
 
     fn settle_all(&mut self, now: Moment) {
@@ -509,7 +582,7 @@ impl Book {
             State::Waiting if self.sends_no_more() => {
                 if self.entries[n].problem.is_none() {
                     let why = self.hopeless.as_ref().map(|error| self.problem(error));
-                    self.entries[n].problem = why.or(self.closed.map(Problem::said));
+                    self.entries[n].problem = why.or(self.closed.as_deref().map(Problem::said));
                     self.news.push(News::Changed(n));
                 }
                 self.leave(n);
@@ -521,7 +594,9 @@ impl Book {
                     self.later.insert((now + pause.min(BACKOFF[1]), n));
                 }
             },
-            State::Unsure | State::Barred if self.closed.is_some() || self.blind.is_some() => {
+            State::Unsure | State::Barred
+                if self.closed.is_some() || self.lists == Lists::Never =>
+            {
                 self.leave(n);
             }
             State::Unsure | State::Barred => {
@@ -535,10 +610,8 @@ impl Book {
     }
 
     fn settle_accepted(&mut self, n: usize, now: Moment) {
-        if let (Some(error), true) = (&self.blind, self.rules.follow != Follow::Not) {
-            self.entries[n].problem = Some(self.problem(error));
-            self.news.push(News::Changed(n));
-            return self.leave(n);
+        if self.blind.is_some() {
+            return self.leave_unread(n);
         }
         let turn = &mut self.turns[n];
         if turn.pause.is_zero() {
@@ -555,9 +628,21 @@ impl Book {
         };
         let is_too_late = is_too_late || self.rules.deadline.is_some_and(|end| next > end);
         if is_too_late || self.closed.is_some() {
-            return self.leave(n);
+            return self.leave_unread(n);
         }
         self.look_at(next, n);
+    }
+
+    /// Leaves a device whose action was accepted. If its state could not be read, that is why it
+    /// is not known.
+    fn leave_unread(&mut self, n: usize) {
+        let failing = self.failing.as_ref().map(|failing| &failing.error);
+        let failing = failing.filter(|error| !is_own_quota(error));
+        if let (Some(error), true) = (self.blind.as_ref().or(failing), self.follows()) {
+            self.entries[n].problem = Some(self.problem(error));
+            self.news.push(News::Changed(n));
+        }
+        self.leave(n);
     }
 
     fn look_at(&mut self, at: Moment, n: usize) {

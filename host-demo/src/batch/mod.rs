@@ -17,6 +17,7 @@
 mod book;
 mod breaker;
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -27,15 +28,15 @@ use tokio::task::JoinSet;
 
 pub use crate::entry::{Action, Entry, Outcome, Problem, State, Verdict};
 
-use self::book::{Book, News, Read, Rules};
+use self::book::{Book, News, Read, Rules, Wanted};
 use crate::clock::Moment;
-use crate::contract::{MachineAction, MachineActionFilter, Reason};
-use crate::host::{CallError, Consent, Host, Patience, TOKEN_RETRY_RUN, TokenWait};
+use crate::contract::{MachineAction, Reason};
+use crate::host::{CallError, Consent, Host, Patience, TOKEN_RETRY_RUN};
 use crate::journal::{Begun, Call, Journal, JournalError};
 use crate::kind::Kind;
-use crate::limits::{NotUntil, Why};
 use crate::operation::Operation;
 use crate::survey::{self, Bounds};
+use crate::waiting::{Cause, OnWait, Waiting};
 
 /// How many requests are under way at one time, unless it is said. The quota sets the pace; this
 /// only bounds what is in flight.
@@ -132,35 +133,65 @@ const fn is_blank(c: char) -> bool {
             | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// What a call waits for before it is sent.
+/// What cannot be read, and what is done instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wait {
-    /// When the quota has room for it as things stand, by the host's calendar. Answers that come
-    /// meanwhile can make it sooner.
-    pub until: Timestamp,
-    /// What stands in the way.
-    pub why: Why,
+#[non_exhaustive]
+pub enum Unreadable {
+    /// The service rejects a filter by id. Each action is read by itself.
+    ByIds,
+    /// The service rejects the reading of one action. The actions of all devices are listed.
+    Each,
+    /// The service rejects the filter of a list. A simpler one is tried.
+    Filter,
+    /// The service rejects every list. What is under way already can't be seen.
+    Lists,
+    /// Nothing can be read: neither what is under way already, nor how an action ends.
+    All,
 }
 
-/// Why nothing is sent for a while.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pause {
-    /// When one is sent again, to see.
-    pub until: Timestamp,
-    /// So many of the last answers went wrong.
-    pub wrong: usize,
-    /// Of so many.
-    pub of: usize,
+impl Unreadable {
+    /// One word for it, for programs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ByIds => "filter-by-id",
+            Self::Each => "single-action",
+            Self::Filter => "filter",
+            Self::Lists => "list",
+            Self::All => "everything",
+        }
+    }
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ByIds => {
+                "machine actions cannot be listed by their ids, so each is read by itself"
+            }
+            Self::Each => {
+                "machine actions cannot be read by themselves, so those of all devices are listed"
+            }
+            Self::Filter => {
+                "the service rejected a filter of machine actions, so a simpler one is used"
+            }
+            Self::Lists => {
+                "machine actions cannot be listed, so the run cannot see what is already in progress"
+            }
+            Self::All => {
+                "machine actions cannot be read, so the run cannot see what is already in progress, \
+                 or how an action ends"
+            }
+        })
+    }
 }
 
 /// Is told what happens, as it happens.
 pub trait Reporter: Send + Sync {
-    /// The quota has no room now: for a request, or for a reading (of no device's own).
-    fn waiting(&self, entry: Option<&Entry>, wait: Wait);
+    /// The run waits: with one device's request, or with what concerns no device.
+    fn waiting(&self, entry: Option<&Entry>, waiting: &Waiting);
 
-    /// There is no token now, for a reason that may pass; `until` is the next attempt, by the host's
-    /// calendar. Every request that waits for it says so.
-    fn waiting_for_token(&self, _wait: &TokenWait, _until: Timestamp) {}
+    /// So many calls are under way now, or wait for the quota.
+    fn calls(&self, under_way: usize);
 
     /// A device stands otherwise than before.
     fn changed(&self, entry: &Entry);
@@ -168,12 +199,8 @@ pub trait Reporter: Send + Sync {
     /// This device is done with, for now.
     fn finished(&self, entry: &Entry, outcome: Outcome);
 
-    /// Nothing is sent for a while.
-    fn paused(&self, pause: Pause);
-
-    /// Machine actions can't be read. Neither can be seen what is under way already, nor how it
-    /// ends.
-    fn blind(&self, why: &CallError);
+    /// Something cannot be read for the rest of the run.
+    fn unreadable(&self, what: Unreadable, why: &CallError);
 }
 
 /// How a run ended, or was interrupted.
@@ -280,6 +307,7 @@ impl Drive {
         let mut reading: Option<(Read, Moment, Reading)> = None;
         let mut stop = self.stop.clone();
         let mut is_closed = false;
+        let (mut told, mut calls) = (None, 0);
         loop {
             let now = clock.now();
             let is_late = self.deadline.is_some_and(|deadline| now >= deadline);
@@ -298,9 +326,9 @@ impl Drive {
             if reading.is_none()
                 && let Some(read) = book.next_read(now)
             {
-                let filter = book.filter(&read);
+                let wanted = book.wanted(&read);
                 let drive = self.clone();
-                let begun = Box::pin(async move { drive.read(filter).await });
+                let begun = Box::pin(async move { drive.read(wanted).await });
                 reading = Some((read, now, begun));
             }
             let news = book.news();
@@ -311,6 +339,18 @@ impl Drive {
             if book.is_over() {
                 return;
             }
+            let under_way = sends.len() + usize::from(reading.is_some());
+            if under_way != calls {
+                calls = under_way;
+                self.reporter.calls(calls);
+            }
+            let waits = book.waits(now);
+            if let (Some((cause, until)), true) = (&waits, waits != told) {
+                let until = Some(self.host.calendar(*until));
+                let cause = cause.clone();
+                self.reporter.waiting(None, &Waiting { cause, until });
+            }
+            told = waits;
             let wake = [book.wake(now), self.deadline.filter(|_| !is_closed)];
             let wake = wake.into_iter().flatten().min();
             tokio::select! {
@@ -353,12 +393,17 @@ impl Drive {
                     let entry = &book.entries()[n];
                     self.reporter.finished(entry, entry.outcome(follows));
                 }
-                News::Paused(until, wrong, of) => self.reporter.paused(Pause {
-                    until: self.host.calendar(until),
-                    wrong,
-                    of,
-                }),
-                News::Blind(why) => self.reporter.blind(&why),
+                News::Paused(until, wrong, of) => {
+                    let pause = Waiting {
+                        cause: Cause::Pause { wrong, of },
+                        until: Some(self.host.calendar(until)),
+                    };
+                    self.reporter.waiting(None, &pause);
+                }
+                News::Unreadable(what, why) => {
+                    tracing::warn!(%why, "{what}");
+                    self.reporter.unreadable(what, &why);
+                }
                 News::Hopeless(why) => tracing::warn!(%why, "nothing more is sent"),
             }
         }
@@ -411,39 +456,45 @@ impl Drive {
         }
     }
 
-    /// Reads what a filter lets through, page after page.
-    async fn read(self, filter: MachineActionFilter) -> Result<Actions, CallError> {
+    /// Reads one action, or what a filter lets through, page after page.
+    async fn read(self, wanted: Wanted) -> Result<Actions, CallError> {
         let call = Arc::new(Mutex::new(None));
+        let operation = match &wanted {
+            Wanted::List(_) => Operation::ListMachineActions,
+            Wanted::Action(_) => Operation::GetMachineAction,
+        };
         let patience = Patience {
             on_wait: Some(self.on_wait(None)),
-            consent: Some(self.reading(&call)),
+            consent: Some(self.reading(operation, &call)),
             ..self.patience()
         };
-        let read = survey::survey(&self.host, &filter, Bounds::default(), patience).await;
+        let read = match &wanted {
+            Wanted::List(filter) => {
+                let survey = survey::survey(&self.host, filter, Bounds::default(), patience).await;
+                survey.map(|survey| (survey.actions, survey.is_cut))
+            }
+            Wanted::Action(id) => {
+                let action = self.host.get_machine_action(id, patience).await;
+                action.map(|action| (vec![action], false))
+            }
+        };
         let call = *call.lock().unwrap_or_else(PoisonError::into_inner);
         self.answered(call, read.as_ref().map(|_| ()));
-        read.map(|survey| (survey.actions, survey.is_cut))
+        read
     }
 
-    /// How long a run waits: until its deadline, or else for a token as long as is sensible.
+    /// How long a run waits: until its deadline, or else for a token for [`TOKEN_RETRY_RUN`].
     fn patience(&self) -> Patience {
-        let (host, reporter) = (self.host.clone(), Arc::clone(&self.reporter));
         Patience {
             until: self.deadline,
             token_retry: self.deadline.is_none().then_some(TOKEN_RETRY_RUN),
-            on_token_wait: Some(Arc::new(move |wait: &TokenWait| {
-                reporter.waiting_for_token(wait, host.calendar(wait.until));
-            })),
             ..Patience::default()
         }
     }
 
-    fn on_wait(&self, entry: Option<Entry>) -> Arc<dyn Fn(NotUntil) + Send + Sync> {
-        let (host, reporter) = (self.host.clone(), Arc::clone(&self.reporter));
-        Arc::new(move |wait: NotUntil| {
-            let (until, why) = (host.calendar(wait.at), wait.why);
-            reporter.waiting(entry.as_ref(), Wait { until, why });
-        })
+    fn on_wait(&self, entry: Option<Entry>) -> OnWait {
+        let reporter = Arc::clone(&self.reporter);
+        Arc::new(move |waiting: Waiting| reporter.waiting(entry.as_ref(), &waiting))
     }
 
     /// Asks whether a request may still leave, and writes down that it is about to.
@@ -492,12 +543,12 @@ impl Drive {
     }
 
     /// Writes down that something is read.
-    fn reading(&self, begun: &Arc<Mutex<Option<Begun>>>) -> Consent {
+    fn reading(&self, operation: Operation, begun: &Arc<Mutex<Option<Begun>>>) -> Consent {
         let (drive, begun) = (self.clone(), Arc::clone(begun));
         Arc::new(move || {
             let (drive, begun) = (drive.clone(), Arc::clone(&begun));
             Box::pin(async move {
-                let call = drive.call(Operation::ListMachineActions, None);
+                let call = drive.call(operation, None);
                 let call = drive.journal.begin(call, None).await;
                 let call = call.map_err(|error| error.to_string())?;
                 let mut begun = begun.lock().unwrap_or_else(PoisonError::into_inner);

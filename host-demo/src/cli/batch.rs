@@ -20,6 +20,7 @@ use super::args::{self, Output};
 use super::devices::{self, Device, Verb};
 use super::interrupt::Interrupt;
 use super::progress::Progress;
+use super::waits::Waits;
 use super::{Exit, audit, config, connect, output, preview, quota, suggest};
 
 /// How long one device is followed where nobody says.
@@ -57,7 +58,8 @@ pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyh
         true => Interrupt::stops(),
         false => Interrupt::finishes(),
     };
-    let patience = patience(&host, &plan, &interrupt);
+    let waits = Waits::new(&host, format);
+    let patience = patience(&plan, &interrupt, &waits);
     let devices = asked
         .devices(&host, verb(kind), patience.clone(), format)
         .await?;
@@ -72,10 +74,15 @@ pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyh
 
     // To know what is left of a quota, and whose the run is, one has to know who this is, which a
     // token may have to say.
-    let principal = unless_over(&interrupt, &host, plan.deadline, async {
-        let principal = host.principal_within(&patience).await.ok();
-        (foretell_run(&host, kind, devices.len()).await, principal)
-    })
+    let principal = unless_over(
+        &interrupt,
+        &host,
+        plan.deadline,
+        waits.watch(async {
+            let principal = host.principal_within(&patience).await.ok();
+            (foretell_run(&host, kind, devices.len()).await, principal)
+        }),
+    )
     .await;
     if principal.is_none() && !interrupt.is_pressed() {
         return Err(CallError::Identity(IdentityError::NotInTime).into());
@@ -131,15 +138,21 @@ pub(crate) async fn resume(args: args::Resume, format: Output) -> anyhow::Result
     }
     let count = |states: &[State]| entries.iter().filter(|e| states.contains(&e.state)).count();
     let (kind, left) = (run.kind, count(&[State::Waiting, State::Held]));
-    let sent_by = unless_over(&interrupt, &host, plan.deadline, async {
-        let patience = patience(&host, &plan, &interrupt);
-        if let Ok(who) = host.principal_within(&patience).await {
-            is_for(&run, "tenant", run.tenant.as_ref(), &who.tenant)?;
-            let application = run.application.as_ref();
-            is_for(&run, "application", application, &who.application)?;
-        }
-        anyhow::Ok(foretell_run(&host, kind, left).await)
-    })
+    let waits = Waits::new(&host, format);
+    let sent_by = unless_over(
+        &interrupt,
+        &host,
+        plan.deadline,
+        waits.watch(async {
+            let patience = patience(&plan, &interrupt, &waits);
+            if let Ok(who) = host.principal_within(&patience).await {
+                is_for(&run, "tenant", run.tenant.as_ref(), &who.tenant)?;
+                let application = run.application.as_ref();
+                is_for(&run, "application", application, &who.application)?;
+            }
+            anyhow::Ok(foretell_run(&host, kind, left).await)
+        }),
+    )
     .await;
     let sent_by = sent_by.transpose()?.flatten();
     note!(
@@ -192,12 +205,12 @@ fn plan(args: &args::Pace, devices: usize, host: &Host) -> Plan {
 }
 
 /// How long a run waits before it begins.
-fn patience(host: &Host, plan: &Plan, interrupt: &Interrupt) -> Patience {
+fn patience(plan: &Plan, interrupt: &Interrupt, waits: &Arc<Waits>) -> Patience {
     Patience {
         until: plan.deadline,
         stop: Some(interrupt.stop.clone()),
         token_retry: plan.deadline.is_none().then_some(TOKEN_RETRY_RUN),
-        on_token_wait: Some(output::on_token_wait(host)),
+        on_wait: Some(waits.on_wait()),
         ..Patience::default()
     }
 }
@@ -268,7 +281,7 @@ async fn drive(
         Arc::clone(&progress) as _,
         interrupt.stop.clone(),
     );
-    let finished = driven.await;
+    let finished = progress.waits().watch(driven).await;
     progress.end();
     let finished = finished.context(NO_JOURNAL)?;
     let missing = audit::missing(host).await;
@@ -404,10 +417,15 @@ pub(super) fn table(run: &Run, entries: &[Entry], follows: bool) {
             output::line(line.trim_end());
         }
     }
+    let advice = |outcome: Outcome| {
+        let all = entries.iter().zip(&outcomes);
+        let of_it = all.filter(|(_, o)| **o == outcome).map(|(entry, _)| entry);
+        outcome.advice_for(kind, &resume, of_it)
+    };
     if entries.len() == 1 {
         let outcome = outcomes[0];
         if matches!(outcome.verdict(), Verdict::Open | Verdict::Unknown)
-            && let Some(advice) = outcome.advice(kind, &resume)
+            && let Some(advice) = advice(outcome)
         {
             output::line(&format!("                     {advice}"));
         }
@@ -415,7 +433,7 @@ pub(super) fn table(run: &Run, entries: &[Entry], follows: bool) {
     }
     output::line(&format!("{} devices:", entries.len()));
     for (outcome, count) in by_outcome(&outcomes) {
-        let advice = outcome.advice(kind, &resume).unwrap_or_default();
+        let advice = advice(outcome).unwrap_or_default();
         let line = format!("{count:>7}  {:<19}  {advice}", outcome.name(kind));
         output::line(line.trim_end());
     }
@@ -441,7 +459,11 @@ pub(super) fn detail(entry: &Entry, outcome: Outcome) -> String {
     let name = entry.name.as_deref().unwrap_or("no name known");
     let Some(action) = &entry.action else {
         return match outcome {
-            Outcome::NotRun => "nothing was sent".to_owned(),
+            Outcome::NotRun => match entry.problem.as_ref().map(Problem::message) {
+                Some(why) if why.contains("sent") => why,
+                Some(why) => format!("nothing was sent: {why}"),
+                None => "nothing was sent".to_owned(),
+            },
             Outcome::Unknown if entry.problem.is_none() => {
                 "a request for it may have arrived".to_owned()
             }
@@ -459,7 +481,10 @@ pub(super) fn detail(entry: &Entry, outcome: Outcome) -> String {
         Outcome::Accepted => format!("{action}; not followed"),
         Outcome::Pending => format!("{action} is {status}"),
         Outcome::NotVerifiable => {
-            format!("{action} was accepted but can't be read: {}", problem())
+            format!(
+                "{action} was accepted, but its state cannot be read: {}",
+                problem()
+            )
         }
         Outcome::Failed | Outcome::TimedOut | Outcome::Cancelled => {
             format!("{action} ended as {status}")

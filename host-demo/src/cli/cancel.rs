@@ -30,23 +30,20 @@ pub(crate) async fn run(args: Cancel, format: Output) -> anyhow::Result<Exit> {
     granted(&host, Operation::CancelMachineAction, "cancelling")?;
 
     let interrupt = Interrupt::finishes();
-    let forecast = batch::foretell(
-        &host,
-        Operation::CancelMachineAction,
-        ids.len(),
-        "cancellations",
-    );
-    interrupt.unless_pressed(forecast).await;
-    let steps = Steps::new(ids.len(), "actions dealt with", format);
+    let steps = Steps::new(&host, ids.len(), "actions dealt with", format);
+    let waits = Arc::clone(steps.waits());
+    let operation = Operation::CancelMachineAction;
+    let foretold = batch::foretell(&host, operation, ids.len(), "cancellations");
+    interrupt.unless_pressed(waits.watch(foretold)).await;
     let shown = Arc::clone(&steps);
     let patience = Patience {
         stop: Some(interrupt.stop.clone()),
-        on_wait: Some(steps.on_wait(&host)),
-        on_token_wait: Some(output::on_token_wait(&host)),
+        on_wait: Some(waits.on_wait()),
         ..Patience::default()
     };
     let on_outcome = move |id: &ActionId, _: &Outcome| shown.done(id.as_str());
-    let outcomes = cancel::cancel(&host, ids.clone(), &args.comment, patience, on_outcome).await;
+    let cancelling = cancel::cancel(&host, ids.clone(), &args.comment, patience, on_outcome);
+    let outcomes = waits.watch(cancelling).await;
     steps.end();
     let missing = audit::missing(&host).await;
 

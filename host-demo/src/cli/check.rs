@@ -2,12 +2,12 @@
 
 use host_demo::check::{self, Facts, Level, Report, Topic, Verdict, Way};
 use host_demo::egress::Tape;
-use host_demo::host::Patience;
 use host_demo::identity::IdentityError;
 use serde_json::{Value, json};
 
 use super::args::{self, Output};
-use super::{Exit, config, connect, hint, output, pilot};
+use super::waits::Waits;
+use super::{Exit, config, connect, hint, output, picture, pilot};
 
 pub(crate) async fn run(args: args::Check, format: Output) -> anyhow::Result<Exit> {
     let (mut connection, settings) = config::settle(&args.connection)?;
@@ -22,11 +22,11 @@ pub(crate) async fn run(args: args::Check, format: Output) -> anyhow::Result<Exi
         store: store(),
         proxy: connection.proxy.clone(),
     };
-    let patience = Patience {
-        on_token_wait: Some(output::on_token_wait(&host)),
-        ..Patience::default()
-    };
-    let facts = check::look(&host, &service, way, &patience).await;
+    let waits = Waits::new(&host, format);
+    let patience = picture::patience(&waits);
+    let facts = waits
+        .watch(check::look(&host, &service, way, &patience))
+        .await;
     let mut report = facts.judge();
     let failures = [
         facts.connection.as_ref().err().and_then(hint::of_transport),

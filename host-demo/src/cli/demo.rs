@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use host_demo::batch::{
-    self, Entry, Finished, Follow, Outcome, Pause, Plan, Reporter, State, Wait,
-};
+use host_demo::batch::{self, Entry, Finished, Follow, Outcome, Plan, Reporter, State, Unreadable};
 use host_demo::clock::{Clock, SystemClock};
 use host_demo::cloud::Service;
 use host_demo::host::{CallError, Host, Patience, Setup};
@@ -16,6 +14,7 @@ use host_demo::journal::{Journal, Run, Runs};
 use host_demo::kind::Kind;
 use host_demo::limits::Quota;
 use host_demo::mock::{ActionType, Api, DeviceBehaviour, Duplicate, Ending, Fault, Mock, Switches};
+use host_demo::waiting::{Cause, Waiting};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 
@@ -335,7 +334,9 @@ async fn release(
 struct Lines;
 
 impl Reporter for Lines {
-    fn waiting(&self, _: Option<&Entry>, _: Wait) {}
+    fn waiting(&self, _: Option<&Entry>, _: &Waiting) {}
+
+    fn calls(&self, _: usize) {}
 
     fn changed(&self, entry: &Entry) {
         if let Some(action) = &entry.action {
@@ -349,9 +350,7 @@ impl Reporter for Lines {
 
     fn finished(&self, _: &Entry, _: Outcome) {}
 
-    fn paused(&self, _: Pause) {}
-
-    fn blind(&self, _: &CallError) {}
+    fn unreadable(&self, _: Unreadable, _: &CallError) {}
 }
 
 struct Bar(ProgressBar);
@@ -372,10 +371,14 @@ impl Bar {
 }
 
 impl Reporter for Bar {
-    fn waiting(&self, _: Option<&Entry>, _: Wait) {
-        self.0
-            .set_message("the minute is full: waiting for its first call to leave it");
+    fn waiting(&self, _: Option<&Entry>, waiting: &Waiting) {
+        if matches!(waiting.cause, Cause::Quota(_)) {
+            self.0
+                .set_message("the minute is full: waiting for its first call to leave it");
+        }
     }
+
+    fn calls(&self, _: usize) {}
 
     fn changed(&self, _: &Entry) {}
 
@@ -384,7 +387,5 @@ impl Reporter for Bar {
         self.0.set_message("");
     }
 
-    fn paused(&self, _: Pause) {}
-
-    fn blind(&self, _: &CallError) {}
+    fn unreadable(&self, _: Unreadable, _: &CallError) {}
 }

@@ -265,18 +265,22 @@ async fn find(
 ) -> anyhow::Result<Vec<Result<MachineId, Unclear>>> {
     let count = names.len();
     let stop = patience.stop.clone();
+    let steps = Steps::new(host, count, "names looked for", format);
+    let waits = Arc::clone(steps.waits());
+    let foretold = batch::foretell(host, Operation::FindMachines, count, "searches");
     tokio::select! {
-        _ = batch::foretell(host, Operation::FindMachines, count, "searches") => {}
+        _ = waits.watch(foretold) => {}
         () = super::interrupt::pressed(stop) => return Err(CallError::Stopped.into()),
     }
-    let steps = Steps::new(count, "names looked for", format);
     let patience = Patience {
-        on_wait: Some(steps.on_wait(host)),
+        on_wait: Some(waits.on_wait()),
         ..patience
     };
     let shown = Arc::clone(&steps);
     let on_answer = move |name: &DnsName| shown.done(name.as_str());
-    let found = names::find(host, names, patience, on_answer).await;
+    let found = waits
+        .watch(names::find(host, names, patience, on_answer))
+        .await;
     steps.end();
     found.map_err(explained)
 }

@@ -32,6 +32,7 @@ mod runs;
 mod status;
 mod steps;
 mod suggest;
+mod waits;
 
 use std::process::ExitCode;
 

@@ -2,14 +2,14 @@
 
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use clap::error::ErrorKind;
 use host_demo::audit::AuditError;
 use host_demo::contract::{MachineAction, Reason};
 pub(crate) use host_demo::harmless::clean;
 use host_demo::harmless::is_harmful;
-use host_demo::host::{CallError, Host, TokenWait};
+use host_demo::host::CallError;
 use host_demo::identity::IdentityError;
 use host_demo::journal::JournalError;
 use host_demo::limits::{LedgerError, LedgerProblem};
@@ -133,30 +133,6 @@ fn what_is_wrong(rendered: &str) -> String {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let lines = lines.take_while(|line| !line.starts_with("Usage:") && !line.contains("'--help'"));
     lines.collect::<Vec<_>>().join(" ")
-}
-
-/// Says that there is no token yet, and until when it is asked for again; once for each reason.
-pub(crate) fn on_token_wait(host: &Host) -> Arc<dyn Fn(&TokenWait) + Send + Sync> {
-    let host = host.clone();
-    let told: Mutex<Option<IdentityError>> = Mutex::default();
-    Arc::new(move |wait: &TokenWait| {
-        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.replace(wait.error.clone()).as_ref() != Some(&wait.error) {
-            note!("{}", token_wait(&host, wait));
-        }
-    })
-}
-
-/// A wait for a token, in one line.
-pub(crate) fn token_wait(host: &Host, wait: &TokenWait) -> String {
-    let error = clean(&wait.error.to_string());
-    match wait.gives_up {
-        Some(end) => {
-            let end = moment(host.calendar(end), host.clock().wall());
-            format!("host-demo: {error}; asking again until {end}")
-        }
-        None => format!("host-demo: {error}; asking again"),
-    }
 }
 
 /// A moment for people: the time alone if it is today, else with the date.

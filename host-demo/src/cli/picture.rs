@@ -6,12 +6,11 @@ use host_demo::contract::MachineActionFilter;
 use host_demo::history::{Step, When};
 use host_demo::host::{CallError, Host, Patience};
 use host_demo::kind::Kind;
-use host_demo::limits::NotUntil;
 use host_demo::survey::{self, Bounds, Survey};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{output, suggest};
+use super::waits::Waits;
 
 /// Restrictions and releases.
 pub(super) fn filter() -> MachineActionFilter {
@@ -23,25 +22,21 @@ pub(super) fn filter() -> MachineActionFilter {
     }
 }
 
-/// Reads them, and says what it waits for.
+/// Reads them, and reports what it waits for.
 pub(super) async fn take(
     host: &Host,
     filter: &MachineActionFilter,
     bounds: Bounds,
+    waits: &Arc<Waits>,
 ) -> Result<Survey, CallError> {
-    survey::survey(host, filter, bounds, patience(host)).await
+    let reading = survey::survey(host, filter, bounds, patience(waits));
+    waits.watch(reading).await
 }
 
 /// As long as it takes, and not in silence.
-pub(super) fn patience(host: &Host) -> Patience {
-    let calendar = host.clone();
+pub(super) fn patience(waits: &Arc<Waits>) -> Patience {
     Patience {
-        on_wait: Some(Arc::new(move |wait: NotUntil| {
-            let until = calendar.calendar(wait.at);
-            let until = output::moment(until, calendar.clock().wall());
-            note!("waiting for the service's quota, until {until}");
-        })),
-        on_token_wait: Some(output::on_token_wait(host)),
+        on_wait: Some(waits.on_wait()),
         ..Patience::default()
     }
 }

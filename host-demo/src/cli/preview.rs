@@ -1,5 +1,7 @@
 //! What `--dry-run` says: what would happen to each device, by what the service knows of it.
 
+use std::sync::Arc;
+
 use host_demo::contract::MachineActionFilter;
 use host_demo::history::{Device, History, Standing, Step};
 use host_demo::host::{CallError, Host};
@@ -10,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::args::Output;
 use super::picture::{self, asked, counted, done, step_json, when};
+use super::waits::Waits;
 use super::{Exit, audit, output, quota};
 
 /// Up to so many devices are asked for one by one: that shows all that ever was of each. More of
@@ -80,7 +83,7 @@ pub(crate) async fn run(
     ids: &[String],
     format: Output,
 ) -> anyhow::Result<Exit> {
-    let read = read(host, ids).await;
+    let read = read(host, ids, &Waits::new(host, format)).await;
     let missing = audit::missing(host).await;
     let survey = read?;
     let history = History::of(&survey.actions);
@@ -160,11 +163,11 @@ pub(crate) async fn run(
 }
 
 /// What the service knows of these devices, and perhaps of others.
-async fn read(host: &Host, ids: &[String]) -> Result<Survey, CallError> {
+async fn read(host: &Host, ids: &[String], waits: &Arc<Waits>) -> Result<Survey, CallError> {
     let bounds = Bounds::default();
     let (first, others) = match ids {
         [first, others @ ..] if ids.len() <= FEW => (first, others),
-        _ => return picture::take(host, &picture::filter(), bounds).await,
+        _ => return picture::take(host, &picture::filter(), bounds, waits).await,
     };
     let bounds = Bounds {
         reads: bounds.reads / FEW,
@@ -174,9 +177,9 @@ async fn read(host: &Host, ids: &[String]) -> Result<Survey, CallError> {
         machine_id: Some(id.clone()),
         ..picture::filter()
     };
-    let mut all = picture::take(host, &of(first), bounds).await?;
+    let mut all = picture::take(host, &of(first), bounds, waits).await?;
     for id in others {
-        let more = picture::take(host, &of(id), bounds).await?;
+        let more = picture::take(host, &of(id), bounds, waits).await?;
         all.actions.extend(more.actions);
         all.reads += more.reads;
         all.is_cut |= more.is_cut;

@@ -6,20 +6,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use host_demo::audit::Audit;
-use host_demo::batch::{Entry, Outcome, Pause, Reporter, State, Verdict, Wait};
+use host_demo::batch::{Entry, Outcome, Reporter, State, Unreadable, Verdict};
 use host_demo::clock::{Clock, Moment};
-use host_demo::host::{CallError, Host, TokenWait};
+use host_demo::host::{CallError, Host};
 use host_demo::id::MachineId;
 use host_demo::kind::Kind;
-use host_demo::limits::Why;
+use host_demo::waiting::Waiting;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::args::Output;
+use super::waits::Waits;
 use super::{batch, output};
-
-/// From one line about many devices to the next.
-const APART: Duration = Duration::from_secs(10);
 
 /// How many are sent is told for the last minute.
 const LATELY: Duration = Duration::from_secs(60);
@@ -29,6 +27,7 @@ pub(super) struct Progress {
     kind: Kind,
     format: Output,
     bar: ProgressBar,
+    waits: Arc<Waits>,
     clock: Arc<dyn Clock>,
     audit: Option<Arc<Audit>>,
     devices: usize,
@@ -43,10 +42,6 @@ struct Tally {
     counts: HashMap<State, usize>,
     /// When the last ones were accepted.
     accepted: VecDeque<Moment>,
-    /// What is waited for, until it is over.
-    waits: Option<(jiff::Timestamp, String)>,
-    /// When a line was last printed about all of them.
-    line: Option<Moment>,
 }
 
 impl Progress {
@@ -61,10 +56,13 @@ impl Progress {
         for entry in entries {
             tally.note(entry);
         }
+        let bar = bar(entries.len(), format);
+        let is_sparse = entries.len() > batch::FEW && format == Output::Text;
         Self {
             kind,
             format,
-            bar: bar(entries.len(), format),
+            waits: Waits::beside(host, format, bar.clone(), is_sparse),
+            bar,
             clock: Arc::clone(host.clock()),
             audit: host.audit().cloned(),
             devices: entries.len(),
@@ -77,6 +75,11 @@ impl Progress {
         self.format
     }
 
+    /// What is waited for.
+    pub(super) const fn waits(&self) -> &Arc<Waits> {
+        &self.waits
+    }
+
     /// How all of them stand, and how far it is to the end.
     fn text(&self, tally: &mut Tally) -> String {
         let (now, wall) = (self.clock.now(), self.clock.wall());
@@ -84,11 +87,6 @@ impl Progress {
         let is_sending = tally.count(&[State::Waiting, State::Sending]) > 0;
         if let Some(at) = self.sent_by.filter(|at| is_sending && *at > wall) {
             text += &format!(", the last one at about {} UTC", at.strftime("%H:%M"));
-        }
-        if let Some((until, why)) = &tally.waits
-            && *until > wall
-        {
-            text += &format!("; {why}");
         }
         text
     }
@@ -104,15 +102,14 @@ impl Progress {
 
     /// Shows how all of them stand, where that is shown at all.
     fn show(&self, tally: &mut Tally) {
-        let now = self.clock.now();
         if !self.bar.is_hidden() {
-            self.bar.set_message(self.text(tally));
-        } else if self.devices > batch::FEW
-            && self.format == Output::Text
-            && tally.line.is_none_or(|line| now.since(line) >= APART)
+            // First, so that a narrow terminal shows it.
+            let parts = self.waits.short().into_iter().chain([self.text(tally)]);
+            self.bar.set_message(parts.collect::<Vec<_>>().join("; "));
+        } else if self.devices > batch::FEW && self.format == Output::Text && self.waits.may_print()
         {
-            tally.line = Some(now);
-            note!("{}", self.text(tally));
+            let parts = [self.text(tally)].into_iter().chain(self.waits.short());
+            note!("{}", parts.collect::<Vec<_>>().join("; "));
         }
     }
 }
@@ -183,45 +180,13 @@ impl Tally {
 }
 
 impl Reporter for Progress {
-    fn waiting(&self, _: Option<&Entry>, wait: Wait) {
-        let text = waiting(wait.until, wait.why);
-        let mut tally = self.tally();
-        let is_news = tally
-            .waits
-            .as_ref()
-            .is_none_or(|(until, _)| until.as_second() < wait.until.as_second());
-        tally.waits = Some((wait.until, text.clone()));
-        // Said once of all that wait for the same moment; of many devices with how they stand.
-        if self.bar.is_hidden() && (self.devices <= batch::FEW || self.format == Output::Json) {
-            if is_news {
-                note!("{text}");
-            }
-        } else {
-            self.show(&mut tally);
-        }
+    fn waiting(&self, _: Option<&Entry>, waiting: &Waiting) {
+        self.waits.tell(waiting);
+        self.show(&mut self.tally());
     }
 
-    fn waiting_for_token(&self, wait: &TokenWait, until: jiff::Timestamp) {
-        let error = output::clean(&wait.error.to_string());
-        let at = output::moment(until, self.clock.wall());
-        let text = format!(
-            "{error}; asking again at {at} (attempt {})",
-            wait.attempts + 1
-        );
-        let mut tally = self.tally();
-        // Each request that waits says so.
-        if tally
-            .waits
-            .as_ref()
-            .is_some_and(|(before, _)| *before == until)
-        {
-            return;
-        }
-        tally.waits = Some((until, text.clone()));
-        match self.bar.is_hidden() {
-            true => note!("host-demo: {text}"),
-            false => self.show(&mut tally),
-        }
+    fn calls(&self, _: usize) {
+        self.waits.active();
     }
 
     fn changed(&self, entry: &Entry) {
@@ -266,39 +231,17 @@ impl Reporter for Progress {
         }
     }
 
-    fn paused(&self, pause: Pause) {
-        let until = pause.until.strftime("%H:%M:%S");
-        let text = format!(
-            "host-demo: {} of the last {} answers went wrong: nothing is sent until {until} UTC, and \
-             then one, to see. Ctrl-C ends it in good order",
-            pause.wrong, pause.of
-        );
-        match self.bar.is_hidden() {
-            true => note!("{text}"),
-            false => self.bar.println(text),
+    fn unreadable(&self, what: Unreadable, why: &CallError) {
+        if self.format == Output::Json {
+            output::json_line(&json!({
+                "type": "unreadable",
+                "what": what.name(),
+                "message": what.to_string(),
+                "status": why.status(),
+                "error": output::error_json(why),
+            }));
         }
-    }
-
-    fn blind(&self, why: &CallError) {
         let why = output::clean(&output::explain(why));
-        let text = format!(
-            "host-demo: machine actions can't be read, so it can't be seen what is under way, nor how \
-             it ends: {why}"
-        );
-        match self.bar.is_hidden() {
-            true => note!("{text}"),
-            false => self.bar.println(text),
-        }
+        self.waits.say(&format!("host-demo: {what}: {why}"));
     }
-}
-
-/// In the universal time of the record, not the terminal's.
-pub(super) fn waiting(until: jiff::Timestamp, why: Why) -> String {
-    let whose = match why {
-        Why::Quota => "as many were sent as it allows",
-        Why::Service => "the service said to wait",
-        Why::Lost => "what was sent before is not known; see `host-demo quota --help`",
-    };
-    let until = until.strftime("%H:%M:%S");
-    format!("waiting for the service's quota, until {until} UTC: {whose}")
 }

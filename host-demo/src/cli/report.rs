@@ -128,7 +128,9 @@ pub(super) fn heading(report: &Report<'_>) -> Vec<String> {
 pub(super) fn outcomes(report: &Report<'_>) -> Vec<String> {
     let run = &report.record.run;
     let line = |(outcome, devices): &(host_demo::batch::Outcome, Vec<usize>)| {
-        let advice = outcome.advice(run.kind, &report.resume).unwrap_or_default();
+        let entries = devices.iter().map(|&n| &report.record.entries[n]);
+        let advice = outcome.advice_for(run.kind, &report.resume, entries);
+        let advice = advice.unwrap_or_default();
         let name = outcome.name(run.kind);
         let line = format!("{:>7}  {name:<19}  {}", devices.len(), clean(&advice));
         line.trim_end().to_owned()
@@ -172,8 +174,9 @@ fn json(report: &Report<'_>) -> Value {
     let mut value = runs::run_json(run, &report.standing, record.entries.len(), &counts);
     value["type"] = json!("report");
     value["seconds"] = json!(report.duration().map(|took| took.as_secs()));
-    let advice = report.outcomes.iter().map(|(outcome, _)| {
-        let advice = outcome.advice(run.kind, &report.resume);
+    let advice = report.outcomes.iter().map(|(outcome, devices)| {
+        let entries = devices.iter().map(|&n| &record.entries[n]);
+        let advice = outcome.advice_for(run.kind, &report.resume, entries);
         (outcome.name(run.kind).to_owned(), json!(advice))
     });
     value["advice"] = Value::Object(advice.collect());

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::args::{Output, Restricted};
 use super::picture::{self, counted, done, pending, step_json};
+use super::waits::Waits;
 use super::{Exit, audit, connect, output, suggest};
 
 const HEADER: [&str; 6] = [
@@ -27,13 +28,14 @@ const HEADER: [&str; 6] = [
 
 pub(crate) async fn run(args: Restricted, format: Output) -> anyhow::Result<Exit> {
     let host = connect::host(&args.connection)?;
+    let waits = Waits::new(&host, format);
     let ago = SignedDuration::try_from(args.since).unwrap_or(SignedDuration::MAX);
     let since = host.clock().wall().saturating_sub(ago)?;
     let filter = MachineActionFilter {
         created_since: Some(since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
         ..picture::filter()
     };
-    let taken = picture::take(&host, &filter, Bounds::default()).await;
+    let taken = picture::take(&host, &filter, Bounds::default(), &waits).await;
     let missing = audit::missing(&host).await;
     let survey = taken?;
     let history = History::of(&survey.actions);

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::args::{Output, Status};
 use super::picture::{self, asked, done, step_json, when};
+use super::waits::Waits;
 use super::{Exit, audit, connect, hint, output};
 
 /// What is read of a device: one page, the longest there is.
@@ -34,7 +35,9 @@ pub(crate) async fn run(args: Status, format: Output) -> anyhow::Result<Exit> {
 }
 
 async fn of_action(host: &Host, id: &str, format: Output) -> anyhow::Result<Exit> {
-    let read = host.get_machine_action(id, picture::patience(host)).await;
+    let waits = Waits::new(host, format);
+    let reading = host.get_machine_action(id, picture::patience(&waits));
+    let read = waits.watch(reading).await;
     let missing = audit::missing(host).await;
     let line = |action: Option<&MachineAction>, error: Option<Value>| {
         output::json_line(&json!({
@@ -70,9 +73,9 @@ async fn of_machine(host: &Host, id: &MachineId, format: Output) -> anyhow::Resu
         machine_id: Some(id.to_string()),
         ..picture::filter()
     };
-    let read = host
-        .list_machine_actions(&filter, READ, 0, picture::patience(host))
-        .await;
+    let waits = Waits::new(host, format);
+    let reading = host.list_machine_actions(&filter, READ, 0, picture::patience(&waits));
+    let read = waits.watch(reading).await;
     let missing = audit::missing(host).await;
     let page = match read {
         Ok(page) => page,

@@ -392,7 +392,7 @@ impl WayOut {
         {
             head.headers.insert(header::HOST, host);
         }
-        // In what is compressed the token is not found.
+        // A server may compress all the same: see `encoding`.
         head.headers.insert(
             header::ACCEPT_ENCODING,
             HeaderValue::from_static("identity"),
@@ -525,12 +525,13 @@ impl WayOut {
             return Err(SendError::HeadersTooLong(size));
         }
         let correlation_id = correlation_id(&head.headers);
+        let all = std::mem::take(&mut head.headers);
+        head.headers = visible(&all);
         let bearer = bearer.as_bytes();
         let needle = Needle::new(bearer.strip_prefix(b"Bearer ").unwrap_or(bearer));
         if let (Some(tape), Some(place)) = (self.egress.tape(), self.state().taped) {
-            tape.answer(place, head.status.as_u16(), &head.headers, &needle, now);
+            tape.answer(place, head.status.as_u16(), &all, &needle, now);
         }
-        head.headers = visible(&head.headers);
         if head.headers.values().any(|v| needle.is_in(v.as_bytes())) {
             self.note_echo();
             return Err(SendError::Echoed);
@@ -539,6 +540,7 @@ impl WayOut {
         let call = Arc::clone(self);
         let body = Answer::new(
             body,
+            &all,
             self.operation().reads_a_list(),
             needle,
             Box::new(move || call.note_echo()),
@@ -551,6 +553,12 @@ impl WayOut {
                 call.state().seen.answer.extend_from_slice(data);
             }
             frame
+        });
+        let call = Arc::clone(self);
+        let body = body.map_err(move |error| {
+            tracing::warn!(%error, "the answer is not handed on");
+            call.state().seen.unread = Some(error.clone());
+            error
         });
         Ok(http::Response::from_parts(head, body.boxed_unsync()))
     }

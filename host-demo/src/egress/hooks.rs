@@ -159,13 +159,17 @@ const fn failed(kind: TransportErrorKind) -> WasiError {
     }
 }
 
-const fn told_of_body(error: AnswerError) -> WasiError {
+fn told_of_body(error: AnswerError) -> WasiError {
     match error {
         AnswerError::Echoed => WasiError::HttpProtocolError,
         AnswerError::TooLong => WasiError::HttpResponseBodySize(None),
         AnswerError::TooManyPieces => WasiError::HttpResponseTransferCoding(None),
         AnswerError::Stalled => WasiError::HttpResponseTimeout,
         AnswerError::BrokenOff => WasiError::HttpResponseIncomplete,
+        AnswerError::Encoding(name) => WasiError::HttpResponseContentCoding(Some(name)),
+        AnswerError::Undecodable(name) => {
+            WasiError::HttpResponseContentCoding(Some(name.to_owned()))
+        }
     }
 }
 

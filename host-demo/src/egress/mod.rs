@@ -52,11 +52,12 @@ use crate::clock::{Clock, Moment, SystemClock};
 use crate::cloud::Service;
 use crate::grant::Grant;
 use crate::identity::{BearerToken, Credential, IdentityError, Principal, Retry, TokenSource};
-use crate::limits::{Key, Ledger, Limiter, Memory, NoPermit, Permit, Quota};
+use crate::limits::{Key, Ledger, Limiter, Memory, NoPermit, NotUntil, Permit, Quota};
 use crate::operation::{Operation, Target};
 use crate::policy::Policy;
 use crate::retry::{backoff, jitter};
 use crate::transport::{SetupError, Transport};
+use crate::waiting::{Cause, Waiting};
 
 pub use crate::answer::AnswerError;
 pub use crate::limits::CALL_TIMEOUT;
@@ -65,7 +66,7 @@ pub use error::{BeginError, Refusal, SendError};
 #[cfg(feature = "wasm")]
 pub use hooks::{Hooks, add_to_linker, add_wasi_to_linker};
 pub use patience::{
-    Consent, Consenting, Patience, TOKEN_RETRY_CALL, TOKEN_RETRY_FIRST, TOKEN_RETRY_RUN, TokenWait,
+    Consent, Consenting, Patience, TOKEN_RETRY_CALL, TOKEN_RETRY_FIRST, TOKEN_RETRY_RUN,
 };
 pub use seen::Seen;
 pub use tape::{Exchange, Tape};
@@ -389,12 +390,10 @@ impl Egress {
                 return Err(error);
             }
             tracing::warn!(%error, attempts = retry.failures, "no token; it is asked for again");
-            if let Some(on_token_wait) = &patience.on_token_wait {
-                on_token_wait(&TokenWait {
-                    error: error.clone(),
-                    attempts: retry.failures,
-                    until: retry.at,
-                    gives_up,
+            if let Some(on_wait) = &patience.on_wait {
+                on_wait(Waiting {
+                    cause: Cause::Token(Trouble::from(&error)),
+                    until: Some(self.calendar(retry.at)),
                 });
             }
             self.clock().sleep_until(retry.at).await;
@@ -468,9 +467,12 @@ impl Egress {
     ) -> Result<Permit, BeginError> {
         let key = || self.in_time(patience.until, self.key(operation));
         let key = self.persist(patience, key().await, key).await?;
-        let on_wait = |wait| {
+        let on_wait = |wait: NotUntil| {
             if let Some(on_wait) = &patience.on_wait {
-                on_wait(wait);
+                on_wait(Waiting {
+                    cause: Cause::Quota(wait.why),
+                    until: Some(self.calendar(wait.at)),
+                });
             }
         };
         self.limiter()

@@ -8,8 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::clock::Moment;
-use crate::identity::IdentityError;
-use crate::limits::NotUntil;
+use crate::waiting::OnWait;
 
 /// How long a single call asks for a token again after failures that may pass: a person waits for it,
 /// and can repeat the command.
@@ -34,12 +33,10 @@ pub struct Patience {
     /// Until this becomes true. What has been sent by then is not affected.
     pub stop: Option<watch::Receiver<bool>>,
     /// Is told when it has to wait, and when what it waits for changes.
-    pub on_wait: Option<Arc<dyn Fn(NotUntil) + Send + Sync>>,
+    pub on_wait: Option<OnWait>,
     /// How long it asks for a token again after failures that may pass:
     /// [`TOKEN_RETRY_CALL`]. Without it, until `until`. Both bound it, where both are there.
     pub token_retry: Option<Duration>,
-    /// Is told each time it has to wait for a token because of such a failure.
-    pub on_token_wait: Option<Arc<dyn Fn(&TokenWait) + Send + Sync>>,
     /// Is asked each time the quota has room, right before the call is begun: a caller who keeps a
     /// journal writes down here that a request may leave. Where it says no, none does.
     pub consent: Option<Consent>,
@@ -52,23 +49,9 @@ impl Default for Patience {
             stop: None,
             on_wait: None,
             token_retry: Some(TOKEN_RETRY_CALL),
-            on_token_wait: None,
             consent: None,
         }
     }
-}
-
-/// A wait for a token, after a failure that may pass. Nothing was sent to the service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenWait {
-    /// Why there was none.
-    pub error: IdentityError,
-    /// How many attempts in a row have failed.
-    pub attempts: u32,
-    /// When the next attempt is.
-    pub until: Moment,
-    /// When the caller gives up; `None`: never.
-    pub gives_up: Option<Moment>,
 }
 
 /// Whether a call may be begun now, or why not.

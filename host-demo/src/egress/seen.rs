@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::answer::AnswerError;
 use crate::audit::{AuditError, Claimed, Ending, Observed, Outcome};
 use crate::clock::Moment;
 use crate::denial::Denial;
@@ -54,6 +55,8 @@ pub struct Seen {
     pub correlation_id: Option<String>,
     /// As much of the answer's body as the guest has read.
     pub answer: Vec<u8>,
+    /// Why the rest of the answer's body was not handed on.
+    pub unread: Option<AnswerError>,
     /// The answer repeats the token.
     pub echoed: bool,
 }
@@ -93,10 +96,11 @@ impl Seen {
         claimed: Option<Claimed>,
         fault: Option<String>,
     ) -> Outcome {
-        let failure = match (&self.audit, &self.identity, &self.transport) {
+        let failure = match (&self.audit, &self.identity, &self.transport, &self.unread) {
             (Some(error), ..) => Some(error.to_string()),
-            (_, Some(error), _) => Some(error.to_string()),
-            (_, _, Some(error)) => Some(error.to_string()),
+            (_, Some(error), ..) => Some(error.to_string()),
+            (_, _, Some(error), _) => Some(error.to_string()),
+            (.., Some(error)) => Some(error.to_string()),
             _ => None,
         };
         let milliseconds = self

@@ -122,6 +122,14 @@ impl CallError {
         }
     }
 
+    /// The status of the service's response, if there was one.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Answered { error, .. } => error.service.as_ref().map(|service| service.status),
+            _ => None,
+        }
+    }
+
     /// The error as a JSON object: its `message`, its `effect`, the plugin's `reason` with what it
     /// carries, and what the `service` said.
     pub fn to_json(&self) -> Value {

@@ -3,7 +3,7 @@
 use super::{CallError, Host};
 use crate::audit::{Claimed, Ending};
 use crate::contract::{self, Effect, Reason};
-use crate::egress::{Call, Seen, Word};
+use crate::egress::{AnswerError, Call, Seen, Word};
 use crate::operation::{Operation, Target};
 use crate::plugin::Fault;
 use crate::said::Said;
@@ -85,6 +85,10 @@ impl Host {
                 // What crossed the boundary is known here for certain. The plugin's word adds
                 // nothing to it.
                 error.effect = effect;
+                // Of a body that was withheld the plugin knows only that it broke off.
+                if let (Reason::UnexpectedResponse, Some(why)) = (&error.reason, &seen.unread) {
+                    error.message = unread(why, seen, call.grant().operation());
+                }
                 Err(CallError::Answered {
                     error,
                     detail: seen.transport.clone(),
@@ -92,6 +96,16 @@ impl Host {
             }
         }
     }
+}
+
+/// The message of an answer whose body could not be read.
+fn unread(why: &AnswerError, seen: &Seen, operation: Operation) -> String {
+    let status = seen.status.unwrap_or_default();
+    let advice = match operation.changes_something() {
+        true => "It may have taken effect: look at the machine's actions before you repeat it.",
+        false => "Find out what stands between here and the API.",
+    };
+    format!("The service answered {status}, but {why}. {advice}")
 }
 
 impl Seen {

@@ -22,6 +22,7 @@ use super::IdentityError;
 use super::error::{Refusal, is_transient_status, librarys};
 use super::mask::Secrets;
 use crate::clock::Clock;
+use crate::encoding::decoded;
 use crate::origin::Origin;
 use crate::retry::retry_after;
 use crate::transport::{Transport, TransportError, TransportErrorKind};
@@ -293,6 +294,8 @@ impl Endpoint {
                 Err(e) => Failure::NotAnAnswer(format!("its answer could not be read: {e}")),
             })?
             .to_bytes();
+        let body = decoded(&head.headers, body, ANSWER_MAX)
+            .map_err(|e| Failure::NotAnAnswer(e.to_string()))?;
         if !head.status.is_success() {
             let told = Told {
                 status: head.status,

@@ -121,7 +121,7 @@ impl IdentityError {
                 | TransportErrorKind::TooLate
                 | TransportErrorKind::Broken => true,
                 // It wants credentials, say.
-                TransportErrorKind::Proxy => has_worked,
+                TransportErrorKind::Proxy | TransportErrorKind::ProxyAuthentication => has_worked,
                 TransportErrorKind::Address
                 | TransportErrorKind::Certificate
                 | TransportErrorKind::NotARequest => false,
@@ -141,6 +141,14 @@ impl IdentityError {
         match self {
             Self::Busy { status, .. } => !matches!(status, Some(404)),
             _ => false,
+        }
+    }
+
+    /// Returns the status of the authority's answer, if that is the reason.
+    pub(crate) fn status(&self) -> Option<u16> {
+        match self {
+            Self::Busy { status, .. } => status.map(|status| status.as_u16()),
+            _ => None,
         }
     }
 

@@ -94,13 +94,7 @@ impl Front<'_> {
             Call::ListActions => {
                 self.may_read_actions(claims)?;
                 let query = Query::read(query_of(request.head), &ACTION_PROPERTIES)?;
-                let is_by_id = query
-                    .conditions
-                    .iter()
-                    .any(|condition| condition.is_by("id"));
-                if is_by_id && self.switches.filter_by_id == Doubtful::Reject {
-                    return Err(odata::not_filtered_by("id"));
-                }
+                query.fits(self.switches.list_filter)?;
                 let all = match self.is_ours(claims) {
                     true => self.service.list(now.moment),
                     false => Vec::new(),

@@ -107,10 +107,10 @@ pub use self::record::Arrival;
 pub use self::replay::{Replay, ReplayError};
 pub use self::route::Api;
 pub use self::switches::{
-    Case, CheckOrder, ContentType, Doubtful, Duplicate, EndedCancel, ForbiddenWording, Header,
-    LateCancel, ListOrder, Lock, MachineName, MissingComment, NoMachines, QuotaCode, QuotaWording,
-    ReadRole, Requestor, RetryAfter, ReturnedStatus, ServerErrorBody, SwitchDoc, SwitchError,
-    Switches, Target, Unneeded, UserSignIn, Window,
+    Case, CheckOrder, ContentEncoding, ContentType, Doubtful, Duplicate, EndedCancel,
+    ForbiddenWording, Header, LateCancel, ListFilter, ListOrder, Lock, MachineName, MissingComment,
+    NoMachines, QuotaCode, QuotaWording, ReadRole, Requestor, RetryAfter, ReturnedStatus,
+    ServerErrorBody, SwitchDoc, SwitchError, Switches, Target, Unneeded, UserSignIn, Window,
 };
 pub use self::token::Grant;
 pub use self::wire::MachineAction;

@@ -8,7 +8,7 @@ use http::StatusCode;
 use jiff::Timestamp;
 
 use super::refusal::Refusal;
-use super::switches::Case;
+use super::switches::{Case, ListFilter};
 use super::wire::{MachineAction, unescape};
 
 /// The longest page, as documented. (`$stop` there is a typo for `$top`: microsoft-365-docs#12682.)
@@ -68,6 +68,33 @@ impl Query {
             return Err(refusal(&message));
         }
         Ok(read)
+    }
+
+    /// Whether a service that takes these filters takes this one.
+    pub(super) fn fits(&self, filters: ListFilter) -> Result<(), Refusal> {
+        let is_simple = |condition: &Condition| match condition {
+            Condition::IsOneOf(property, values) => property != "id" && values.len() == 1,
+            Condition::IsSince(..) => true,
+        };
+        let names_id = |condition: &Condition| match condition {
+            Condition::IsOneOf(property, _) => property == "id",
+            Condition::IsSince(..) => false,
+        };
+        let fits = match filters {
+            ListFilter::Any => true,
+            ListFilter::NoId => !self.conditions.iter().any(names_id),
+            ListFilter::Simple => {
+                self.conditions.len() < 2 && self.conditions.iter().all(is_simple)
+            }
+            ListFilter::Nothing => self.conditions.is_empty(),
+        };
+        match fits {
+            true => Ok(()),
+            false => Err(Refusal::bad_request(
+                "BadRequest",
+                "This filter is not supported.",
+            )),
+        }
     }
 
     /// The page of those that fulfil all conditions, and whether there are more.
@@ -145,11 +172,6 @@ fn literal(text: &str) -> Option<String> {
 
 fn count(text: &str) -> Option<usize> {
     text.parse().ok()
-}
-
-/// A filter by a property that this service does not filter by.
-pub(super) fn not_filtered_by(property: &str) -> Refusal {
-    invalid(&format!("filter by '{property}'"))
 }
 
 fn invalid(what: &str) -> Refusal {

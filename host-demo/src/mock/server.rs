@@ -284,6 +284,7 @@ impl Shared {
         let now = self.clock.wall().strftime("%a, %d %b %Y %H:%M:%S GMT");
         let date = reply.headers.entry(DATE);
         date.or_insert_with(|| header_text(now));
+        let reply = reply.encoded(self.switches.content_encoding);
         Ok(respond(reply, kind))
     }
 }

@@ -179,6 +179,30 @@ choices! {
         /// 404 before 403.
         MachineFirst = "machine-first"
     }
+    /// Which filters a list of actions takes.
+    ListFilter {
+        /// All that are documented.
+        Any = "any",
+        /// All but one by id.
+        NoId = "no-id",
+        /// One condition, with `eq` or `ge`, that is not about the id.
+        Simple = "simple",
+        /// None.
+        Nothing = "nothing"
+    }
+    /// How the body of an answer is encoded.
+    ContentEncoding {
+        /// As it is.
+        Identity = "identity",
+        /// Gzip.
+        Gzip = "gzip",
+        /// Deflate in zlib's format.
+        Deflate = "deflate",
+        /// Deflate without a header, as some servers send it.
+        RawDeflate = "raw-deflate",
+        /// It says that it is brotli.
+        Brotli = "br"
+    }
     /// How letters are compared.
     Case {
         /// Upper and lower case are the same.
@@ -359,10 +383,14 @@ switches! {
     /// In which order are actions listed? Microsoft's example of a filter with `$top=2` is said to
     /// show "the latest two".
     list_order: ListOrder = ListOrder::NewestFirst;
-    /// May actions be filtered by their ids? Documented is that they may; no record shows it.
-    filter_by_id: Doubtful = Doubtful::Accept;
     /// Are values compared with regard to case in a filter of actions? Unknown; OData's `eq` does.
     filter_case: Case = Case::Sensitive;
+    /// Which filters does a list of actions take? Today's page names the id among the properties;
+    /// users report that a filter by id got 400 (MicrosoftDocs/microsoft-365-docs#6231).
+    list_filter: ListFilter = ListFilter::Any;
+    /// Is an answer compressed that was asked for as `identity`? The service's is not, as far as is
+    /// known; proxies do it.
+    content_encoding: ContentEncoding = ContentEncoding::Identity;
     /// Does a page that is not the last one have an `@odata.nextLink`? Elastic's code follows one.
     next_link: Header = Header::Present;
     /// Are names of machines compared with regard to case in a filter? Unknown; OData's `eq` does,

@@ -7,7 +7,9 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, STRICT_TRANSPORT_SECURITY};
+use flate2::Compression;
+use flate2::bufread::{DeflateEncoder, GzEncoder, ZlibEncoder};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, STRICT_TRANSPORT_SECURITY};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::{Timestamp, TimestampRound, Unit};
 use serde::{Serialize, Serializer};
@@ -15,6 +17,7 @@ use uuid::Uuid;
 
 use super::action::{ActionStatus, ActionType};
 use super::machine::Machine;
+use super::switches::ContentEncoding;
 
 /// A machine action, with the properties that are sent, in their order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -183,10 +186,40 @@ impl Reply {
         self
     }
 
+    /// The same with its body in this encoding.
+    pub(super) fn encoded(self, encoding: ContentEncoding) -> Self {
+        let level = Compression::fast();
+        let compressed = match encoding {
+            _ if self.body.is_empty() => return self,
+            ContentEncoding::Identity => return self,
+            ContentEncoding::Gzip => read(GzEncoder::new(&self.body[..], level)),
+            ContentEncoding::Deflate => read(ZlibEncoder::new(&self.body[..], level)),
+            ContentEncoding::RawDeflate => read(DeflateEncoder::new(&self.body[..], level)),
+            // Nobody here can read it, so it need not be it.
+            ContentEncoding::Brotli => self.body.clone(),
+        };
+        let name = match encoding {
+            ContentEncoding::Deflate | ContentEncoding::RawDeflate => "deflate",
+            ContentEncoding::Brotli => "br",
+            ContentEncoding::Identity | ContentEncoding::Gzip => "gzip",
+        };
+        self.with(CONTENT_ENCODING, HeaderValue::from_static(name))
+            .with_body(compressed)
+    }
+
     pub(super) fn with_body(mut self, body: Bytes) -> Self {
         self.body = body;
         self
     }
+}
+
+/// All that an encoder of bytes in memory makes of them.
+fn read(mut encoder: impl std::io::Read) -> Bytes {
+    let mut all = Vec::new();
+    encoder
+        .read_to_end(&mut all)
+        .expect("it reads from memory, and writes to it");
+    all.into()
 }
 
 /// A header value of plain ASCII text; anything else becomes an empty one.

@@ -281,8 +281,8 @@ impl<'a> All<'a> {
             (answer, vec![answered.number])
         });
         let switch = answered.map(|answered| match answered.is_success() {
-            true => "filter-by-id=accept".to_owned(),
-            false => "filter-by-id=reject".to_owned(),
+            true => "list-filter=any".to_owned(),
+            false => "list-filter=no-id".to_owned(),
         });
         let meaning = "a run follows up to a hundred actions with one list by ids";
         finding(question, answer, switch, meaning)

@@ -208,7 +208,8 @@ impl Page {
                 grouped(devices.len()),
                 mark(*outcome)
             );
-            if let Some(advice) = outcome.advice(run.kind, &report.resume) {
+            let entries = devices.iter().map(|&n| &report.record.entries[n]);
+            if let Some(advice) = outcome.advice_for(run.kind, &report.resume, entries) {
                 self.raw("<p>");
                 self.advice(&advice);
                 self.raw("</p>");

@@ -377,6 +377,24 @@ fn a_2xx_without_the_whole_action_may_have_taken_effect() {
 }
 
 #[test]
+fn an_encoding_that_the_host_did_not_decode_is_named() {
+    for (value, is_named) in [
+        ("br", true),
+        ("gzip", true),
+        ("identity", false),
+        ("", false),
+    ] {
+        let answer = Answer {
+            headers: vec![("Content-Encoding".to_string(), value.as_bytes().to_vec())],
+            ..answer(200, "\u{1f}\u{8b}")
+        };
+        let message = error(&release(), &answer).message;
+        let says = format!("the response is compressed ({value}), which was not requested");
+        assert_eq!(message.contains(&says), is_named, "{message}");
+    }
+}
+
+#[test]
 fn the_recorded_answer_cut_at_any_byte_is_never_a_success() {
     for end in 0..RECORDED.len() {
         let cut = answer(201, &RECORDED[..end]);

@@ -140,8 +140,9 @@ async fn a_release_that_may_not_be_read_is_accepted_and_not_verifiable() {
     let outcome = finished.outcomes().next().unwrap();
     assert_eq!(outcome.verdict(), Verdict::Open);
     assert_eq!(world.mock.arrivals(Api::ListMachineActions), 1);
-    let blind = told.of("").pop().unwrap();
-    assert!(blind.contains("Machine.Read"), "{blind}");
+    let told = told.of("").pop().unwrap();
+    assert!(told.starts_with("unreadable (everything): "), "{told}");
+    assert!(told.contains("Machine.Read"), "{told}");
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ mod quota;
 mod restricted;
 mod runs;
 mod suggestions;
+mod waiting;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -176,9 +177,25 @@ impl Said {
         format!("{}{}", self.out, self.err)
     }
 
-    /// The lines of JSON on standard output, each of which must be whole.
+    /// The lines of JSON on standard output, each of which must be whole. Without those of type
+    /// `waiting`: on a machine that is busy there can be some.
     #[track_caller]
     fn json(&self) -> Vec<Value> {
+        let mut lines = self.all_json();
+        lines.retain(|line| line["type"] != "waiting");
+        lines
+    }
+
+    /// What was waited for, as programs are told of it.
+    #[track_caller]
+    fn waits(&self) -> Vec<Value> {
+        let mut lines = self.all_json();
+        lines.retain(|line| line["type"] == "waiting");
+        lines
+    }
+
+    #[track_caller]
+    fn all_json(&self) -> Vec<Value> {
         assert!(self.out.ends_with('\n'), "the last line is cut: {self}");
         let parse = |line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
         self.out.lines().map(parse).collect()
@@ -378,9 +395,10 @@ fn what_may_have_happened_and_can_not_be_looked_up_is_not_a_success_and_says_so(
         .with_args(["--output", "json"])
         .with_args(others);
     let lines = run.exits(1).json();
-    assert_eq!(lines[1]["outcome"], "unknown");
-    assert_eq!(lines[1]["error"]["effect"], "unknown");
-    let summary = &lines[3];
+    assert_eq!(lines[1]["type"], "unreadable");
+    assert_eq!(lines[2]["outcome"], "unknown");
+    assert_eq!(lines[2]["error"]["effect"], "unknown");
+    let summary = &lines[4];
     assert_eq!(
         (&summary["unknown"], &summary["failed"]),
         (&2.into(), &0.into())

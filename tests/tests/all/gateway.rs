@@ -10,7 +10,7 @@ use host_demo::egress::Egress;
 use host_demo::gateway::{Gateway, GatewayError};
 use host_demo::host::Host;
 use host_demo::limits::Quota;
-use host_demo::mock::{Api, Duplicate, Fault, Grant};
+use host_demo::mock::{Api, ContentEncoding, Duplicate, Fault, Grant};
 use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use serde_json::{Value, json};
@@ -605,6 +605,46 @@ async fn an_answer_with_the_token_in_it_is_withheld() {
         (answer.status, answer.code().as_str(), answer.retry_after),
         (StatusCode::TOO_MANY_REQUESTS, "AnswerWithheld", Some(17))
     );
+}
+
+#[tokio::test]
+async fn a_compressed_response_is_searched_and_passed_on_decoded() {
+    let world = World::with(|scene| {
+        scene.plain_http = true;
+        scene.switches.content_encoding = ContentEncoding::Gzip;
+    })
+    .await;
+    let token = world.mock.token(Grant::new());
+    let host = world.host_with_token(&token);
+    let stage = Stage::before(world, &host).await;
+    let device = stage.world.machine(0);
+    let capability = stage.capability(&device).await;
+    let answer = stage.post(&capability, &path(&device)).await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
+    assert!(answer.text.contains(&device), "{answer:?}");
+    let body = json!({ "error": { "code": "x", "message": format!("you sent {token}") } });
+    stage.world.inject(Fault::answer(400, body.to_string()));
+    let capability = stage.capability(&device).await;
+    let answer = stage.post(&capability, &path(&device)).await;
+    assert_eq!(answer.code(), "AnswerWithheld", "{answer:?}");
+    assert!(!answer.text.contains(&token), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_response_in_an_encoding_that_cannot_be_searched_is_withheld() {
+    let world = World::with(|scene| {
+        scene.plain_http = true;
+        scene.switches.content_encoding = ContentEncoding::Brotli;
+    })
+    .await;
+    let host = world.host_with_token(&world.mock.token(Grant::new()));
+    let stage = Stage::before(world, &host).await;
+    let device = stage.world.machine(0);
+    let capability = stage.capability(&device).await;
+    let answer = stage.post(&capability, &path(&device)).await;
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY, "{answer:?}");
+    assert_eq!(answer.code(), "AnswerWithheld");
+    assert!(answer.text.contains("compressed (br)"), "{answer:?}");
 }
 
 /// A restarted gateway does not know what its predecessor sent.

@@ -49,3 +49,4 @@ mod token_retry;
 mod transport;
 mod transport_guard;
 mod trust;
+mod waiting;

@@ -6,13 +6,12 @@ use std::time::Duration;
 use host_demo::batch::{Finished, Follow, Plan};
 use host_demo::check::{self, Verdict, Way};
 use host_demo::clock::Moment;
-use host_demo::host::{
-    CallError, Patience, TOKEN_RETRY_CALL, TOKEN_RETRY_FIRST, TOKEN_RETRY_RUN, TokenWait,
-};
+use host_demo::host::{CallError, Patience, TOKEN_RETRY_CALL, TOKEN_RETRY_FIRST, TOKEN_RETRY_RUN};
 use host_demo::identity::IdentityError;
 use host_demo::kind::Kind;
 use host_demo::mock::{Api, Fault};
 use host_demo::retry::{BACKOFF, RETRY_AFTER_MAX};
+use host_demo::waiting::Waiting;
 use tests::batch::{Told, drive, names};
 use tests::world::{World, meanwhile};
 
@@ -218,8 +217,8 @@ async fn a_single_call_gives_up_soon_and_says_what_it_waits_for() {
     let waits = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&waits);
     let patience = Patience {
-        on_token_wait: Some(Arc::new(move |wait: &TokenWait| {
-            noted.lock().unwrap().push(wait.clone());
+        on_wait: Some(Arc::new(move |waiting: Waiting| {
+            noted.lock().unwrap().push(waiting);
         })),
         ..Patience::default()
     };
@@ -232,19 +231,17 @@ async fn a_single_call_gives_up_soon_and_says_what_it_waits_for() {
     assert!(world.now().since(began) <= TOKEN_RETRY_CALL);
     assert_pauses(&world, 0, &[1, 2, 4, 8]);
     let waits = waits.lock().unwrap();
-    let told: Vec<_> = waits
-        .iter()
-        .map(|wait| (wait.attempts, wait.until))
-        .collect();
+    let told: Vec<_> = waits.iter().map(|waiting| waiting.until).collect();
     let tokens = world.requests(Api::Token);
-    let again: Vec<_> = (1..)
-        .zip(tokens[1..].iter().map(|token| token.at))
+    let again: Vec<_> = tokens[1..]
+        .iter()
+        .map(|token| Some(world.host.calendar(token.at)))
         .collect();
     assert_eq!(told, again);
     assert!(
         waits
             .iter()
-            .all(|w| w.gives_up == Some(began + TOKEN_RETRY_CALL))
+            .all(|waiting| (waiting.reason(), waiting.status()) == ("token", Some(503)))
     );
     assert_eq!(world.used().await, 0);
 }

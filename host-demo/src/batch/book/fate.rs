@@ -66,6 +66,8 @@ pub(super) fn may_have_arrived(error: &CallError) -> bool {
 pub(super) enum ReadingFate {
     /// It may go better later. `is_away`: nothing answered.
     Later { is_away: bool },
+    /// The service does not accept the request as it was made. Another one may do.
+    Rejected,
     /// It never will.
     Never,
     /// And nothing else will either.
@@ -88,9 +90,27 @@ pub(super) fn reading_fate(error: &CallError, has_deadline: bool) -> ReadingFate
         }
         CallError::Answered { error, .. } => match &error.reason {
             Reason::Forbidden(_) | Reason::Denied | Reason::Unauthorized => ReadingFate::Never,
+            Reason::Rejected | Reason::NotFound => ReadingFate::Rejected,
             Reason::Transport | Reason::Unavailable => ReadingFate::Later { is_away: true },
             Reason::RateLimited(_) => ReadingFate::Later { is_away: true },
             _ => ReadingFate::Later { is_away: false },
         },
+    }
+}
+
+/// Whether a read that failed like this often succeeds a moment later.
+pub(super) fn may_pass(error: &CallError) -> bool {
+    match error {
+        CallError::Answered { error, .. } => matches!(
+            error.reason,
+            Reason::RateLimited(_)
+                | Reason::ServiceFailure(_)
+                | Reason::Transport
+                | Reason::Unavailable
+        ),
+        CallError::Identity(IdentityError::NoAnswer(_))
+        | CallError::Quota { .. }
+        | CallError::TimedOut { .. } => true,
+        _ => false,
     }
 }

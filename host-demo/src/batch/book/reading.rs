@@ -1,4 +1,7 @@
 //! What is read next, and what a reading says of the devices.
+//!
+//! Some services do not accept every documented filter. What is rejected is asked for in a simpler
+//! way, step by step, and what is not needed is left out here.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -6,8 +9,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::fate::{ReadingFate, may_have_arrived, reading_fate};
-use super::{BACKOFF, Book, LOOKS, News, SKEW};
-use crate::batch::State;
+use super::{BACKOFF, Begun, Book, Failing, LOOKS, News, SKEW};
+use crate::batch::{Follow, Problem, State, Unreadable};
 use crate::clock::Moment;
 use crate::contract::{ActionStatus, MachineAction, MachineActionFilter, Reason};
 use crate::entry::ending;
@@ -39,6 +42,49 @@ const FIRST_MISREADS: u32 = 3;
 /// How often one is sent at most of which each time a look shows that it was not done.
 const SENDS: u32 = 5;
 
+/// How lists are asked for: the next one where the service rejects the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lists {
+    /// By all that is wanted of them.
+    Filtered,
+    /// By one property at most: the device, or the time of creation.
+    Simple,
+    /// Without a filter.
+    Everything,
+    /// Not at all.
+    Never,
+}
+
+impl Lists {
+    const fn simpler(self) -> Self {
+        match self {
+            Self::Filtered => Self::Simple,
+            Self::Simple => Self::Everything,
+            Self::Everything | Self::Never => Self::Never,
+        }
+    }
+}
+
+/// How known actions are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// By a list that names their ids.
+    ByIds,
+    /// A few each by itself, many by a list of those since the first of them.
+    Each,
+    /// By a list of those since the first of them.
+    Listed,
+}
+
+/// What to ask the service for.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::batch) enum Wanted {
+    /// What this filter lets through.
+    List(MachineActionFilter),
+    /// The action of this id.
+    Action(String),
+}
+
 /// A reading of machine actions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::batch) enum Read {
@@ -48,8 +94,12 @@ pub(in crate::batch) enum Read {
     Since(Timestamp),
     /// Those of one device.
     Of(usize),
-    /// These devices' known ones.
+    /// These devices' known ones, by their ids.
     Known(Vec<usize>),
+    /// These devices' known ones, by a list of all that were created since then.
+    Recent(Vec<usize>, Timestamp),
+    /// This device's known one.
+    One(usize),
 }
 
 impl Book {
@@ -68,13 +118,15 @@ impl Book {
         {
             return None;
         }
+        if self.lists == Lists::Never {
+            return self.next_known(now);
+        }
         let wants_to_send = !self.queue.is_empty() && self.hopeless.is_none();
         if wants_to_send && self.wants_picture(now) {
             self.last.running = Some(now);
             return Some(Read::Running);
         }
-        let due = self.due.iter().take_while(|(at, _)| *at <= now);
-        let due: Vec<usize> = due.map(|(_, n)| *n).collect();
+        let due = self.due_at(now);
         let is_free = |last: Option<Moment>, apart| last.is_none_or(|last| now >= last + apart);
         let unsure = due
             .iter()
@@ -100,17 +152,27 @@ impl Book {
             self.last.running = Some(now);
             return Some(Read::Running);
         }
+        self.next_known(now)
+    }
+
+    fn due_at(&self, now: Moment) -> Vec<usize> {
+        let due = self.due.iter().take_while(|(at, _)| *at <= now);
+        due.map(|(_, n)| *n).collect()
+    }
+
+    /// The next reading of known actions.
+    fn next_known(&mut self, now: Moment) -> Option<Read> {
         if self.round.is_empty() {
-            self.begin_round(&due, now);
+            self.begin_round(now);
         }
-        self.round.pop_front().map(Read::Known)
+        self.round.pop_front()
     }
 
     /// Gathers the accepted ones that are due, and fills the last reading up with those that are
     /// due next.
-    fn begin_round(&mut self, due: &[usize], now: Moment) {
+    fn begin_round(&mut self, now: Moment) {
         let is_accepted = |n: &usize| self.entries[*n].state == State::Accepted;
-        if !due.iter().any(is_accepted) || self.round_may_begin() > Some(now) {
+        if !self.due_at(now).iter().any(is_accepted) || self.round_may_begin() > Some(now) {
             return;
         }
         self.last.round = Some(now);
@@ -119,9 +181,43 @@ impl Book {
             .clone()
             .take_while(|(at, _)| *at <= now + SOON)
             .count();
-        let count = due.div_ceil(IDS) * IDS;
-        let all: Vec<usize> = accepted.take(count).map(|(_, n)| *n).collect();
-        self.round = all.chunks(IDS).map(<[usize]>::to_vec).collect();
+        let fills_up = self.known == Known::ByIds;
+        let count = if fills_up {
+            due.div_ceil(IDS) * IDS
+        } else {
+            due
+        };
+        let all = accepted.take(count).map(|(_, n)| *n);
+        let is_alone = |n: &usize| self.turns[*n].is_missing && self.known != Known::Listed;
+        let (alone, others): (Vec<usize>, Vec<usize>) = all.partition(is_alone);
+        self.round = alone.into_iter().map(Read::One).collect();
+        let is_list = match self.known {
+            Known::ByIds => {
+                let chunks = others.chunks(IDS);
+                self.round
+                    .extend(chunks.map(|chunk| Read::Known(chunk.to_vec())));
+                return;
+            }
+            Known::Each => others.len() > FEW && self.lists != Lists::Never,
+            Known::Listed => !others.is_empty(),
+        };
+        match is_list {
+            true => {
+                let since = self.first_creation(&others);
+                self.round.push_back(Read::Recent(others, since));
+            }
+            false => self.round.extend(others.into_iter().map(Read::One)),
+        }
+    }
+
+    /// When the first of these devices' known actions was created, by the service's clock.
+    fn first_creation(&self, devices: &[usize]) -> Timestamp {
+        let created = devices.iter().map(|n| {
+            let action = self.entries[*n].action.as_ref()?;
+            let created: Timestamp = action.creation_date_time_utc.as_ref()?.parse().ok()?;
+            Some(created)
+        });
+        created.min().flatten().unwrap_or(Timestamp::UNIX_EPOCH)
     }
 
     /// From when on there may be another reading: at all, of what is under way, since some time, in
@@ -141,33 +237,41 @@ impl Book {
     }
 
     /// What to ask the service for.
-    pub(in crate::batch) fn filter(&self, read: &Read) -> MachineActionFilter {
-        let both = Kind::ALL.map(Kind::action_type).to_vec();
+    pub(in crate::batch) fn wanted(&self, read: &Read) -> Wanted {
         let everything = MachineActionFilter::everything();
+        let id = |n: &usize| Some(self.entries[*n].action.as_ref()?.id.clone());
         match read {
-            Read::Running => MachineActionFilter {
-                types: both,
-                statuses: vec![ActionStatus::Pending, ActionStatus::InProgress],
-                ..everything
-            },
-            Read::Since(time) => MachineActionFilter {
-                types: both,
-                created_since: Some(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
+            Read::One(n) => return Wanted::Action(id(n).unwrap_or_default()),
+            Read::Known(devices) => {
+                return Wanted::List(MachineActionFilter {
+                    ids: devices.iter().filter_map(id).collect(),
+                    ..everything
+                });
+            }
+            _ => {}
+        }
+        if self.lists == Lists::Everything {
+            return Wanted::List(everything);
+        }
+        let since = |time: &Timestamp| Some(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+        let mut filter = match read {
+            Read::Since(time) | Read::Recent(_, time) => MachineActionFilter {
+                created_since: since(time),
                 ..everything
             },
             Read::Of(n) => MachineActionFilter {
-                types: both,
                 machine_id: Some(self.entries[*n].machine.to_string()),
                 ..everything
             },
-            Read::Known(devices) => {
-                let action = |n: &usize| Some(self.entries[*n].action.as_ref()?.id.clone());
-                MachineActionFilter {
-                    ids: devices.iter().filter_map(action).collect(),
-                    ..everything
-                }
+            Read::Running | Read::Known(_) | Read::One(_) => everything,
+        };
+        if self.lists == Lists::Filtered {
+            filter.types = Kind::ALL.map(Kind::action_type).to_vec();
+            if *read == Read::Running {
+                filter.statuses = vec![ActionStatus::Pending, ActionStatus::InProgress];
             }
         }
+        Wanted::List(filter)
     }
 
     /// What a reading that was begun at that moment found, and whether it is cut off.
@@ -184,6 +288,7 @@ impl Book {
                 self.has_contact = true;
                 self.misreads = 0;
                 self.read_after = None;
+                self.failing = None;
                 if let (Read::Running, false) = (read, is_cut) {
                     // What it does not show is not under way.
                     self.picture.opposite.clear();
@@ -195,11 +300,14 @@ impl Book {
                     Read::Running => self.saw_running(actions, began, now),
                     Read::Since(_) => self.saw_since(actions, *is_cut, began, now),
                     Read::Of(n) => self.saw_one(*n, actions, now),
-                    Read::Known(devices) => self.saw_known(devices, actions, now),
+                    Read::Known(devices) | Read::Recent(devices, _) => {
+                        self.saw_known(devices, actions, now);
+                    }
+                    Read::One(n) => self.saw_known(&[*n], actions, now),
                 }
             }
             Err(CallError::Stopped) => {}
-            Err(error) => self.misread(error, now),
+            Err(error) => self.misread(read, error, now),
         }
     }
 
@@ -290,6 +398,7 @@ impl Book {
         let of_kind = actions
             .iter()
             .filter(|action| Kind::of(&action.type_) == Some(self.rules.kind))
+            .filter(|action| self.device_of(action) == Some(n))
             .filter(|action| self.is_news(n, action));
         let newest = of_kind.max_by_key(|action| action.creation_date_time_utc.clone());
         let ended_lately = newest.filter(|action| {
@@ -316,24 +425,36 @@ impl Book {
                 .action
                 .as_ref()
                 .map(|action| action.id.as_str());
-            // Where it is not found, it is not visible yet.
-            if let Some(action) = id.and_then(|id| found.get(id)) {
-                let is_own = !self.entries[n].is_adopted;
-                let before = self.entries[n].clone();
-                self.entries[n].has(action, is_own);
-                if self.entries[n] != before {
-                    self.news.push(News::Changed(n));
+            match id.and_then(|id| found.get(id)) {
+                Some(action) => {
+                    let is_own = !self.entries[n].is_adopted;
+                    let before = self.entries[n].clone();
+                    self.entries[n].has(action, is_own);
+                    if self.entries[n] != before {
+                        self.news.push(News::Changed(n));
+                    }
                 }
+                // It is not visible yet.
+                None if !self.must_be_visible(n, now) => {}
+                None if self.known == Known::Listed => {
+                    let problem = "the service does not list the action";
+                    self.entries[n].problem = Some(Problem::said(problem));
+                    self.news.push(News::Changed(n));
+                    self.leave(n);
+                    continue;
+                }
+                None => self.turns[n].is_missing = true,
             }
             self.settle_quietly(n, now);
         }
     }
 
-    fn misread(&mut self, error: &CallError, now: Moment) {
-        self.misreads += 1;
-        let pause = BACKOFF[0].saturating_mul(1 << self.misreads.min(10));
-        self.read_after = Some(now + pause.min(BACKOFF[1]));
-        self.round.clear();
+    /// Whether so much time has passed that a new action is visible.
+    fn must_be_visible(&self, n: usize, now: Moment) -> bool {
+        now.since(self.turns[n].since) >= LOOKS[LOOKS.len() - 1]
+    }
+
+    fn misread(&mut self, read: &Read, error: &CallError, now: Moment) {
         let is_answer = matches!(
             error.reason(),
             Some(
@@ -348,12 +469,22 @@ impl Book {
         );
         self.has_contact |= is_answer;
         match reading_fate(error, self.rules.deadline.is_some()) {
+            ReadingFate::Rejected => self.was_rejected(read, error, now),
             ReadingFate::Never => self.go_blind(error, now),
             ReadingFate::All => {
                 self.give_up(error, now);
                 self.go_blind(error, now);
             }
             ReadingFate::Later { is_away } => {
+                self.round.clear();
+                self.misreads += 1;
+                let pause = BACKOFF[0].saturating_mul(1 << self.misreads.min(10));
+                self.read_after = Some(now + pause.min(BACKOFF[1]));
+                let since = self.failing.as_ref().map_or(now, |failing| failing.since);
+                self.failing = Some(Failing {
+                    error: error.clone(),
+                    since,
+                });
                 let first = match is_away && !may_have_arrived(error) {
                     true => 1,
                     false => FIRST_MISREADS,
@@ -363,8 +494,83 @@ impl Book {
                     self.go_blind(error, now);
                 } else if !is_away && self.misreads >= MISREADS {
                     self.go_blind(error, now);
+                } else {
+                    self.leave_overdue(now);
                 }
             }
+        }
+    }
+
+    /// What is rejected once is rejected always. It is asked for in the next simpler way.
+    fn was_rejected(&mut self, read: &Read, error: &CallError, now: Moment) {
+        let what = match read {
+            Read::One(n) => return self.was_one_rejected(*n, error, now),
+            Read::Known(_) => {
+                self.known = Known::Each;
+                Unreadable::ByIds
+            }
+            Read::Running | Read::Since(_) | Read::Of(_) | Read::Recent(..) => {
+                let rejected = self.wanted(read);
+                // Some lists are the same in two ways.
+                while self.lists != Lists::Never && self.wanted(read) == rejected {
+                    self.lists = self.lists.simpler();
+                }
+                match (self.lists, self.known) {
+                    (Lists::Never, Known::Listed) => return self.go_blind(error, now),
+                    (Lists::Never, _) => {
+                        self.known = Known::Each;
+                        Unreadable::Lists
+                    }
+                    _ => Unreadable::Filter,
+                }
+            }
+        };
+        self.ask_again(what, error);
+        if self.lists == Lists::Never {
+            let all = self.due.iter().map(|(_, n)| *n);
+            let looked_up =
+                all.filter(|n| matches!(self.entries[*n].state, State::Unsure | State::Barred));
+            for n in looked_up.collect::<Vec<_>>() {
+                self.settle_quietly(n, now);
+            }
+        }
+    }
+
+    /// What is due is read at once in another way.
+    fn ask_again(&mut self, what: Unreadable, error: &CallError) {
+        self.round.clear();
+        self.last = Begun::default();
+        self.news.push(News::Unreadable(what, error.clone()));
+    }
+
+    fn was_one_rejected(&mut self, n: usize, error: &CallError, now: Moment) {
+        if matches!(error.reason(), Some(Reason::NotFound)) {
+            if self.must_be_visible(n, now) && self.entries[n].state == State::Accepted {
+                self.entries[n].problem = Some(self.problem(error));
+                self.news.push(News::Changed(n));
+                self.leave(n);
+            } else {
+                self.settle_quietly(n, now);
+            }
+        } else if self.lists == Lists::Never {
+            self.go_blind(error, now);
+        } else {
+            self.known = Known::Listed;
+            self.ask_again(Unreadable::Each, error);
+        }
+    }
+
+    /// Leaves the devices that have been followed for long enough, though they could not be read.
+    fn leave_overdue(&mut self, now: Moment) {
+        let Follow::For(time) = self.rules.follow else {
+            return;
+        };
+        let overdue = self.due.iter().map(|(_, n)| *n).filter(|n| {
+            let since = self.turns[*n].since;
+            self.entries[*n].state == State::Accepted && now.since(since) >= time
+        });
+        for n in overdue.collect::<Vec<_>>() {
+            self.leave_unread(n);
         }
     }
 

@@ -8,7 +8,7 @@ use host_demo::cloud::Service;
 use host_demo::contract::MachineActionFilter;
 use host_demo::host::{CallError, Host, Patience, Setup};
 use host_demo::identity::FixedToken;
-use host_demo::mock::{ActionType, Case, Doubtful, Header, Replay};
+use host_demo::mock::{ActionType, Case, Header, ListFilter, Replay};
 use tests::world::real_plugin;
 
 use super::*;
@@ -55,17 +55,17 @@ fn a_pilot_answers_the_open_questions_and_releases_the_device() {
     let usual = Switches::default();
     let unusual = Switches {
         duplicate: Duplicate::Return,
-        filter_by_id: Doubtful::Reject,
+        list_filter: ListFilter::NoId,
         filter_case: Case::Insensitive,
         location: Header::Present,
         ..Switches::default()
     };
     for (switches, duplicate, by_id, case, location) in [
-        (usual, "duplicate=reject", "accept", "sensitive", "absent"),
+        (usual, "duplicate=reject", "any", "sensitive", "absent"),
         (
             unusual,
             "duplicate=return",
-            "reject",
+            "no-id",
             "insensitive",
             "present",
         ),
@@ -87,7 +87,7 @@ fn a_pilot_answers_the_open_questions_and_releases_the_device() {
         assert_eq!(stage.mock.arrivals(RELEASE), 2, "one, and a duplicate");
         let switch = |question| found(pilot, question).1;
         assert_eq!(switch("a second release"), Some(duplicate));
-        let by_id = format!("filter-by-id={by_id}");
+        let by_id = format!("list-filter={by_id}");
         assert_eq!(switch("filter by id (eq)"), Some(by_id.as_str()));
         assert_eq!(switch("filter by ids (in)"), Some(by_id.as_str()));
         let case = format!("filter-case={case}");
@@ -426,7 +426,7 @@ fn a_replay_answers_as_the_recorded_service_did() {
         Switches::default(),
         Switches {
             duplicate: Duplicate::Return,
-            filter_by_id: Doubtful::Reject,
+            list_filter: ListFilter::NoId,
             filter_case: Case::Insensitive,
             ..Switches::default()
         },
@@ -457,7 +457,7 @@ fn a_replay_answers_as_the_recorded_service_did() {
 fn a_run_against_a_replay_ends_as_against_the_recorded_service() {
     let stage = Stage::with(
         Switches {
-            filter_by_id: Doubtful::Reject,
+            list_filter: ListFilter::NoId,
             ..Switches::default()
         },
         &[DEVICE],

@@ -13,7 +13,7 @@ use host_demo::identity::IdentityError;
 use host_demo::transport::TransportErrorKind;
 use serde_json::{Value, json};
 
-use super::args::Output;
+use super::args::{Output, dashes};
 
 /// Whether something that was to be printed is lost, other than by a reader who went away.
 static LOST: Mutex<Option<String>> = Mutex::new(None);
@@ -72,8 +72,17 @@ pub(crate) fn json_line(value: &Value) {
     line(&text);
 }
 
+/// An error with a step that helps, which is shown on a line of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub(crate) struct Advised {
+    pub(crate) what: String,
+    pub(crate) hint: String,
+}
+
 /// Says why nothing was done.
 pub(crate) fn could_not_run(format: Output, error: &anyhow::Error) {
+    let hint = error.downcast_ref().map(|Advised { hint, .. }| hint);
     let (text, value) = match error.downcast_ref::<CallError>() {
         Some(call) => {
             let (what, why) = (error.to_string(), call.to_string());
@@ -88,7 +97,7 @@ pub(crate) fn could_not_run(format: Output, error: &anyhow::Error) {
         }
         None => {
             let text = format!("{error:#}");
-            let value = json!({ "message": text, "advice": null });
+            let value = json!({ "message": text, "advice": hint });
             (text, value)
         }
     };
@@ -96,6 +105,9 @@ pub(crate) fn could_not_run(format: Output, error: &anyhow::Error) {
         json_line(&json!({ "type": "error", "error": value }));
     }
     note!("host-demo: {}", clean(&text));
+    if let Some(hint) = hint {
+        note!("hint: {}", clean(hint));
+    }
 }
 
 /// Says what is wrong with the arguments, or what was asked for with them. `true`: something is
@@ -103,13 +115,18 @@ pub(crate) fn could_not_run(format: Output, error: &anyhow::Error) {
 pub(crate) fn misused(format: Output, error: &clap::Error) -> bool {
     let _ = error.print();
     let is_wrong = error.use_stderr();
+    let hint = dashes::hint(std::env::args_os().skip(1)).filter(|_| is_wrong);
+    if let Some(hint) = &hint {
+        note!("hint: {}", clean(hint));
+    }
     if is_wrong && format == Output::Json {
         let message = match error.kind() {
             // Its text is the help itself.
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "there is no command".to_owned(),
             _ => what_is_wrong(&error.render().to_string()),
         };
-        let error = json!({ "message": message, "advice": "--help lists what there is" });
+        let advice = hint.as_deref().unwrap_or("--help lists what there is");
+        let error = json!({ "message": message, "advice": advice });
         json_line(&json!({ "type": "error", "error": error }));
     }
     is_wrong

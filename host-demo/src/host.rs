@@ -35,6 +35,7 @@ use crate::clock::{Clock, Moment};
 use crate::contract::{self, FoundMachines, MachineAction, MachineActionFilter, MachineActionPage};
 use crate::egress::{Call, Egress, Hooks, stopped};
 use crate::grant::Grant;
+use crate::id::DnsName;
 use crate::identity::{IdentityError, Principal};
 use crate::limits::{Limiter, Quota};
 use crate::operation::{Operation, Target};
@@ -165,10 +166,15 @@ impl Host {
         computer_dns_name: &str,
         patience: Patience,
     ) -> Result<FoundMachines, CallError> {
-        let target = computer_dns_name.parse().ok().map(Target::Name);
-        let grant = Grant::new(Operation::FindMachines, target);
+        let name = computer_dns_name.parse::<DnsName>().ok();
+        // The plugin is asked for what is granted: the name without what tells no name from another.
+        let asked = name
+            .as_ref()
+            .map_or(computer_dns_name, DnsName::as_str)
+            .to_owned();
+        let grant = Grant::new(Operation::FindMachines, name.map(Target::Name));
         self.call(grant, patience, |way_out| {
-            self.plugin.find_machines(way_out, computer_dns_name)
+            self.plugin.find_machines(way_out, &asked)
         })
         .await
     }

@@ -121,7 +121,16 @@ pub struct Stuck {
     pub error: CallError,
 }
 
-/// Looks for the devices of these names, each of which should stand there once: one call for each.
+/// Returns how many calls [`find`] makes for these names at most: two for a name that is written
+/// differently in lower case.
+pub fn most_calls(names: &[DnsName]) -> usize {
+    let in_two_spellings = names.iter().filter(|name| name.lower_case().is_some());
+    names.len() + in_two_spellings.count()
+}
+
+/// Looks for the devices of these names, each of which should stand there once: one call for each,
+/// and a second one for a name that no device has as it is written, in lower case. (Whether the
+/// service regards case is not known; most records are in lower case, but not all.)
 /// The answers come in the order of the names; `on_answer` is told of each as it comes.
 ///
 /// What is put off or fails is asked for again, a few times.
@@ -162,7 +171,7 @@ impl Search {
         if self.stuck().is_some() {
             return None;
         }
-        let answer = match self.ask(&name).await {
+        let answer = match self.in_any_spelling(&name).await {
             Ok(found) => choose(found),
             Err(error) if concerns_all(&error) => {
                 self.stuck().get_or_insert(Stuck { name, error });
@@ -172,6 +181,15 @@ impl Search {
         };
         (self.on_answer)(&name);
         Some(answer)
+    }
+
+    /// The devices of a name as it is written; where there are none, in lower case.
+    async fn in_any_spelling(&self, name: &DnsName) -> Result<FoundMachines, CallError> {
+        let found = self.ask(name).await?;
+        match name.lower_case() {
+            Some(lower) if found.items.is_empty() && !found.truncated => self.ask(&lower).await,
+            _ => Ok(found),
+        }
     }
 
     async fn ask(&self, name: &DnsName) -> Result<FoundMachines, CallError> {

@@ -12,7 +12,6 @@ mod record;
 mod redact;
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,9 +25,9 @@ use crate::history::{History, Progress, Standing};
 use crate::host::{CallError, Host, Patience};
 use crate::id::MachineId;
 use crate::kind::Kind;
-use crate::limits::NotUntil;
 use crate::query::ActionQuery;
 use crate::survey::{Bounds, Survey, survey};
+use crate::waiting::OnWait;
 
 pub use findings::{Finding, findings};
 pub use record::{FORMAT, Record, Recorded, Request, Response};
@@ -297,7 +296,7 @@ pub struct Pilot<'a> {
     /// Interrupts it once this becomes true. A device that is restricted by then is released first.
     pub stop: watch::Receiver<bool>,
     /// Is told of a wait for the quota.
-    pub on_wait: Option<Arc<dyn Fn(NotUntil) + Send + Sync>>,
+    pub on_wait: Option<OnWait>,
     /// Is told of each step.
     pub on_step: &'a (dyn Fn(Step) + Send + Sync),
 }

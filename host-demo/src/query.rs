@@ -187,10 +187,31 @@ impl fmt::Display for ActionQuery {
 
 /// The name in the query of a URL that asks for the devices of one.
 pub(crate) fn name_in(text: &str) -> Option<DnsName> {
-    let name = text.strip_prefix(BEFORE_NAME)?.strip_suffix(AFTER_NAME)?;
-    let parsed: DnsName = name.parse().ok()?;
-    // Parsing lower-cases. On the wire the name must be canonical already.
-    (parsed.as_str() == name).then_some(parsed)
+    let escaped = text.strip_prefix(BEFORE_NAME)?.strip_suffix(AFTER_NAME)?;
+    let name: DnsName = of_bytes(escaped)?.parse().ok()?;
+    // On the wire there is one way to write a name, which is not the only one that can be read.
+    (as_bytes(&name) == escaped).then_some(name)
+}
+
+/// A name as it stands in a URL: each byte outside ASCII is escaped, and nothing else.
+fn as_bytes(name: &DnsName) -> String {
+    let escaped = |byte: u8| match byte.is_ascii() {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    };
+    name.as_str().bytes().map(escaped).collect()
+}
+
+/// The text whose bytes are escaped in this one.
+fn of_bytes(escaped: &str) -> Option<String> {
+    let mut parts = escaped.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
 }
 
 /// The text without the two escapes that there are; with any other one, or with a character that
@@ -431,11 +452,34 @@ mod tests {
     #[test]
     fn a_name_is_asked_for_in_one_way() {
         let of = |name: &str| format!("{BEFORE_NAME}{name}{AFTER_NAME}");
-        let name = "johns_work-computer.contoso.com";
-        assert_eq!(name_in(&of(name)), name.parse().ok());
+        for (name, asked) in [
+            (
+                "johns_work-computer.contoso.com",
+                "johns_work-computer.contoso.com",
+            ),
+            ("C-Lab-31", "C-Lab-31"),
+            ("büro-pc01", "b%C3%BCro-pc01"),
+            ("电脑", "%E7%94%B5%E8%84%91"),
+        ] {
+            assert_eq!(name_in(&of(asked)), name.parse().ok(), "{name}");
+        }
         for text in [
             of(""),
-            of("PC"),
+            of("pc."),
+            of("büro"),
+            of("b%c3%bcro"),
+            of("b%C3ro"),
+            of("b%FCro"),
+            of("b%25C3%25BCro"),
+            of("bu%CC%88ro"),
+            of("pc%E2%80%99"),
+            of("pc%CA%BC"),
+            of("pc%EF%BC%87"),
+            of("pc%+1"),
+            of("pc%"),
+            of("pc%2"),
+            of("pc%00"),
+            of("pc%0A"),
             of("pc%27%20or%20%271%27%20eq%20%271"),
             of("pc'"),
             of("p%63"),

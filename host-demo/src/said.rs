@@ -90,7 +90,7 @@ impl Said {
             (Self::Machines(list), Some(Target::Name(name))) => {
                 let all = list.items.iter().all(|machine| {
                     let named = machine.name.as_deref();
-                    named.is_some_and(|named| named.eq_ignore_ascii_case(name.as_str()))
+                    named.is_some_and(|named| name.is(named))
                 });
                 (!all).then_some("with devices of another name")
             }
@@ -275,6 +275,7 @@ mod tests {
         let name = Target::Name("pc".parse().unwrap());
         for (entry, fits) in [
             (r#"{"id":"1","computerDnsName":"PC"}"#, true),
+            (r#"{"id":"1","computerDnsName":"pc."}"#, false),
             (r#"{"id":"1","computerDnsName":"pc2"}"#, false),
             (r#"{"id":"1"}"#, false),
         ] {

@@ -91,6 +91,8 @@ impl fmt::Display for Cause {
             Self::Pause { wrong, of } => write!(f, "{wrong} of the last {of} requests failed"),
             Self::Read(trouble) => write!(f, "reading from the service failed: {trouble}"),
             Self::Request(trouble) => write!(f, "a request was not sent: {trouble}"),
+            // Most of these messages say it themselves.
+            Self::Token(trouble) if trouble.message.starts_with("no token") => trouble.fmt(f),
             Self::Token(trouble) => write!(f, "no token at the moment: {trouble}"),
             Self::Response => f.write_str("no response yet"),
             Self::Device => f.write_str("the device has not done it yet"),

@@ -23,8 +23,8 @@ pub struct ActionId(String);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Comment(String);
 
-/// A device's name: 1 to 255 ASCII letters, digits, hyphens, underscores and full stops, in lower
-/// case.
+/// A device's name, as the caller wrote it, without the root's full stop: at most 255 bytes of
+/// letters, digits, hyphens, underscores and full stops, of any script.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DnsName(String);
 
@@ -33,12 +33,20 @@ pub struct DnsName(String);
 pub struct DateTime(String);
 
 impl DnsName {
-    /// The most characters, those of the DNS (RFC 1035, section 2.3.4).
-    pub const MAX_CHARS: usize = 255;
+    /// The most bytes, those of the DNS (RFC 1035, section 2.3.4).
+    pub const MAX_BYTES: usize = 255;
 
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Returns whether a text is this name: case is ignored, as Windows and the DNS ignore it.
+    pub fn is(&self, other: &str) -> bool {
+        self.0
+            .chars()
+            .map(case_folded)
+            .eq(other.chars().map(case_folded))
     }
 }
 
@@ -163,18 +171,22 @@ impl FromStr for DnsName {
 
     fn from_str(text: &str) -> Result<Self, InvalidArgument> {
         let expected = "a device's name has letters, digits, hyphens, underscores and full stops";
-        let problem = if text.is_empty() {
+        // A name that is fully qualified may end in the root's full stop.
+        let name = text.strip_suffix('.').unwrap_or(text);
+        let problem = if name.is_empty() {
             format!("it is empty; {expected}")
-        } else if let Some(stranger) = first_stranger(text, is_of_a_name) {
+        } else if let Some(stranger) = first_stranger(name, is_of_a_device_name) {
             format!("{stranger}; {expected}")
-        } else if text.len() > Self::MAX_CHARS {
+        } else if name.len() > Self::MAX_BYTES {
             format!(
-                "it has {} characters; at most {} are accepted",
-                text.len(),
-                Self::MAX_CHARS
+                "it has {} bytes; at most {} are accepted",
+                name.len(),
+                Self::MAX_BYTES
             )
+        } else if name.split('.').any(str::is_empty) {
+            format!("nothing stands before or between its full stops; {expected}")
         } else {
-            return Ok(Self(text.to_ascii_lowercase()));
+            return Ok(Self(name.to_string()));
         };
         Err(refusal("computer-dns-name", problem))
     }
@@ -245,6 +257,34 @@ fn is_like_a_name(text: &str) -> bool {
 
 const fn is_of_a_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_')
+}
+
+/// Whether a character can be one of a device's name. Outside ASCII only those are refused that
+/// cannot be seen, and those that old code pages make an apostrophe of (modifier letters): which of
+/// the others are letters would take a table, and each of them is escaped in a query.
+fn is_of_a_device_name(c: char) -> bool {
+    is_of_a_name(c)
+        || (!c.is_ascii()
+            && !c.is_control()
+            && !is_blank(c)
+            && !matches!(c,
+                '\u{b4}' | '\u{2b0}'..='\u{2ff}' | '\u{374}'..='\u{375}' | '\u{384}'
+                | '\u{55a}'..='\u{55f}' | '\u{5f3}'..='\u{5f4}' | '\u{7f4}'..='\u{7f5}'
+                | '\u{2018}'..='\u{201f}' | '\u{2032}'..='\u{2037}' | '\u{a78b}'..='\u{a78c}'
+                | '\u{ff07}'))
+}
+
+/// A character without its case, as Windows compares names: its upper case, where that is one
+/// character. The dotless i is another letter than the i. (Lower case as well would cost 12 KB.)
+fn case_folded(c: char) -> char {
+    if c.is_ascii() {
+        return c.to_ascii_uppercase();
+    }
+    let mut upper = c.to_uppercase();
+    match (upper.next(), upper.next()) {
+        (Some(upper), None) if c != '\u{131}' => upper,
+        _ => c,
+    }
 }
 
 /// Where the first character stands that does not belong, and of what kind it is: `character 4 is a

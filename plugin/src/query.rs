@@ -1,8 +1,9 @@
 //! The queries of lists: what may stand in them, and which answers are to them.
 //!
 //! Nothing gets into a query but values whose characters need no quoting: ids, names of letters and
-//! digits, moments. So there is no text that ends a literal, and no filter but the one that was
-//! asked for. The grammar stands in `wit/connection.wit`.
+//! digits, moments. Letters outside ASCII are escaped byte by byte. So there is no text that ends a
+//! literal, and no filter but the one that was asked for. The grammar stands in
+//! `wit/connection.wit`.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -146,15 +147,24 @@ impl MachineQuery {
 
     /// As it stands in a URL.
     pub fn text(&self) -> String {
-        let name = self.name();
-        format!("$filter=computerDnsName%20eq%20%27{name}%27&$top={MAX_MACHINES}")
+        let mut text = String::from("$filter=computerDnsName%20eq%20%27");
+        for byte in self.name().bytes() {
+            if byte.is_ascii() {
+                text.push(char::from(byte));
+            } else {
+                text.push_str(&format!("%{byte:02X}"));
+            }
+        }
+        text.push_str("%27&$top=");
+        text.push_str(&MAX_MACHINES.to_string());
+        text
     }
 
     /// The devices in the body of an answer, if they have the name; else what is wrong with it.
     pub fn machines_in(&self, body: &[u8]) -> Result<FoundMachines, &'static str> {
         let list = wire::List::in_body(body).ok_or("not with a list")?;
         let (items, truncated) = list.read(MAX_MACHINES, wire::machine_in_list)?;
-        let has_name = |name: &String| name.eq_ignore_ascii_case(self.name());
+        let has_name = |name: &String| self.0.is(name);
         if items
             .iter()
             .all(|machine| machine.computer_dns_name.as_ref().is_some_and(has_name))

@@ -308,8 +308,9 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        let text = serde_json::to_string(&kept(&[("time", Better::Lower, 1.5)])).unwrap();
-        let again: Kept = serde_json::from_str(&text).unwrap();
+        let text =
+            serde_json::to_string(&kept(&[("time", Better::Lower, 1.5)])).expect("it is JSON");
+        let again: Kept = serde_json::from_str(&text).expect("it is read again");
         assert_eq!(
             (again.rows[0].median, again.rows[0].better),
             (1.5, Better::Lower)

@@ -1,5 +1,6 @@
 //! The command line.
 
+pub(crate) mod dashes;
 pub(crate) mod help;
 
 use std::ffi::OsString;
@@ -164,6 +165,7 @@ pub(crate) struct Batch {
 #[derive(Debug, Args)]
 pub(crate) struct Resume {
     /// The run: its name, the beginning of it, or `last`.
+    #[arg(value_parser = dashes::text)]
     pub(crate) run: String,
 
     /// Try those once more that were refused, or whose action failed.
@@ -230,11 +232,16 @@ pub(crate) struct Runs {
 #[command(group = ArgGroup::new("looked_up").args(["from", "by_name"]).multiple(true))]
 pub(crate) struct Devices {
     /// Defender's ids of the devices: 40 hexadecimal digits each. With --by-name: their names.
-    #[arg(required_unless_present = "from", value_name = "MACHINE_ID")]
+    #[arg(
+        required_unless_present = "from",
+        value_name = "MACHINE_ID",
+        value_parser = dashes::text
+    )]
     pub(crate) machine_ids: Vec<String>,
 
     /// Take the devices in this file as well, or in standard input (-): one id (with --by-name: one
-    /// name) a line, a table with a header (CSV), or JSON.
+    /// name) a line, a table with a header (CSV), or JSON. An address of a device page in the portal
+    /// is an id, too.
     #[arg(long, value_name = "FILE", help_heading = "Devices")]
     pub(crate) from: Option<PathBuf>,
 
@@ -243,14 +250,14 @@ pub(crate) struct Devices {
     #[arg(long, value_name = "NAME", requires = "from", help_heading = "Devices")]
     pub(crate) column: Option<String>,
 
-    /// Pass over lines of the file that name no device, and names that do not lead to one, instead
-    /// of sending nothing.
+    /// Skip lines of the file that are reported as wrong, and names that do not lead to one device,
+    /// instead of sending nothing.
     #[arg(long, requires = "looked_up", help_heading = "Devices")]
     pub(crate) skip_invalid: bool,
 
     /// Devices are named by their names, as Defender has them: pc-1.contoso.com. Each is looked for
-    /// first, with one call; what several devices are called, or none, is told of, and nothing is
-    /// sent. An id is still an id.
+    /// first, with one call, or two where it is not found as it is written, but in lower case. Names
+    /// that match no device, or several, are reported, and nothing is sent. An id is still an id.
     #[arg(long, help_heading = "Devices")]
     pub(crate) by_name: bool,
 
@@ -280,7 +287,7 @@ pub(crate) struct Restricted {
 #[derive(Debug, Args)]
 pub(crate) struct Cancel {
     /// The actions' ids, GUIDs.
-    #[arg(required = true, value_name = "ACTION_ID")]
+    #[arg(required = true, value_name = "ACTION_ID", value_parser = dashes::text)]
     pub(crate) action_ids: Vec<String>,
 
     /// Why, for the record of each action.
@@ -302,7 +309,7 @@ pub(crate) struct Cancel {
 #[derive(Debug, Args)]
 pub(crate) struct Status {
     /// An action's id, which is a GUID, or a device's, which has 40 hexadecimal digits.
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = dashes::text)]
     pub(crate) id: String,
 
     #[command(flatten)]
@@ -388,6 +395,7 @@ pub(crate) enum Audit {
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
     /// The record. By default host-demo/audit.jsonl in the user's state directory.
+    #[arg(value_parser = dashes::path())]
     pub(crate) file: Option<PathBuf>,
 
     /// The key that it was made with. By default host-demo/keys/audit.key in the user's data
@@ -428,6 +436,7 @@ pub(crate) enum RunsCommand {
 #[derive(Debug, Args)]
 pub(crate) struct ShowRun {
     /// The run: its name, the beginning of it, or `last`.
+    #[arg(value_parser = dashes::text)]
     pub(crate) run: String,
 
     #[command(flatten)]
@@ -437,7 +446,11 @@ pub(crate) struct ShowRun {
 #[derive(Debug, Args)]
 pub(crate) struct Purge {
     /// These: each by its name, the beginning of it, or as `last`.
-    #[arg(value_name = "RUN", required_unless_present = "older_than")]
+    #[arg(
+        value_name = "RUN",
+        required_unless_present = "older_than",
+        value_parser = dashes::text
+    )]
     pub(crate) named: Vec<String>,
 
     /// All in which nothing has happened for so long, such as 12h, 90d or 4w.
@@ -455,6 +468,7 @@ pub(crate) struct Purge {
 #[derive(Debug, Args)]
 pub(crate) struct Report {
     /// The run: its name, the beginning of it, or `last`.
+    #[arg(value_parser = dashes::text)]
     pub(crate) run: String,
 
     /// Write a page to this file, which appears whole or not at all.

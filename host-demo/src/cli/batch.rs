@@ -21,7 +21,7 @@ use super::devices::{self, Device, Verb};
 use super::interrupt::Interrupt;
 use super::progress::Progress;
 use super::waits::Waits;
-use super::{Exit, audit, config, connect, output, preview, quota, suggest};
+use super::{Exit, audit, config, connect, hint, output, preview, quota, suggest};
 
 /// How long one device is followed where nobody says.
 const FOLLOW: Duration = Duration::from_secs(600);
@@ -391,6 +391,9 @@ fn summarise(run: &Run, finished: &Finished) {
     // What kept one from being tried kept the others too, and is said once.
     if let Some(why) = &finished.hopeless {
         note!("host-demo: {}", output::clean(&output::explain(why)));
+        if let Some(hint) = hint::of_call(why) {
+            note!("hint: {}", output::clean(&hint));
+        }
     }
 }
 

@@ -12,11 +12,12 @@ use host_demo::files;
 use host_demo::grant::Operation;
 use host_demo::host::{CallError, Host, Patience};
 use host_demo::id::{DnsName, MachineId};
-use host_demo::input::{self, Listed, Named, Wanted};
+use host_demo::input::{self, InputError, Listed, Named, Problem, Wanted};
 use host_demo::names::{self, Stuck, Unclear};
 use serde_json::{Value, json};
 
 use super::args::{Devices, Output};
+use super::output::Advised;
 use super::steps::Steps;
 use super::{batch, output};
 
@@ -58,27 +59,33 @@ pub(super) fn asked(args: &Devices, verb: Verb) -> anyhow::Result<Asked> {
     let mut wrong = Vec::new();
     for text in &args.machine_ids {
         match wanted.read(text) {
-            Ok(device) if seen.insert(device.clone()) => devices.push((device, None)),
+            Ok(device) if seen.insert(device.folded()) => devices.push((device, None)),
             Ok(device) => note!("host-demo: {device} is named more than once; it is {past} once"),
-            Err(problem) => wrong.push(problem.to_string()),
+            Err(problem) => wrong.push(problem),
         }
     }
-    if !wrong.is_empty() {
-        bail!("machine-id: {}. Nothing was sent", wrong.join("; "));
+    if let Some(first) = wrong.first() {
+        let all: Vec<_> = wrong.iter().map(ToString::to_string).collect();
+        bail!(Advised {
+            what: format!("machine-id: {}. Nothing was sent", all.join("; ")),
+            hint: advice(first).to_owned(),
+        });
     }
     let mut list = String::new();
     if let Some(path) = &args.from {
         list = called(path);
         let (listed, mut repeated) = listed(path, &list, args, wanted)?;
         for Listed { line, device } in listed {
-            if seen.insert(device.clone()) {
+            if seen.insert(device.folded()) {
                 devices.push((device, Some(line)));
             } else {
                 repeated += 1;
             }
         }
-        if repeated > 0 {
-            note!("host-demo: {repeated} lines name a device once more; each is {past} once");
+        match repeated {
+            0 => {}
+            1 => note!("host-demo: 1 line names a device once more; it is {past} once"),
+            _ => note!("host-demo: {repeated} lines name a device once more; each is {past} once"),
         }
     }
     Ok(Asked {
@@ -96,8 +103,8 @@ fn called(path: &Path) -> String {
     }
 }
 
-/// What is in the list, and how many lines repeat another one, if every line of it names a device
-/// or those that don't may be passed over.
+/// What is in the list, and how many lines repeat another one, if nothing is wrong with it or what
+/// is wrong may be skipped.
 fn listed(
     path: &Path,
     name: &str,
@@ -106,33 +113,119 @@ fn listed(
 ) -> anyhow::Result<(Vec<Listed>, usize)> {
     /// A million lines of a wide table.
     const MAX: u64 = 512 << 20;
-    /// So many mistakes are shown.
-    const SHOWN: usize = 20;
+    /// So many problems are shown.
+    const SHOWN: usize = 5;
 
     let file = match path == Path::new("-") {
         true => Path::new("/dev/stdin"),
         false => path,
     };
     let contents = files::read(file, MAX).with_context(|| format!("{name} can't be read"))?;
-    let list = input::parse(&contents.bytes, args.column.as_deref(), wanted)
-        .with_context(|| format!("{name} is no list of devices"))?;
+    let list = input::parse(&contents.bytes, args.column.as_deref(), wanted);
+    let list = list.map_err(|error| unreadable(name, &error, wanted))?;
+    match (list.titles.first(), list.titles.last()) {
+        (Some(first), Some(last)) if first == last => {
+            note!("host-demo: {name}, line {first} is above the header and was skipped");
+        }
+        (Some(first), Some(last)) => {
+            note!(
+                "host-demo: {name}, lines {first} to {last} are above the header and were skipped"
+            );
+        }
+        _ => {}
+    }
+    let Some(first) = list.wrong.first() else {
+        return Ok((list.devices, list.repeated));
+    };
+    let count = list.wrong.len();
+    if count == 1 && !args.skip_invalid {
+        bail!(Advised {
+            what: format!("{name}, {first}. Nothing was sent"),
+            hint: format!("{}, or skip it with --skip-invalid", advice(&first.problem)),
+        });
+    }
     for wrong in list.wrong.iter().take(SHOWN) {
         note!("host-demo: {name}, {}", output::clean(&wrong.to_string()));
     }
-    if list.wrong.len() > SHOWN {
-        note!("host-demo: and {} lines more", list.wrong.len() - SHOWN);
+    if count > SHOWN {
+        note!("host-demo: and {}", problems(count - SHOWN, " more"));
     }
-    match (list.wrong.len(), args.skip_invalid) {
-        (0, _) => {}
-        (_, true) if list.devices.is_empty() => bail!("no line of {name} names a device"),
-        (wrong, true) => note!("host-demo: {wrong} lines are passed over"),
-        (wrong, false) => bail!(
-            "{wrong} lines of {name} name no device (the first: {}). Nothing was sent; mend them, \
-             or pass over them with --skip-invalid",
-            list.wrong[0]
-        ),
+    let problems = problems(count, "");
+    if !args.skip_invalid {
+        bail!(Advised {
+            what: format!("{name} has {problems} (the first: {first}). Nothing was sent"),
+            hint: format!(
+                "{}, or skip them with --skip-invalid",
+                advice(&first.problem)
+            ),
+        });
     }
+    if list.devices.is_empty() {
+        bail!("{name} has {problems}, and no device besides. Nothing was sent");
+    }
+    note!("host-demo: {problems} skipped");
     Ok((list.devices, list.repeated))
+}
+
+fn problems(count: usize, more: &str) -> String {
+    match count {
+        1 => format!("1{more} problem"),
+        _ => format!("{count}{more} problems"),
+    }
+}
+
+fn unreadable(name: &str, error: &InputError, wanted: Wanted) -> anyhow::Error {
+    let hint = match (error, wanted) {
+        (InputError::NotAList { .. }, _) => return anyhow::anyhow!("{name} {error}"),
+        (InputError::Empty, _) => "a list has one id a line, a table with a header, or JSON",
+        (InputError::NoColumn { .. }, Wanted::Names) => {
+            "name the column that has the names with --column"
+        }
+        (InputError::NoColumn { .. }, Wanted::Ids) => {
+            "name the column that has the ids with --column, or add --by-name to use names"
+        }
+        (InputError::SameColumns { .. }, _) => {
+            "rename one of them, or name another column with --column"
+        }
+        (InputError::NoHeader, _) => "add a header, or leave only the ids, one a line",
+    };
+    anyhow::Error::from(Advised {
+        what: format!("{name} {error}"),
+        hint: hint.to_owned(),
+    })
+}
+
+/// What to do about a line, or a text.
+fn advice(problem: &Problem) -> &'static str {
+    match problem {
+        Problem::Guid(_) => {
+            "give the machine id (\"Device ID\" in the portal's export), or the name with --by-name"
+        }
+        Problem::Name(_) => "if these are names of devices, add --by-name",
+        Problem::Address(_) => "copy the address of the device's page from the portal, or its id",
+        Problem::Number(_) => "export the list again, and import the column into the sheet as text",
+        Problem::Encoding(_) => "save the list as UTF-8",
+        Problem::Fields { .. } | Problem::NoRowFits(_) => {
+            "put fields that have a separator in quotation marks, and give each row every field"
+        }
+        Problem::OpenQuote | Problem::QuotedRows | Problem::AfterQuote | Problem::StrayQuote => {
+            "remove the quotation mark, or close it and double those inside"
+        }
+        Problem::NotTheLastPage => "add the next page to the list",
+        Problem::AboveHeader { .. } => "remove the lines above the header",
+        Problem::OtherHeader => "pass the two tables one after the other",
+        Problem::CutOff => "get the list again: its end is missing",
+        Problem::Digits { .. }
+        | Problem::NoId(_)
+        | Problem::NoName(_)
+        | Problem::Hidden { .. }
+        | Problem::Empty { .. }
+        | Problem::Nul
+        | Problem::Json(_)
+        | Problem::Twice(_)
+        | Problem::SeveralLists
+        | Problem::TooDeep => "correct it",
+    }
 }
 
 /// Whether so many are meant.
@@ -170,7 +263,7 @@ impl Asked {
     }
 
     /// The devices. Names are looked for first, all of them; what leads to no device, or may lead
-    /// to several, is told of, and then nothing is begun, unless it may be passed over.
+    /// to several, is told of, and then nothing is begun, unless it may be skipped.
     ///
     /// Where it is stopped meanwhile, the error is [`CallError::Stopped`].
     pub(super) async fn devices(
@@ -207,15 +300,25 @@ impl Asked {
             (None, _) => Ok(devices),
             (Some(_), true) if devices.is_empty() => bail!("no name leads to a device"),
             (Some(_), true) => {
-                note!("host-demo: {} names are passed over", unclear.len());
+                let count = unclear.len();
+                note!(
+                    "host-demo: {count} {} skipped",
+                    if count == 1 { "name" } else { "names" }
+                );
                 Ok(devices)
             }
-            (Some((name, _, why)), false) => bail!(
-                "{} names do not lead to one device each (the first: {name}: {why}). Nothing was \
-                 {}; name these devices by their ids, or pass over them with --skip-invalid",
-                unclear.len(),
-                verb.past
-            ),
+            (Some((name, _, why)), false) => bail!(Advised {
+                what: format!(
+                    "{} no device or several (the first: {name}: {why}). Nothing was {}",
+                    match unclear.len() {
+                        1 => "1 name matches".to_owned(),
+                        count => format!("{count} names match"),
+                    },
+                    verb.past
+                ),
+                hint: "name these devices by their ids, or skip them with --skip-invalid"
+                    .to_owned(),
+            }),
         }
     }
 }
@@ -264,10 +367,15 @@ async fn find(
     format: Output,
 ) -> anyhow::Result<Vec<Result<MachineId, Unclear>>> {
     let count = names.len();
+    let most = names::most_calls(&names);
+    let searches = match most == count {
+        true => "searches",
+        false => "searches at most",
+    };
     let stop = patience.stop.clone();
     let steps = Steps::new(host, count, "names looked for", format);
     let waits = Arc::clone(steps.waits());
-    let foretold = batch::foretell(host, Operation::FindMachines, count, "searches");
+    let foretold = batch::foretell(host, Operation::FindMachines, most, searches);
     tokio::select! {
         _ = waits.watch(foretold) => {}
         () = super::interrupt::pressed(stop) => return Err(CallError::Stopped.into()),
@@ -293,7 +401,7 @@ fn explained(stuck: Stuck) -> anyhow::Error {
     }
     let what = match error.reason() {
         Some(Reason::Forbidden(_)) => {
-            format!("looking for {name}, instead of which its id will do")
+            format!("cannot look for {name}; devices can also be named by their ids")
         }
         _ => format!("looking for {name}"),
     };

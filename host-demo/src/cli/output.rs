@@ -16,7 +16,7 @@ use host_demo::limits::{LedgerError, LedgerProblem};
 use host_demo::transport::TransportErrorKind;
 use serde_json::{Value, json};
 
-use super::args::Output;
+use super::args::{Output, dashes};
 use super::{hint, suggest};
 
 /// Whether something that was to be printed is lost, other than by a reader who went away.
@@ -76,6 +76,14 @@ pub(crate) fn json_line(value: &Value) {
     line(&text);
 }
 
+/// An error with a step that helps, which is shown on a line of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub(crate) struct Advised {
+    pub(crate) what: String,
+    pub(crate) hint: String,
+}
+
 /// Says why nothing was done.
 pub(crate) fn could_not_run(format: Output, error: &anyhow::Error) {
     let (text, mut value) = match error.downcast_ref::<CallError>() {
@@ -97,7 +105,10 @@ pub(crate) fn could_not_run(format: Output, error: &anyhow::Error) {
             (with_advice(&text, advice), value)
         }
     };
-    let hints = hint::after(error);
+    let mut hints = hint::after(error);
+    if let Some(Advised { hint, .. }) = error.downcast_ref() {
+        hints.insert(0, hint.clone());
+    }
     if let (Some(hint), true) = (hints.first(), value["advice"].is_null()) {
         value["advice"] = json!(hint);
     }
@@ -115,13 +126,18 @@ pub(crate) fn could_not_run(format: Output, error: &anyhow::Error) {
 pub(crate) fn misused(format: Output, error: &clap::Error) -> bool {
     let _ = error.print();
     let is_wrong = error.use_stderr();
+    let hint = dashes::hint(std::env::args_os().skip(1)).filter(|_| is_wrong);
+    if let Some(hint) = &hint {
+        note!("hint: {}", clean(hint));
+    }
     if is_wrong && format == Output::Json {
         let message = match error.kind() {
             // Its text is the help itself.
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "there is no command".to_owned(),
             _ => what_is_wrong(&error.render().to_string()),
         };
-        let error = json!({ "message": message, "advice": "--help lists what there is" });
+        let advice = hint.as_deref().unwrap_or("--help lists what there is");
+        let error = json!({ "message": message, "advice": advice });
         json_line(&json!({ "type": "error", "error": error }));
     }
     is_wrong
@@ -148,8 +164,7 @@ pub(crate) fn moment(at: jiff::Timestamp, now: jiff::Timestamp) -> String {
 /// An error for programs.
 pub(crate) fn error_json(error: &CallError) -> Value {
     let mut value = error.to_json();
-    let advice = advice(error).map(str::to_owned);
-    value["advice"] = json!(advice.or_else(|| hint::of_call(error)));
+    value["advice"] = json!(advice(error).or_else(|| hint::of_call(error)));
     value
 }
 
@@ -212,7 +227,7 @@ fn flag_for(error: &CallError) -> Option<&'static str> {
             Some("check the proxy and its URL (--proxy); `host-demo check` reports what it answers")
         }
         TransportErrorKind::ProxyAuthentication => Some(
-            "name a file with user:password by --proxy-credentials-file; `host-demo check` reports \
+            "check what --proxy-credentials-file names (user:password); `host-demo check` reports \
              which authentication schemes the proxy offers",
         ),
         TransportErrorKind::Address => Some("a private network is permitted with --allow-address"),

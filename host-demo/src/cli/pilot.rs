@@ -11,13 +11,15 @@ use host_demo::cloud::Service;
 use host_demo::egress::Tape;
 use host_demo::grant::Operation;
 use host_demo::host::{CallError, Host, Patience};
-use host_demo::id::MachineId;
+use host_demo::id::{DnsName, MachineId};
+use host_demo::names;
 use host_demo::pilot::{self, Ended, Finding, Free, Left, Pilot, Record, Step};
 use serde_json::json;
 use tokio::sync::watch;
 
 use super::args::Output;
 use super::interrupt::{self, Interrupt};
+use super::waits::Waits;
 use super::{Exit, audit, cancel, output, picture, suggest};
 
 /// What was asked for.
@@ -43,9 +45,10 @@ pub(super) async fn run(
 ) -> anyhow::Result<Exit> {
     let interrupt = Interrupt::finishes();
     let stop = interrupt.stop.clone();
+    let waits = Waits::new(host, format);
     let patience = Patience {
         stop: Some(stop.clone()),
-        ..picture::patience(host)
+        ..picture::patience(&waits)
     };
     let device = free(host, &wanted.device, patience).await?;
     let named = match &device.name {
@@ -61,21 +64,20 @@ pub(super) async fn run(
 
     let is_told = tokio::spawn(tell_of_interrupt(stop.clone(), release.clone()));
     let told = Mutex::new(None);
-    let ended = Pilot {
+    let pilot = Pilot {
         host,
         tape,
         device,
         comment: pilot::comment(),
         stop,
-        on_wait: picture::patience(host).on_wait,
+        on_wait: Some(waits.on_wait()),
         on_step: &|step: Step| {
             if told.lock().ok().and_then(|mut told| told.replace(step)) != Some(step) {
                 note!("host-demo: {}", step.doing());
             }
         },
-    }
-    .run()
-    .await;
+    };
+    let ended = waits.watch(pilot.run()).await;
     is_told.abort();
 
     let record = Record::of(&tape.exchanges(), service);
@@ -113,18 +115,12 @@ async fn free(host: &Host, device: &str, patience: Patience) -> anyhow::Result<F
     let (id, name) = match device.parse::<MachineId>() {
         Ok(id) => (id, None),
         Err(_) => {
-            let found = host.find_machines(device, patience.clone()).await?;
-            match &found.items[..] {
-                [machine] if !found.truncated => {
-                    let id = machine.id.parse::<MachineId>();
-                    let id = id.context("the service's id of the device is not one")?;
-                    (id, machine.computer_dns_name.clone())
-                }
-                found => bail!(
-                    "{} devices are named {device:?}; name one device by its machine id. Nothing \
-                     was sent but reads",
-                    found.len()
-                ),
+            let name: DnsName = device.parse()?;
+            let found = names::find(host, vec![name], patience.clone(), |_| {}).await;
+            match found.map_err(|stuck| stuck.error)?.pop() {
+                Some(Ok(id)) => (id, Some(device.to_lowercase())),
+                Some(Err(why)) => bail!("{device:?}: {why}. Nothing was sent but reads"),
+                None => return Err(CallError::Stopped.into()),
             }
         }
     };

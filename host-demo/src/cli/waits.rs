@@ -216,6 +216,8 @@ fn is_same(last: &Waiting, next: &Waiting) -> bool {
             let second = |waiting: &Waiting| waiting.until.map(Timestamp::as_second);
             second(last) >= second(next)
         }
+        // In a long outage the bar shows each attempt.
+        (Cause::Token(_), Cause::Token(_)) => last.cause == next.cause,
         _ => last == next,
     }
 }

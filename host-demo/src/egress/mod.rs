@@ -57,7 +57,7 @@ use crate::operation::{Operation, Target};
 use crate::policy::Policy;
 use crate::retry::{backoff, jitter};
 use crate::transport::{SetupError, Transport};
-use crate::waiting::{Cause, Waiting};
+use crate::waiting::{Cause, Trouble, Waiting};
 
 pub use crate::answer::AnswerError;
 pub use crate::limits::CALL_TIMEOUT;

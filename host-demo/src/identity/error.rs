@@ -130,6 +130,9 @@ impl IdentityError {
             Self::Refused { .. }
             | Self::NotInTime
             | Self::Malformed
+            | Self::NotAToken(_)
+            | Self::Certificate(_)
+            | Self::OtherTenant { .. }
             | Self::NotForThisService { .. }
             | Self::NoneAvailable(_) => false,
         }
@@ -145,9 +148,9 @@ impl IdentityError {
     }
 
     /// Returns the status of the authority's answer, if that is the reason.
-    pub(crate) fn status(&self) -> Option<u16> {
+    pub(crate) const fn status(&self) -> Option<u16> {
         match self {
-            Self::Busy { status, .. } => status.map(|status| status.as_u16()),
+            Self::Busy { status, .. } => *status,
             _ => None,
         }
     }

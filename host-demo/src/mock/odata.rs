@@ -92,7 +92,7 @@ impl Query {
             true => Ok(()),
             false => Err(Refusal::bad_request(
                 "BadRequest",
-                "This filter is not supported.",
+                "The filter is not supported.",
             )),
         }
     }
@@ -117,11 +117,6 @@ impl Query {
 }
 
 impl Condition {
-    /// Whether it looks at this property.
-    pub(super) fn is_by(&self, name: &str) -> bool {
-        matches!(self, Self::IsOneOf(property, _) if property == name)
-    }
-
     /// Whether it holds for an action.
     pub(super) fn holds_for(&self, action: &MachineAction, case: Case) -> bool {
         match self {

@@ -118,7 +118,8 @@ impl Service {
 
     /// The machine that has this name. `GET /api/machines/{id}` is documented to take one.
     pub(super) fn find_by_name(&self, name: &str) -> Option<usize> {
-        let has_name = |m: &Machine| m.dns_name().is_some_and(|n| n.eq_ignore_ascii_case(name));
+        let name = name.to_lowercase();
+        let has_name = |m: &Machine| m.dns_name().is_some_and(|n| n.to_lowercase() == name);
         self.devices
             .iter()
             .position(|device| has_name(&device.machine))
@@ -241,7 +242,7 @@ impl Service {
     pub(super) fn all_by_name(&self, name: &str) -> Vec<&Machine> {
         let has_name = |m: &&Machine| {
             m.dns_name().is_some_and(|n| match self.switches.name_case {
-                Case::Insensitive => n.eq_ignore_ascii_case(name),
+                Case::Insensitive => n.to_lowercase() == name.to_lowercase(),
                 Case::Sensitive => n == name,
             })
         };

@@ -393,8 +393,7 @@ switches! {
     content_encoding: ContentEncoding = ContentEncoding::Identity;
     /// Does a page that is not the last one have an `@odata.nextLink`? Elastic's code follows one.
     next_link: Header = Header::Present;
-    /// Are names of machines compared with regard to case in a filter? Unknown; OData's `eq` does,
-    /// and all records have lower case.
+    /// Are names of machines compared with regard to case in a filter? Unknown; OData's `eq` does.
     name_case: Case = Case::Sensitive;
     /// What does a search get that finds no machine? Documented is 404 where there are "no recent
     /// machines"; whether that is so for a filter is unknown.

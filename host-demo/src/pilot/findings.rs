@@ -319,7 +319,7 @@ impl<'a> All<'a> {
             |answered: &Answered<'_>| answered.exchange.request.query.get("$filter").cloned();
         let evidence = vec![plain.number, answered.number];
         if filter(&plain) == filter(&answered) {
-            let answer = "not asked: this version sends names in lower case".to_owned();
+            let answer = "not asked: the name has no letters".to_owned();
             return finding(question, Some((answer, evidence)), None, meaning);
         }
         // Documented is a 404 where there are none.

@@ -75,11 +75,25 @@ fn a_query_says_what_was_asked_for_and_nothing_else() {
     ] {
         assert_eq!(query(&filter, top, skip).text(), text);
     }
-    let name = "Johns_Work-Computer.contoso.com".parse::<MachineQuery>();
-    assert_eq!(
-        name.expect("a name").text(),
-        "$filter=computerDnsName%20eq%20%27johns_work-computer.contoso.com%27&$top=100"
-    );
+}
+
+#[test]
+fn a_name_is_asked_for_as_it_was_written() {
+    for (name, asked) in [
+        (
+            "Johns_Work-Computer.contoso.com",
+            "Johns_Work-Computer.contoso.com",
+        ),
+        ("pc-1.contoso.com.", "pc-1.contoso.com"),
+        ("b\u{fc}ro-pc01", "b%C3%BCro-pc01"),
+        ("\u{7535}\u{8111}-1", "%E7%94%B5%E8%84%91-1"),
+        ("\u{e19}\u{e49}\u{e33}", "%E0%B8%99%E0%B9%89%E0%B8%B3"),
+        ("\u{1d7d8}", "%F0%9D%9F%98"),
+    ] {
+        let query = name.parse::<MachineQuery>().expect(name);
+        let text = format!("$filter=computerDnsName%20eq%20%27{asked}%27&$top=100");
+        assert_eq!(query.text(), text);
+    }
 }
 
 #[test]
@@ -188,8 +202,19 @@ fn what_is_no_name_of_a_device_is_refused_with_what_is_wrong() {
         ("pc&$top=1", "character 3 is punctuation"),
         ("pc 1", "character 3 is white space"),
         ("pc\n", "character 3 is a control character"),
-        ("gerät", "character 4 is outside ASCII"),
-        (long.as_str(), "it has 256 characters"),
+        (".", "it is empty"),
+        ("pc..", "nothing stands before or between"),
+        (".pc", "nothing stands before or between"),
+        ("pc..contoso", "nothing stands before or between"),
+        ("pc\u{2bc}", "character 3 is outside ASCII"),
+        ("pc\u{ff07}", "character 3 is outside ASCII"),
+        ("pc\u{2019}", "character 3 is outside ASCII"),
+        ("pc\u{200b}", "character 3 is outside ASCII"),
+        ("pc\u{feff}", "character 3 is outside ASCII"),
+        ("pc\u{a0}", "character 3 is white space"),
+        ("pc\u{85}", "character 3 is a control character"),
+        (long.as_str(), "it has 256 bytes"),
+        (&"\u{fc}".repeat(128), "it has 256 bytes"),
     ] {
         let refused = name.parse::<MachineQuery>().expect_err("a refusal");
         assert_eq!(refused.parameter, "computer-dns-name");
@@ -366,6 +391,24 @@ fn machines_of_another_name_or_of_none_are_no_answer() {
         ),
     ] {
         assert_eq!(machines(&value).is_ok(), fits, "{value}");
+    }
+    for (asked, answered, fits) in [
+        ("B\u{dc}RO-PC01", "b\u{fc}ro-pc01", true),
+        ("pc-1.", "PC-1", true),
+        // Upper-cased, both sigmas are one.
+        (
+            "\u{3c0}\u{3c5}\u{3c1}\u{3b3}\u{3bf}\u{3c2}",
+            "\u{3a0}\u{3a5}\u{3a1}\u{393}\u{39f}\u{3a3}",
+            true,
+        ),
+        ("stra\u{df}e", "STRASSE", false),
+        ("pc-\u{131}", "pc-i", false),
+        ("b\u{fc}ro", "buro", false),
+    ] {
+        let query = asked.parse::<MachineQuery>().expect("a name");
+        let body = json!({ "value": [{ "id": "1", "computerDnsName": answered }] });
+        let found = query.machines_in(body.to_string().as_bytes());
+        assert_eq!(found.is_ok(), fits, "{asked} {answered}");
     }
     let hundred = vec![entry(r#""johns-work-computer""#); 100].join(",");
     assert!(machines(&hundred).expect("a list").truncated);

@@ -134,7 +134,12 @@ impl Run {
     #[track_caller]
     fn checks(self, code: i32) -> Checked {
         let (out, err) = self.args(["--output", "json"]).exits(code);
-        let json = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}:\n{out}{err}"));
+        let lines = out
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}:\n{out}{err}")));
+        let mut lines = lines.filter(|line: &Value| line["type"] != "waiting");
+        let json = lines.next().unwrap_or_else(|| panic!("{out}{err}"));
+        assert_eq!(lines.next(), None, "{out}{err}");
         Checked(json)
     }
 }

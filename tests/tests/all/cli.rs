@@ -502,7 +502,11 @@ fn a_release_whose_reading_is_forbidden_is_accepted_and_not_verifiable() {
 
 #[test]
 fn an_action_is_shown_as_it_stands_and_its_status_is_the_exit_code() {
-    let stage = Stage::new();
+    let switches = Switches {
+        visible_after: std::time::Duration::ZERO,
+        ..Switches::default()
+    };
+    let stage = Stage::with(switches, &[]);
     let id = stage.id();
     stage.mock.set_device(&id, DeviceBehaviour::Offline);
     let _ = stage
@@ -1035,8 +1039,8 @@ fn an_error_says_nothing_twice() {
         ),
         (
             &["check", "--authority", "https://x/y"],
-            "--authority: expected scheme, host and optional port, and nothing else: \
-             https://api.security.microsoft.com",
+            "--authority: expected scheme, host and optional port, and nothing else, such as \
+             https://login.microsoftonline.com: \"https://x/y\"",
         ),
     ] {
         let said = stage.bare(args).exits(2);

@@ -587,4 +587,12 @@ fn a_proxy_variable_that_is_not_used_is_hinted_at() {
     std::fs::write(stage.home().join("token"), "opaque").unwrap();
     let (_, err) = run.env("HTTPS_PROXY", "http://proxy.corp:3128").exits(2);
     assert!(err.contains(&hint("HTTPS_PROXY")), "{err}");
+    // And a run, once.
+    let id = stage.mock.machine_ids().swap_remove(0);
+    let run = stage.bare(["unrestrict", &id, "--comment", "x", "--base-url", nobody]);
+    let run = run.args(["--authority", nobody, "--scope", "https://x/.default"]);
+    let run = run.args(["--tenant-id", "t", "--client-id", "c"]);
+    let run = run.env("AZURE_CLIENT_SECRET", "x");
+    let (_, err) = run.env("HTTPS_PROXY", "http://proxy.corp:3128").exits(2);
+    assert_eq!(err.matches(&hint("HTTPS_PROXY")).count(), 1, "{err}");
 }

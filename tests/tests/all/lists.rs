@@ -8,7 +8,7 @@ use host_demo::contract::{
 };
 use host_demo::grant::Operation;
 use host_demo::host::{CallError, Patience};
-use host_demo::mock::{Api, Fault, Grant, Header, Machine, Mock, NoMachines, ReadRole};
+use host_demo::mock::{Api, Case, Fault, Grant, Header, Machine, Mock, NoMachines, ReadRole};
 use host_demo::plugin::Fault as PluginFault;
 use serde_json::{Value, json};
 use tests::world::{Scene, World};
@@ -245,7 +245,15 @@ async fn what_fits_no_filter_is_refused_and_spends_nothing() {
         assert_eq!(refused.parameter, parameter);
         assert_eq!(error.effect(), Effect::None);
     }
-    for name in ["", "pc'", "pc or 1", "pc%27", "gerät", &"x".repeat(256)] {
+    for name in [
+        "",
+        ".",
+        "pc'",
+        "pc or 1",
+        "pc%27",
+        "pc\u{2019}",
+        &"x".repeat(256),
+    ] {
         let error = find(&world, name).await.unwrap_err();
         assert!(
             matches!(error.reason(), Some(Reason::InvalidArgument(_))),
@@ -370,7 +378,7 @@ async fn every_device_of_a_name_is_found() {
         ];
     })
     .await;
-    let found = find(&world, "PC-7.contoso.com").await.unwrap();
+    let found = find(&world, "pc-7.contoso.com.").await.unwrap();
     assert!(!found.truncated);
     let [old, new] = &found.items[..] else {
         panic!("two: {found:?}")
@@ -402,6 +410,30 @@ async fn every_device_of_a_name_is_found() {
         asked[0].path_and_query,
         "/api/machines?$filter=computerDnsName%20eq%20%27pc-7.contoso.com%27&$top=100"
     );
+}
+
+#[tokio::test]
+async fn a_name_may_have_letters_of_any_script() {
+    let id = "a".repeat(40);
+    for (switch, name, recorded) in [
+        (Case::Sensitive, "büro-pc01", "büro-pc01"),
+        (Case::Sensitive, "bu\u{308}ro-pc01", "büro-pc01"),
+        (Case::Insensitive, "BÜRO-PC01", "büro-pc01"),
+        (Case::Sensitive, "电脑-1", "电脑-1"),
+        (Case::Sensitive, "น้ำ-1", "น้ำ-1"),
+    ] {
+        let world = World::with(|scene| {
+            scene.switches.name_case = switch;
+            scene.more_machines = vec![Machine::new(&id, recorded)];
+        })
+        .await;
+        let found = find(&world, name).await.unwrap();
+        assert_eq!(found.items[0].id, id, "{name}");
+        let [asked] = &world.requests(Api::ListMachines)[..] else {
+            panic!("one request")
+        };
+        assert!(asked.path_and_query.is_ascii(), "{asked:?}");
+    }
 }
 
 #[tokio::test]

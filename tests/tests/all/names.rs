@@ -110,6 +110,25 @@ async fn of_several_devices_of_one_name_none_is_taken_not_even_the_active_one() 
 }
 
 #[tokio::test]
+async fn a_name_that_nobody_has_as_written_is_looked_for_in_lower_case() {
+    let world = World::with(|scene| {
+        scene.more_machines = vec![Machine::new(OLD, "C-Lab-31"), Machine::new(NEW, "c-lab-32")];
+    })
+    .await;
+    let names = ["C-Lab-31", "C-Lab-32", "c-lab-33", "C-LAB-31"];
+    let answers = found(&world, &names).await;
+    let ids: Vec<_> = answers
+        .iter()
+        .map(|answer| answer.as_ref().map(MachineId::as_str))
+        .collect();
+    let nobody = Err(&Unclear::Nobody);
+    assert_eq!(ids, [Ok(OLD), Ok(NEW), nobody, nobody]);
+    let names: Vec<DnsName> = names.iter().map(|name| name.parse().unwrap()).collect();
+    assert_eq!(names::most_calls(&names), 7);
+    assert_eq!(world.mock.arrivals(FIND), 6);
+}
+
+#[tokio::test]
 async fn nobody_has_a_name_that_is_not_found_and_an_answer_that_is_cut_names_no_device() {
     let world = World::with(|scene| scene.switches.no_machines = NoMachines::NotFound).await;
     assert_eq!(found(&world, &["pc-9"]).await, [Err(Unclear::Nobody)]);

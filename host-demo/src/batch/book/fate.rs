@@ -2,6 +2,7 @@
 
 use crate::contract::{Effect, Reason};
 use crate::host::CallError;
+use crate::identity::IdentityError;
 
 /// What an error makes of a device that was sent for.
 pub(super) enum Fate {

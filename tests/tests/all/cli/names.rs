@@ -56,7 +56,8 @@ fn devices_are_released_by_their_names_and_one_that_has_two_names_once() {
         said.mentions(&format!("accepted             {id}"));
     }
     assert_eq!(stage.mock.arrivals(RELEASE), 3);
-    assert_eq!(stage.mock.arrivals(FIND), 3, "an id is not looked for");
+    // The one in upper case is looked for in lower case, too. An id is not looked for.
+    assert_eq!(stage.mock.arrivals(FIND), 4);
 
     let run = stage.release_by_name(&["device-001.contoso.com", "--output", "json"]);
     let lines = run.exits(0).json();
@@ -78,18 +79,18 @@ fn a_name_that_does_not_lead_to_one_device_is_told_of_with_all_that_it_may_be_an
         .mentions(&format!("  {OLD}  Inactive  Onboarded  last seen "))
         .mentions(&format!("  {NEW}  Active    Onboarded  last seen "))
         .mentions(
-            "names.txt, line 4: pc-8.contoso.com: the one record of this name was merged into",
+            "names.txt, line 4: PC-8.contoso.com: the one record of this name was merged into",
         )
         .mentions(&format!("merged into {NEW}"))
         .mentions("names.txt, line 5: pc-9: no device has this name")
-        .mentions("3 names do not lead to one device each")
+        .mentions("3 names match no device or several")
         .mentions("Nothing was released");
     assert_eq!(stage.mock.arrivals(RELEASE), 0);
 
     let run = stage.release_by_name(&["--from", "names.txt", "--skip-invalid"]);
     let run = run.with_args(["--output", "json"]);
     let said = run.exits(0);
-    said.mentions("3 names are passed over");
+    said.mentions("3 names skipped");
     let lines = said.json();
     let problems: Vec<_> = lines.iter().filter(|line| line["type"] == "name").collect();
     let told = problems
@@ -97,7 +98,7 @@ fn a_name_that_does_not_lead_to_one_device_is_told_of_with_all_that_it_may_be_an
         .map(|line| (&line["name"], &line["line"], &line["problem"]));
     let expected = [
         (&json!("pc-7.contoso.com"), &json!(2), &json!("ambiguous")),
-        (&json!("pc-8.contoso.com"), &json!(4), &json!("merged")),
+        (&json!("PC-8.contoso.com"), &json!(4), &json!("merged")),
         (&json!("pc-9"), &json!(5), &json!("not-found")),
     ];
     assert_eq!(told.collect::<Vec<_>>(), expected);
@@ -113,10 +114,10 @@ fn a_name_that_does_not_lead_to_one_device_is_told_of_with_all_that_it_may_be_an
 fn what_is_no_name_is_told_of_before_any_is_looked_for_and_a_name_among_ids_how_it_is_found() {
     let stage = stage();
     for (bad, told) in [
-        ("CONTOSO\\pc-7", "no device's name"),
+        ("CONTOSO\\pc-7", "not a device name"),
         ("8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a", "a GUID"),
-        ("", "no device's name"),
-        ("\u{1b}[2J", "no device's name"),
+        ("", "not a device name"),
+        ("\u{1b}[2J", "invisible character U+001B"),
     ] {
         let said = stage
             .release_by_name(&["device-001.contoso.com", bad])
@@ -216,4 +217,37 @@ fn who_waits_for_the_quota_of_searches_is_told_and_an_interrupt_ends_it_before_a
     let lines = said.json();
     assert_eq!(lines[0]["error"]["message"], "stopped before it was sent");
     assert_eq!(stage.mock.arrivals(RELEASE), 0);
+}
+
+#[test]
+fn a_name_is_looked_for_as_typed_and_then_in_lower_case() {
+    let [mixed, umlaut] = ["b", "c"].map(|digit| digit.repeat(40));
+    let stage = Stage::with_machines(
+        Switches::default(),
+        [
+            Machine::new(&mixed, "C-Lab-31"),
+            Machine::new(&umlaut, "büro-pc01.contoso.com"),
+        ],
+    );
+    for (name, id, searches) in [
+        ("C-Lab-31", mixed.as_str(), 1),
+        ("BÜRO-PC01.contoso.com", &umlaut, 2),
+        ("bu\u{308}ro-pc01.contoso.com.", &umlaut, 1),
+        ("DEVICE-001.CONTOSO.COM", &stage.id(), 2),
+        ("device-001.contoso.com.", &stage.id(), 1),
+    ] {
+        let before = stage.mock.arrivals(FIND);
+        let run = stage.release_by_name(&[name, "--dry-run", "--output", "json"]);
+        let lines = run.exits(0).json();
+        assert!(
+            lines.iter().any(|line| line["machine_id"] == id),
+            "{name}: {lines:?}"
+        );
+        assert_eq!(stage.mock.arrivals(FIND) - before, searches, "{name}");
+    }
+    // Neither spelling is anybody's.
+    let before = stage.mock.arrivals(FIND);
+    let said = stage.release_by_name(&["C-LAB-31"]).exits(2);
+    said.mentions("C-LAB-31: no device has this name");
+    assert_eq!(stage.mock.arrivals(FIND) - before, 2);
 }

@@ -262,7 +262,7 @@ fn who_may_not_read_is_told_which_permission_is_missing() {
             .run(args)
             .with_args(["--token-file", "token"])
             .exits(code);
-        said.mentions("the permission Machine.Read.All")
+        said.mentions("grant the application Machine.Read.All or Machine.ReadWrite.All")
             .hides(&token);
         assert_eq!(said.out, "", "{said}");
         let run = stage.run(args).with_args(["--token-file", "token"]);

@@ -143,7 +143,11 @@ fn a_report_suggests_commands_that_work_in_any_folder() {
 
 #[test]
 fn a_device_is_shown_and_a_run_found_by_the_commands_that_are_suggested() {
-    let stage = Stage::new();
+    let switches = Switches {
+        visible_after: std::time::Duration::ZERO,
+        ..Switches::default()
+    };
+    let stage = Stage::with(switches, &[]);
     let _ = begun(&stage);
     let unknown = stage.bare(["report", "nope", "--runs", "my runs"]).exits(2);
     let runs = suggested(&unknown.err, "host-demo runs");

@@ -621,7 +621,7 @@ fn without_a_connection() -> Vec<Case> {
         ),
         bad(
             "a token of other characters",
-            |asked| set(asked, "DEFENDER_TOKEN", |token| format!("\"{token}\"")),
+            |asked| set(asked, "DEFENDER_TOKEN", |token| format!("{token};")),
             token,
         ),
     ]

@@ -268,7 +268,7 @@ impl Host {
             let call = self.egress.begin(grant.clone(), patience.clone()).await?;
             let result = self.run(&call, &run).await;
             let seen = call.close();
-            // Nothing was sent. Whoever gives a consent had a token before it.
+            // Nothing was sent. A caller that gives a consent had a token before it.
             let error = match &result {
                 Err(CallError::Identity(error)) if patience.consent.is_none() => error.clone(),
                 _ => break (call, result, seen),

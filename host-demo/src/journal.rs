@@ -125,7 +125,7 @@ pub struct Run {
     /// Why it ended, where there is something to say.
     pub ending: Option<String>,
     /// The flags of its command that name the service, the credentials and the files, without the
-    /// hyphens, and their values. Whoever goes on with the run needs them too.
+    /// hyphens, and their values. Resuming the run needs them too.
     pub flags: Vec<(String, String)>,
 }
 

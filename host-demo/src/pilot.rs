@@ -51,7 +51,7 @@ const ENDS_EVERY: Duration = Duration::from_secs(5);
 /// How long a device has for an action, if it is online.
 const ENDS_WITHIN: Duration = Duration::from_secs(600);
 
-/// The same, where somebody waits who interrupted the pilot.
+/// The same after an interrupt, when a person waits.
 const ENDS_WITHIN_INTERRUPTED: Duration = Duration::from_secs(60);
 
 /// How often a release is sent until the service has accepted it. One that may have arrived is sent
@@ -139,7 +139,7 @@ impl Step {
 /// Why a device is not used for a pilot. Nothing was sent but reads.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum NotFree {
-    /// Somebody restricted it.
+    /// It is restricted.
     #[error("the device is restricted, by action {action} of {requestor}")]
     Restricted {
         /// The restriction.
@@ -255,7 +255,7 @@ const fn progress(status: &ActionStatus) -> Progress {
 pub enum Left {
     /// It was not restricted. Why not.
     Untouched(CallError),
-    /// Somebody else restricted it meanwhile, by this action. It is left alone.
+    /// Another user restricted it meanwhile, by this action. It is left alone.
     RestrictedByAnother(String),
     /// A release succeeded last, and nothing is under way.
     Released,
@@ -295,9 +295,9 @@ pub struct Pilot<'a> {
     pub comment: String,
     /// Interrupts it once this becomes true. A device that is restricted by then is released first.
     pub stop: watch::Receiver<bool>,
-    /// Is told of a wait for the quota.
+    /// Receives what a call waits for.
     pub on_wait: Option<OnWait>,
-    /// Is told of each step.
+    /// Receives each step.
     pub on_step: &'a (dyn Fn(Step) + Send + Sync),
 }
 
@@ -381,7 +381,7 @@ impl Pilot<'_> {
         comment.is_none_or(|comment| *comment == self.comment)
     }
 
-    /// A restriction that somebody else asked for since the pilot began.
+    /// A restriction by another user since the pilot began.
     fn anothers(&self, read: &Survey) -> Option<String> {
         let is_anothers = |action: &&MachineAction| {
             Kind::of(&action.type_) == Some(Kind::Restrict)
@@ -459,7 +459,7 @@ impl Pilot<'_> {
 
     /// Waits until every release has ended and says how the device is left. A device that is
     /// restricted then, because a release failed or ended before the restriction did, is released
-    /// again, unless somebody else restricted it. Where the restriction was not answered (`is_unsure`),
+    /// again, unless another user restricted it. Where the restriction was not answered (`is_unsure`),
     /// it is waited for as long as it may not show.
     async fn settle(&self, mut releases: Vec<String>, is_unsure: bool) -> Left {
         self.begin(Step::ReleaseEnds);

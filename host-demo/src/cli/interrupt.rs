@@ -46,7 +46,7 @@ pub(super) fn install() -> std::io::Result<()> {
         .enable_io()
         .build()?;
     let signals = {
-        // A handler is registered as its stream is made, and what arrives before somebody waits for
+        // A handler is registered as its stream is made, and what arrives before a task waits for
         // it is kept.
         let _context = runtime.enter();
         [

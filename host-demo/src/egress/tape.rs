@@ -1,7 +1,7 @@
 //! A tape of what crosses the boundary, for a pilot: requests as they left, responses as they came.
 //!
 //! It is not the audit log. It keeps paths, queries and bodies as they are, in memory only, and
-//! whoever writes it to a file has to redact it first. The token is never on it.
+//! redact it before writing it to a file. The token is never on it.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

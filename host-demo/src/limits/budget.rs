@@ -196,7 +196,7 @@ impl Budget {
         }
     }
 
-    /// Opens the key, by the word of somebody who knows better.
+    /// Opens the key, because the operator overrules it.
     pub fn reopen(&mut self) {
         self.log.reopen();
     }

@@ -103,7 +103,7 @@ pub trait Ledger: Send + Sync + 'static {
     /// Everything that is known.
     async fn read(&self) -> Result<Reading, LedgerError>;
 
-    /// Opens every key, by the word of somebody who knows better: no call is missing, although what was
+    /// Opens every key, because the operator overrules it: no call is missing, although what was
     /// counted was lost, and the service takes calls again, although it said not to call.
     async fn reopen(&self) -> Result<(), LedgerError>;
 }

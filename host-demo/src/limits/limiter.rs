@@ -17,7 +17,7 @@ use crate::retry::backoff;
 /// minute's quota is used 0.4 % late for it, at the worst.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// The same while the service has closed the key, which somebody may overrule.
+/// The same while the service has closed the key, which the operator may overrule.
 const LOOK_AT_CLOSED: Duration = Duration::from_secs(5);
 
 /// Hands out permits, as many as the quotas allow, in the order they were asked for.
@@ -44,7 +44,7 @@ struct State {
     /// The places of those who wait. The ledger is asked for the first of them only: for the others
     /// it can't have good news before.
     tickets: BTreeSet<Ticket>,
-    /// What the service said to this process. The ledger may know that somebody has opened the key
+    /// What the service said to this process. The ledger may know that the operator opened the key
     /// since.
     closed_until: Moment,
     /// How often it has said so.
@@ -602,7 +602,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_key_that_somebody_opens_takes_calls_and_heeds_the_next_429() {
+    async fn an_opened_key_takes_calls_and_honors_the_next_429() {
         let (clock, limiter) = limiter(5);
         let day = Duration::from_secs(24 * 3600);
         limiter.close(&key(), day);

@@ -196,7 +196,7 @@ impl Log {
         self.lost_until = self.lost_until.max(until);
     }
 
-    /// Somebody who knows better opens it: there are no such calls, and the service takes calls again.
+    /// The operator opens it: there are no such calls, and the service takes calls again.
     pub fn reopen(&mut self) {
         self.lost_until = Moment::ORIGIN;
         self.closed_until = Moment::ORIGIN;

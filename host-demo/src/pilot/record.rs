@@ -93,7 +93,7 @@ impl Record {
                 .map(|exchange| recorded(&mut redactor, exchange, began, first))
                 .collect(),
         };
-        // The first time it learns which values are names: a word that is somebody's name does not
+        // The first time it learns which values are names: a word that is a person's name does not
         // stay, wherever it stood before.
         make();
         make()

@@ -1,7 +1,7 @@
 //! Why a proxy makes no tunnel, in its own words.
 //!
 //! The HTTP client keeps no more of a proxy's refusal than whether it was 407. So the proxy is
-//! asked once more, where somebody wants to know; whatever it answers, nothing is sent through it.
+//! asked once more, on request of `check`; nothing is sent through it, whatever it answers.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -41,7 +41,7 @@ fn main() -> Result<(), Error> {
     let mut kept = [Vec::new(), Vec::new()];
     for round in 0..rounds {
         for bench in &benches {
-            // Whoever runs second finds warm caches: the sides take turns at that, too.
+            // The second to run finds warm caches: the sides take turns at that, too.
             for side in [round % 2, (round + 1) % 2] {
                 let (programs, name) = [(&base, "base"), (&now, "now")][side];
                 println!("\n== round {} of {rounds}, {bench}, {name}", round + 1);

@@ -270,8 +270,8 @@ pub(crate) const PLAIN_EXIT_CODES: &str = plain_exit_codes!();
 pub(crate) const SHOW_HELP: &str = concat!(credentials!(), plain_exit_codes!());
 
 pub(crate) const VERIFY_HELP: &str = "\
-Where neither the log nor its key is there, nothing was recorded yet. Whoever removes both, and the
-runs, leaves the same picture: only a hash that was noted elsewhere (--head) shows that.
+Without a log and a key, nothing was recorded yet, or an attacker removed both and the runs: only a
+hash that was noted elsewhere (--head) shows that.
 
 Exit codes:
   0  all of it is intact, or there is no audit log yet

@@ -292,7 +292,7 @@ fn a_restriction_that_is_refused_changes_nothing() {
 }
 
 #[test]
-fn somebody_elses_restriction_is_left_alone() {
+fn another_restriction_is_left_alone() {
     let stage = Stage::with(
         Switches {
             duplicate: Duplicate::Create,

@@ -43,6 +43,8 @@ pub enum Cause {
     Token(Trouble),
     /// A response has not come yet.
     Response,
+    /// The service has an action for the device that it does not show yet. It is looked for again.
+    NotVisible,
     /// A device has not done yet what it was asked for. It is looked at again.
     Device,
 }
@@ -66,6 +68,7 @@ impl Waiting {
             Cause::Request(_) => "request",
             Cause::Token(_) => "token",
             Cause::Response => "response",
+            Cause::NotVisible => "not-visible",
             Cause::Device => "device",
         }
     }
@@ -95,6 +98,9 @@ impl fmt::Display for Cause {
             Self::Token(trouble) if trouble.message.starts_with("no token") => trouble.fmt(f),
             Self::Token(trouble) => write!(f, "no token at the moment: {trouble}"),
             Self::Response => f.write_str("no response yet"),
+            Self::NotVisible => f.write_str(
+                "the service may have an action for the device that it does not show yet",
+            ),
             Self::Device => f.write_str("the device has not done it yet"),
         }
     }

@@ -531,8 +531,12 @@ impl Book {
             let problem = self.entries[*n].problem.as_ref().filter(|_| is_long)?;
             return Some((Cause::Request(problem.trouble()), *at));
         }
-        let next = self.due.iter().map(|(at, _)| *at).find(|at| *at > now);
-        next.map(|at| (Cause::Device, at))
+        let (at, n) = self.due.iter().find(|(at, _)| *at > now)?;
+        let cause = match self.entries[*n].state {
+            State::Unsure | State::Barred => Cause::NotVisible,
+            _ => Cause::Device,
+        };
+        Some((cause, *at))
     }
 
     fn settle_all(&mut self, now: Moment) {

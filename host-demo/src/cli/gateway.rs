@@ -37,6 +37,7 @@ pub(crate) async fn run(args: args::Gateway, format: Output) -> anyhow::Result<E
     };
     let failed = || format!("the key can't be written to {}", key_file.display());
     let claim = Claim::of(&key_file)?;
+    expect_key(&key_file)?;
     gateway.write_key(&key_file).with_context(failed)?;
     let key = OwnFile::new(key_file);
 
@@ -79,6 +80,30 @@ fn identity(file: &Metadata) -> (u64, u64) {
     (file.dev(), file.ino())
 }
 
+/// Rejects a file that holds something else than a gateway's key: it would be replaced, and removed in
+/// the end.
+fn expect_key(path: &Path) -> anyhow::Result<()> {
+    /// A key's digits, and a line break.
+    const LENGTH_MAX: u64 = 66;
+
+    let is_key = match std::fs::metadata(path) {
+        Ok(file) if file.is_file() && file.len() <= LENGTH_MAX => {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            text.trim().len() == 64 && text.trim().bytes().all(|b| b.is_ascii_hexdigit())
+        }
+        Ok(_) => false,
+        // What keeps it from being read keeps it from being written.
+        Err(_) => true,
+    };
+    if !is_key {
+        bail!(
+            "{} exists and does not hold a gateway's key; name another file with --key-file",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
 /// The right to a key file, for as long as this exists. The system takes it back from a process that
 /// dies, so that the key file of a dead gateway can be taken over.
 struct Claim {
@@ -110,8 +135,16 @@ impl Claim {
                 ),
                 Err(TryLockError::Error(error)) => return Err(error).with_context(failed),
             }
+            let about = lock.metadata().with_context(failed)?;
+            if about.len() > 0 {
+                bail!(
+                    "{} exists and is not a gateway's lock file; name another key file with \
+                     --key-file",
+                    path.display()
+                );
+            }
             // The gateway that had it may have removed it since it was opened here.
-            let locked = identity(&lock.metadata().with_context(failed)?);
+            let locked = identity(&about);
             let there = std::fs::symlink_metadata(&path).ok();
             if there.as_ref().map(identity) == Some(locked) {
                 return Ok(Self {

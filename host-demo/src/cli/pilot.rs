@@ -43,8 +43,9 @@ pub(super) async fn run(
     wanted: Wanted,
     format: Output,
 ) -> anyhow::Result<Exit> {
-    let interrupt = Interrupt::finishes();
-    let stop = interrupt.stop.clone();
+    // Nothing but reads is sent until the device is confirmed.
+    let asking = Interrupt::stops();
+    let stop = asking.stop.clone();
     let waits = Waits::new(host, format);
     let patience = Patience {
         stop: Some(stop.clone()),
@@ -56,10 +57,19 @@ pub(super) async fn run(
         None => device.id.to_string(),
     };
     confirm(&named, service, wanted.yes, stop.clone()).await?;
+    drop(asking);
+    let _interrupt = Interrupt::finishes();
     // Before anything is sent: a record that can't be written is no reason to restrict a device.
     let mut file = create(&wanted.record)?;
     let id = device.id.to_string();
-    let release = suggest::command(&["unrestrict", &id, "--comment", "pilot: release"]);
+    let release = suggest::command(&[
+        "unrestrict",
+        &id,
+        // The restriction may not have ended by then.
+        "--override-pending",
+        "--comment",
+        "pilot: release",
+    ]);
     note!("hint: if this ends before the device is released, release it with:\n  {release}");
 
     let is_told = tokio::spawn(tell_of_interrupt(stop.clone(), release.clone()));
@@ -77,7 +87,7 @@ pub(super) async fn run(
             }
         },
     };
-    let ended = waits.watch(pilot.run()).await;
+    let ended = pilot.run().await;
     is_told.abort();
 
     let record = Record::of(&tape.exchanges(), service);

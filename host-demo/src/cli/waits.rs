@@ -97,7 +97,8 @@ impl Waits {
         state.now = Some(waiting.clone());
         state.active = now + left.unwrap_or_default();
         state.is_silent = false;
-        let is_short = matches!(waiting.cause, Cause::Quota(_)) && left.is_some_and(|l| l <= LONG);
+        let is_short = matches!(waiting.cause, Cause::Quota(_) | Cause::NotVisible)
+            && left.is_some_and(|left| left <= LONG);
         if matches!(waiting.cause, Cause::Device)
             || is_short
             || state
@@ -155,6 +156,7 @@ impl Waits {
         Some(match &waiting.cause {
             Cause::Quota(_) => format!("quota exhausted until {until}"),
             Cause::Device => format!("next look at {until}"),
+            Cause::NotVisible => format!("action not visible yet, next look at {until}"),
             Cause::Pause { .. } => format!("paused until {until}"),
             Cause::Read(_) => format!("reading failed, next attempt at {until}"),
             Cause::Request(_) => format!("not sent, next attempt at {until}"),

@@ -178,6 +178,20 @@ fn two_gateways_and_the_command_count_in_one_ledger() {
 }
 
 #[test]
+fn a_file_that_holds_no_key_is_not_replaced() {
+    let stage = super::quota::strict();
+    for (file, kept) in [("notes", "notes"), ("one.key", "one.key.lock")] {
+        let kept = stage.folder.path().join(kept);
+        std::fs::write(&kept, "mine").unwrap();
+        real(&stage, &["gateway", "--key-file", file])
+            .exits(2)
+            .mentions("name another")
+            .mentions("--key-file");
+        assert_eq!(std::fs::read_to_string(&kept).unwrap(), "mine");
+    }
+}
+
+#[test]
 fn the_key_file_of_a_running_gateway_is_not_taken_and_that_of_a_dead_one_is() {
     let stage = super::quota::strict();
     let file = ["--key-file", "one.key"];

@@ -146,6 +146,7 @@ fn the_guide_has_the_lines_for_programs() {
         "pause",
         "read",
         "request",
+        "not-visible",
         "token",
         "response",
         "filter-by-id",

@@ -224,7 +224,7 @@ fn an_interrupted_pilot_releases_the_device_and_says_how_to() {
     assert_eq!(output.status.code(), Some(130), "{said}");
     said.mentions("warning: interrupted")
         .mentions("MAY STILL BE RESTRICTED")
-        .mentions(&format!("host-demo unrestrict {DEVICE} --comment"))
+        .mentions(&format!("host-demo unrestrict {DEVICE} --override-pending"))
         .mentions(stage.mock.base_url());
     let actions = stage.mock.actions_of(DEVICE);
     let is_release = |action: &&host_demo::mock::MachineAction| {
@@ -244,7 +244,7 @@ fn a_device_that_can_not_be_released_is_named_with_the_command() {
     let run = stage.pilot(DEVICE, "pilot.json").with_args(["--yes"]);
     let said = run.exits(1);
     said.mentions("MAY STILL BE RESTRICTED")
-        .mentions(&format!("host-demo unrestrict {DEVICE} --comment"));
+        .mentions(&format!("host-demo unrestrict {DEVICE} --override-pending"));
     assert_eq!(stage.mock.is_restricted(DEVICE), Some(true));
 }
 

@@ -277,6 +277,41 @@ fn azure_cli_before_2_54_is_understood() {
     let _ = checked(run.env("PATH", folder.to_str().unwrap()), 0);
 }
 
+#[cfg(unix)]
+fn run_with_az(stage: &Stage, script: &str) -> Run {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let folder = stage.home().join("bin");
+    std::fs::create_dir_all(&folder).unwrap();
+    let az = folder.join("az");
+    std::fs::write(&az, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&az, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let run = stage.run(["check", "--auth", "azure-cli"]);
+    run.env("PATH", &format!("{}:/usr/bin:/bin", folder.display()))
+}
+
+#[cfg(unix)]
+#[test]
+fn a_401_is_reported_though_another_token_takes_time() {
+    let stage = Stage::new();
+    let body = json!({ "error": { "code": "Unauthorized", "message": "no", "target": "x" } });
+    let fault = Fault::answer(401, body.to_string()).on(Api::GetMachineAction);
+    let fault = fault.header("content-type", "application/json");
+    stage.mock.inject(fault.always());
+    let is_reported = |run: Run| {
+        let (report, _) = checked(run, 2);
+        let (level, text) = finding(&report, "following");
+        assert!(level == "error" && text.contains("401"), "{text}");
+        assert!(!text.contains("in time"), "{text}");
+    };
+    is_reported(stage.run(["check"]));
+    let answer = json!({
+        "accessToken": stage.mock.token(Grant::new()),
+        "expires_on": 4_000_000_000_i64,
+    });
+    is_reported(run_with_az(&stage, &format!("sleep 0.2; echo '{answer}'")));
+}
+
 // Which method.
 
 #[test]

@@ -292,6 +292,18 @@ fn run_with_az(stage: &Stage, script: &str) -> Run {
 
 #[cfg(unix)]
 #[test]
+fn an_expired_token_of_azure_cli_is_reported() {
+    let stage = Stage::new();
+    let answer =
+        json!({ "accessToken": stage.mock.token(Grant::new()), "expires_on": 1_700_000_000 });
+    let (report, _) = checked(run_with_az(&stage, &format!("echo '{answer}'")), 2);
+    let (level, text) = finding(&report, "token");
+    let told = "az returned a token that expired at 2023-11-14T22:13:20Z";
+    assert!(level == "error" && text.contains(told), "{text}");
+}
+
+#[cfg(unix)]
+#[test]
 fn a_401_is_reported_though_another_token_takes_time() {
     let stage = Stage::new();
     let body = json!({ "error": { "code": "Unauthorized", "message": "no", "target": "x" } });

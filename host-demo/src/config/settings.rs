@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{File, KEYS, Key, LIST, Source, TOKEN_FILE, Value, duration, file};
-use crate::cloud::{Cloud, Service, ServiceError};
+use crate::cloud::{self, Cloud, Service, ServiceError};
 use crate::egress::CALL_TIMEOUT;
 use crate::identity::Method;
 use crate::limits::Quota;
@@ -347,7 +347,10 @@ impl Settings {
         let dropped = self.dropped.iter().copied().chain(self.unused_token_file());
         problems.extend(dropped.map(|key| SettingsError::Dropped { key }));
         if problems.is_empty() {
-            problems.extend(self.service().err());
+            match self.service() {
+                Ok(service) => problems.extend(self.not_entras(&service)),
+                Err(error) => problems.push(error),
+            }
         }
         let authority = self.text(Key::Authority).unwrap_or_default();
         if authority.starts_with("http://") && self.proves_itself() {
@@ -392,6 +395,18 @@ impl Settings {
     fn impossible(&self, error: ServiceError) -> SettingsError {
         let key = match &error {
             ServiceError::BaseUrl { .. } => Key::BaseUrl,
+    /// A client ID that is not a GUID, where Entra is the authority: there it can only be a mistake,
+    /// such as a secret in its place.
+    fn not_entras(&self, service: &Service) -> Option<SettingsError> {
+        let id = self.text(Key::ClientId)?;
+        let is_wrong = cloud::is_entra(service.authority()) && !super::is_guid(id);
+        is_wrong.then(|| {
+            let error = super::not_an_application(id);
+            let error = error.replacen(" ID:", " ID (GUID):", 1);
+            self.wrong(Key::ClientId, error)
+        })
+    }
+
             ServiceError::Authority { .. } | ServiceError::OtherAuthority { .. } => Key::Authority,
             ServiceError::Scope(_)
             | ServiceError::ForeignOrigin { .. }

@@ -354,6 +354,25 @@ fn a_configured_method_goes_before_a_secret_in_the_environment() {
     assert!(err.contains(advice), "{err}");
 }
 
+// What is missing.
+
+#[test]
+fn a_secret_in_place_of_the_client_id_is_rejected_and_not_shown() {
+    const SECRET: &str = "abc8Q~dEfGhIjKlMnOpQrStUvWxYz0123456789a";
+
+    let stage = Stage::new();
+    let run = stage.run(["check"]).env("AZURE_CLIENT_ID", SECRET);
+    let (out, err) = run.exits(2);
+    let told = "AZURE_CLIENT_ID is not an application (client) ID: (a value of 40 characters";
+    assert!(err.contains(told), "{err}");
+    assert!(
+        err.contains("the client secret seems to be in its place"),
+        "{err}"
+    );
+    assert!(!format!("{out}{err}").contains(SECRET), "{out}{err}");
+    assert_eq!(stage.mock.requests().len(), 0);
+}
+
 // Rights.
 
 #[test]

@@ -354,6 +354,20 @@ fn a_configured_method_goes_before_a_secret_in_the_environment() {
     assert!(err.contains(advice), "{err}");
 }
 
+#[test]
+fn a_configured_secret_file_goes_before_a_secret_in_the_environment() {
+    let stage = Stage::new();
+    let path =
+        stage.configure("[identity]\nauth = \"client-secret\"\nclient-secret-file = \"secret\"\n");
+    closed(
+        &path.with_file_name("secret"),
+        stage.mock.client_secret().as_bytes(),
+    );
+    let run = stage.run(["check"]);
+    let (_, err) = checked(run.env("AZURE_CLIENT_SECRET", "of-another-tool"), 0);
+    assert_eq!(err, "");
+}
+
 // What is missing.
 
 #[test]

@@ -246,7 +246,7 @@ fn an_unusable_certificate_comes_with_a_command() {
     let (_, err) = by_certificate(&stage).exits(2);
     assert_eq!(
         err,
-        "host-demo: the certificate's file application.pem is not usable: the file is PKCS#12 \
+        "host-demo: the certificate file application.pem is not usable: the file is PKCS#12 \
          (PFX), and PEM is expected\n\
          hint: convert it: openssl pkcs12 -in FILE -nodes -out application.pem\n"
     );
@@ -369,6 +369,77 @@ fn a_configured_secret_file_goes_before_a_secret_in_the_environment() {
 }
 
 // What is missing.
+
+#[test]
+fn a_secret_that_is_there_and_empty_is_not_called_missing() {
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let stage = Stage::new();
+    closed(&stage.home().join("empty"), b"\r\n");
+    let says = |run: Run, told: &str| {
+        let (_, err) = run.exits(2);
+        assert!(err.contains(told) && !err.contains("not set"), "{err}");
+    };
+    let run = stage.run(["check", "--client-secret-file", "empty"]);
+    says(run, "the client secret file empty is empty");
+    let run = stage.run(["check"]);
+    says(
+        run.env("AZURE_CLIENT_CERTIFICATE_PATH", "empty")
+            .args(["--auth", "client-certificate"]),
+        "the certificate file empty is empty",
+    );
+    let ledger = [
+        "--ledger",
+        "rediss://localhost:1/0",
+        "--ledger-password-file",
+        "empty",
+    ];
+    says(
+        stage.run(["check"]).args(ledger),
+        "the ledger's password file empty is empty",
+    );
+    let latin_1 = std::ffi::OsStr::from_bytes(b"s\xE4cret");
+    for auth in [&[] as &[&str], &["--auth", "client-secret"]] {
+        for name in ["AZURE_CLIENT_SECRET", "AZURE_CLIENT_ID", "AZURE_TENANT_ID"] {
+            let run = stage.run(["check"]).args(auth).env(name, " \n");
+            says(run, &format!("{name} is blank"));
+            let run = stage.run(["check"]).args(auth).env_os(name, latin_1);
+            says(run, &format!("{name} is not text (UTF-8)"));
+        }
+    }
+    for (auth, name) in [
+        ("client-certificate", "AZURE_CLIENT_CERTIFICATE_PATH"),
+        ("workload-identity", "AZURE_FEDERATED_TOKEN_FILE"),
+    ] {
+        let run = stage.run(["check", "--auth", auth]).env(name, " ");
+        says(run, &format!("{name} is blank"));
+        let run = stage.run(["check", "--auth", auth]).env_os(name, latin_1);
+        says(run, &format!("{name} is not text (UTF-8)"));
+    }
+}
+
+#[test]
+fn what_a_method_lacks_is_named_as_it_is_set() {
+    let stage = Stage::new();
+    for (auth, told) in [
+        (
+            "client-secret",
+            "(AZURE_CLIENT_SECRET or identity.client-secret-file) is not set",
+        ),
+        (
+            "client-certificate",
+            "(AZURE_CLIENT_CERTIFICATE_PATH or identity.certificate-file) is not set",
+        ),
+        (
+            "workload-identity",
+            "(AZURE_FEDERATED_TOKEN_FILE or identity.federated-token-file) is not set",
+        ),
+    ] {
+        let run = stage.run(["check", "--auth", auth]);
+        let (_, err) = run.env("AZURE_CLIENT_SECRET", "").exits(2);
+        assert!(err.contains(told), "{err}");
+    }
+}
 
 #[test]
 fn a_secret_in_place_of_the_client_id_is_rejected_and_not_shown() {

@@ -104,9 +104,10 @@ pub async fn look(host: &Host, service: &Service, way: Way, patience: &Patience)
     }
     let now = host.clock().wall();
     let read = if connection.is_ok() && token.is_ok() {
+        // The quota alone: after a 401 another token is fetched, which takes its time.
         let no_waiting = Patience {
-            until: Some(host.clock().now()),
-            ..Patience::default()
+            quota_until: Some(host.clock().now()),
+            ..patience.clone()
         };
         Some(match host.get_machine_action(NO_ACTION, no_waiting).await {
             Err(error) if matches!(error.reason(), Some(Reason::NotFound)) => Ok(()),

@@ -125,7 +125,7 @@ fn is_invisible(c: char) -> bool {
 
 /// Whether a text looks like a generated secret or a token: long, of one word, and of all kinds of
 /// characters.
-fn could_be_secret(text: &str) -> bool {
+pub(crate) fn could_be_secret(text: &str) -> bool {
     const LONG: usize = 30;
 
     let has = |is: fn(&char) -> bool| text.chars().any(|c| is(&c));

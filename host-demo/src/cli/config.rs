@@ -260,12 +260,7 @@ fn tell_replaced(settings: &Settings, file: Option<&Path>) {
             Key::FederatedTokenFile => Method::WorkloadIdentity.name(),
             _ => Method::ClientSecret.name(),
         };
-        // Both are client secrets, so the method does not choose between them.
-        if *key == Key::ClientSecretFile && *by == "AZURE_CLIENT_SECRET" {
-            note!("hint: unset {by}, or name the file with --client-secret-file");
-        } else {
-            note!("hint: unset {by}, or set auth = \"{method}\" under [identity]");
-        }
+        note!("hint: unset {by}, or set auth = \"{method}\" under [identity]");
     }
 }
 

@@ -159,21 +159,25 @@ fn tokens(
         (Some(name), _) => Some(name.parse::<Method>()?),
         (None, None) => None,
     };
+    expect_legible(method, settings)?;
     // What another method would need is not read: it may be there for another tool, and broken.
     let is_used =
         |by: Method| method.is_none_or(|method| method == by || method == Method::Default);
     let certificate = settings.text(Key::CertificateFile);
     let certificate = certificate
         .filter(|_| is_used(Method::ClientCertificate))
-        .map(|path| read_secret(Path::new(path), "the certificate's file"))
+        .map(|path| {
+            let what = "the certificate file";
+            let pem = read_secret(Path::new(path), what)?;
+            expect_content(&pem, what, Path::new(path))?;
+            Ok::<_, anyhow::Error>(pem)
+        })
         .transpose()?;
     let client_secret = match &args.client_secret_file {
         _ if !is_used(Method::ClientSecret) => None,
-        Some(path) => {
-            Some(read_text(path, "the secret's file")?).filter(|secret| !secret.is_empty())
-        }
+        Some(path) => Some(read_secret_text(path, "the client secret file")?),
         // Where a later source names another credential, the environment's is not meant.
-        None if settings.get(Key::ClientSecret).is_some() => secret("AZURE_CLIENT_SECRET"),
+        None if settings.get(Key::ClientSecret).is_some() => secret("AZURE_CLIENT_SECRET")?,
         None => None,
     };
     let credentials = identity::Settings {
@@ -186,6 +190,7 @@ fn tokens(
         environment: std::env::vars_os().collect(),
         prompt: Some(Arc::new(OnStandardError)),
         timeout: Some(settings.timeout()?),
+        names: NAMES,
         ..identity::Settings::default()
     };
     let method = match method {
@@ -196,12 +201,65 @@ fn tokens(
     Ok(Arc::new(identity.map_err(|error| named(error, settings))?))
 }
 
+/// What the settings are called here.
+const NAMES: identity::Names = identity::Names {
+    tenant_id: "the tenant id (AZURE_TENANT_ID)",
+    client_id: "the client id (AZURE_CLIENT_ID)",
+    client_secret: "the client secret (AZURE_CLIENT_SECRET or identity.client-secret-file)",
+    certificate: "the certificate (AZURE_CLIENT_CERTIFICATE_PATH or identity.certificate-file)",
+    federated_token_file: "the federated token's file (AZURE_FEDERATED_TOKEN_FILE or \
+                           identity.federated-token-file)",
+};
+
+/// Rejects a file with nothing in it but white space.
+fn expect_content(bytes: &[u8], what: &str, path: &Path) -> anyhow::Result<()> {
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        bail!("{what} {} is empty", path.display());
+    }
+    Ok(())
+}
+
+/// Reports a variable that the method needs and that has no usable value, which is not to be called
+/// missing.
+fn expect_legible(method: Option<Method>, settings: &Settings) -> anyhow::Result<()> {
+    use Key::{CertificateFile, ClientId, ClientSecret, FederatedTokenFile, TenantId};
+
+    let is_set = |key: &Key| settings.get(*key).is_some();
+    let has_secret = is_set(&ClientSecret) || is_set(&Key::ClientSecretFile);
+    let needed: &[Key] = match method {
+        Some(Method::ClientSecret) if has_secret => &[TenantId, ClientId],
+        Some(Method::ClientSecret) => &[TenantId, ClientId, ClientSecret],
+        Some(Method::ClientCertificate) => &[TenantId, ClientId, CertificateFile],
+        Some(Method::WorkloadIdentity) => &[TenantId, ClientId, FederatedTokenFile],
+        Some(Method::DeviceCode) => &[TenantId, ClientId],
+        // They do without.
+        Some(Method::ManagedIdentity | Method::AzureCli | Method::Default) => &[],
+        None if has_secret || is_set(&CertificateFile) || is_set(&FederatedTokenFile) => {
+            &[TenantId, ClientId]
+        }
+        None => &[
+            TenantId,
+            ClientId,
+            ClientSecret,
+            CertificateFile,
+            FederatedTokenFile,
+        ],
+    };
+    let missing = needed.iter().filter(|key| !is_set(key));
+    for name in missing.filter_map(|key| key.environment()) {
+        // One that has a value was dropped for another source.
+        secret(name)?;
+    }
+    Ok(())
+}
+
 /// Names the file of a credential that can't be used.
 fn named(error: IdentityError, settings: &Settings) -> anyhow::Error {
     let file = settings.text(Key::CertificateFile).unwrap_or_default();
     match &error {
-        IdentityError::Certificate(_) => anyhow::Error::from(error)
-            .context(format!("the certificate's file {file} is not usable")),
+        IdentityError::Certificate(_) => {
+            anyhow::Error::from(error).context(format!("the certificate file {file} is not usable"))
+        }
         _ => error.into(),
     }
 }
@@ -280,10 +338,20 @@ impl Prompt for OnStandardError {
     }
 }
 
-/// A secret in the environment, without the stray characters that a file's would lose.
-pub(super) fn secret(name: &str) -> Option<String> {
-    let text = environment(name)?;
-    Some(stray::trim(&text).to_owned()).filter(|secret| !secret.is_empty())
+/// Returns a value of the environment, without the stray characters that a file's would lose. One that
+/// is there and can't be used is an error, not missing.
+pub(super) fn secret(name: &str) -> anyhow::Result<Option<String>> {
+    let Some(value) = std::env::var_os(name).filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    let Some(text) = value.to_str() else {
+        bail!("{name} is not text (UTF-8)");
+    };
+    let text = stray::trim(text);
+    if text.is_empty() {
+        bail!("{name} is blank");
+    }
+    Ok(Some(text.to_owned()))
 }
 
 pub(crate) fn environment(name: &str) -> Option<String> {
@@ -304,9 +372,12 @@ fn read_secret(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
     Ok(found.bytes)
 }
 
-/// The same, of a text; stray characters around it are dropped.
-pub(super) fn read_text(path: &Path, what: &str) -> anyhow::Result<String> {
-    Ok(stray::trim(&text(path, what)?).to_owned())
+/// Reads a secret; stray characters around it are dropped, and without it the file is an error.
+pub(super) fn read_secret_text(path: &Path, what: &str) -> anyhow::Result<String> {
+    let text = text(path, what)?;
+    let secret = stray::trim(&text);
+    expect_content(secret.as_bytes(), what, path)?;
+    Ok(secret.to_owned())
 }
 
 fn text(path: &Path, what: &str) -> anyhow::Result<String> {

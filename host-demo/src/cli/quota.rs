@@ -149,8 +149,11 @@ pub(super) fn ledger(args: &args::Ledger, time_scale: u32) -> anyhow::Result<Arc
         }
         LedgerName::Redis(url) => {
             let password = match &args.password_file {
-                Some(path) => Some(connect::read_text(path, "the ledger's password file")?),
-                None => connect::secret("HOST_DEMO_LEDGER_PASSWORD"),
+                Some(path) => Some(connect::read_secret_text(
+                    path,
+                    "the ledger's password file",
+                )?),
+                None => connect::secret("HOST_DEMO_LEDGER_PASSWORD")?,
             };
             if password.as_deref().is_some_and(stray::is_quoted) {
                 note!(

@@ -156,14 +156,15 @@ impl Form {
                 let shown = stray::shown(text);
                 Err(format!("is not a tenant ID (GUID) or domain: {shown}"))
             }
-            // Other authorities than Entra need not use GUIDs.
+            // Other authorities than Entra need not use GUIDs. A secret would be sent and recorded.
             Self::Application
-                if !text
-                    .chars()
-                    .all(|c| c.is_ascii_graphic() && !"\"'`<>{}()".contains(c)) =>
+                if !is_guid(text)
+                    && (stray::could_be_secret(text)
+                        || !text
+                            .chars()
+                            .all(|c| c.is_ascii_graphic() && !"\"'`<>{}()".contains(c))) =>
             {
-                let shown = stray::shown(text);
-                Err(format!("is not an application (client) ID: {shown}"))
+                Err(not_an_application(text))
             }
             Self::Proxy => Proxy::new(text).map(drop).map_err(|e| e.to_string()),
             Self::Networks => text
@@ -197,6 +198,21 @@ impl Form {
             _ => stray::bare(text).to_owned(),
         }
     }
+}
+
+/// Returns whether a text is a GUID as Entra writes its IDs.
+fn is_guid(text: &str) -> bool {
+    text.len() == 36 && uuid::Uuid::try_parse(text).is_ok()
+}
+
+/// Returns what is wrong with a client ID.
+fn not_an_application(text: &str) -> String {
+    let swapped = match stray::could_be_secret(text) {
+        true => "; the client secret seems to be in its place",
+        false => "",
+    };
+    let shown = stray::shown(text);
+    format!("is not an application (client) ID: {shown}{swapped}")
 }
 
 /// Joins a name and what is wrong with its value: `NAME is …`, or `NAME: …`.

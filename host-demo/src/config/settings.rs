@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{File, KEYS, Key, LIST, Source, TOKEN_FILE, Value, duration, file};
-use crate::cloud::{Cloud, Service, ServiceError};
+use crate::cloud::{self, Cloud, Service, ServiceError};
 use crate::egress::CALL_TIMEOUT;
 use crate::identity::Method;
 use crate::limits::Quota;
@@ -122,7 +122,7 @@ impl Settings {
         };
         settings.keep_documented_quotas();
         settings.choose_service(&in_file);
-        settings.choose_credential();
+        settings.choose_credential(&in_file);
         // One proxy's credentials are not another's.
         settings.drop_below(settings.rank(Key::Proxy), &[Key::ProxyCredentialsFile]);
         given.retain(|key| !settings.values.contains_key(key));
@@ -190,11 +190,11 @@ impl Settings {
         }
     }
 
-    /// A sign-in method that is named is kept, and takes what it needs from wherever that is set: a
-    /// variable such as `AZURE_CLIENT_SECRET` may be there for another tool. Only a flag that names a
-    /// credential replaces a method of the file's. Where none is named, the credential of the latest
-    /// source tells.
-    fn choose_credential(&mut self) {
+    /// A sign-in method that is named is kept: a variable such as `AZURE_CLIENT_SECRET` may be there
+    /// for another tool. A method that the file names takes its credential from the file, if it is
+    /// there, and else from wherever it is set. Only a flag that names a credential replaces a method
+    /// of the file's. Where none is named, the credential of the latest source tells.
+    fn choose_credential(&mut self, in_file: &BTreeMap<Key, Value>) {
         use Key::{CertificateFile, ClientSecret, ClientSecretFile, FederatedTokenFile, TokenFile};
 
         const CREDENTIALS: [Key; 5] = [
@@ -212,6 +212,7 @@ impl Settings {
             self.values.remove(&Key::Auth);
             self.drop_below(highest, &CREDENTIALS);
         } else {
+            self.restore_credential(in_file);
             // The two are one credential.
             let secret = [ClientSecret, ClientSecretFile];
             if self.text(Key::Auth) == Some(Method::ClientSecret.name()) {
@@ -219,6 +220,31 @@ impl Settings {
             }
             let highest = secret.map(|key| self.rank(key)).into_iter().max();
             self.drop_below(highest.unwrap_or_default(), &secret);
+        }
+    }
+
+    /// Puts the file's credential in the place of a variable's, where the file names its method too.
+    fn restore_credential(&mut self, in_file: &BTreeMap<Key, Value>) {
+        let text = |value: &Value| value.text.clone();
+        let Some(method) = self.text(Key::Auth).map(str::to_owned) else {
+            return;
+        };
+        if in_file.get(&Key::Auth).map(text) != Some(method.clone()) {
+            return;
+        }
+        let key = match method.parse() {
+            Ok(Method::ClientSecret) => Key::ClientSecretFile,
+            Ok(Method::ClientCertificate) => Key::CertificateFile,
+            Ok(Method::WorkloadIdentity) => Key::FederatedTokenFile,
+            // The others have no variable, or are not one method.
+            _ => return,
+        };
+        let Some(value) = in_file.get(&key).filter(|_| self.rank(key) < FLAG) else {
+            return;
+        };
+        self.values.insert(key, value.clone());
+        if key == Key::ClientSecretFile {
+            self.values.remove(&Key::ClientSecret);
         }
     }
 
@@ -347,7 +373,10 @@ impl Settings {
         let dropped = self.dropped.iter().copied().chain(self.unused_token_file());
         problems.extend(dropped.map(|key| SettingsError::Dropped { key }));
         if problems.is_empty() {
-            problems.extend(self.service().err());
+            match self.service() {
+                Ok(service) => problems.extend(self.not_entras(&service)),
+                Err(error) => problems.push(error),
+            }
         }
         let authority = self.text(Key::Authority).unwrap_or_default();
         if authority.starts_with("http://") && self.proves_itself() {
@@ -364,6 +393,18 @@ impl Settings {
             problems.push(self.wrong(Key::ProxyCredentialsFile, error));
         }
         problems
+    }
+
+    /// A client ID that is not a GUID, where Entra is the authority: there it can only be a mistake,
+    /// such as a secret in its place.
+    fn not_entras(&self, service: &Service) -> Option<SettingsError> {
+        let id = self.text(Key::ClientId)?;
+        let is_wrong = cloud::is_entra(service.authority()) && !super::is_guid(id);
+        is_wrong.then(|| {
+            let error = super::not_an_application(id);
+            let error = error.replacen(" ID:", " ID (GUID):", 1);
+            self.wrong(Key::ClientId, error)
+        })
     }
 
     /// The service. Who is trusted there is the caller's to add: it is in a file.

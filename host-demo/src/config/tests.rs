@@ -650,16 +650,43 @@ fn a_sign_in_method_that_the_file_names_goes_before_variables() {
             )
         );
     }
-    // The variable's value goes before the file's, of the same method.
+    // So does the credential that the file names for its method.
     let line = "auth = \"client-secret\"\n";
     assert_eq!(
         used(&settings(line, file, &[])),
+        (auth("client-secret"), vec![Key::ClientSecretFile], vec![])
+    );
+    assert_eq!(
+        used(&settings(line, "", &[])),
+        (auth("client-secret"), vec![Key::ClientSecret], vec![])
+    );
+    // A method that only a flag names takes the later source.
+    assert_eq!(
+        used(&settings("", file, &[(Key::Auth, "client-secret")])),
         (
             auth("client-secret"),
             vec![Key::ClientSecret],
             vec![Key::ClientSecretFile]
         )
     );
+    for (named, key, variable) in [
+        (
+            "client-certificate",
+            Key::CertificateFile,
+            "AZURE_CLIENT_CERTIFICATE_PATH",
+        ),
+        (
+            "workload-identity",
+            Key::FederatedTokenFile,
+            "AZURE_FEDERATED_TOKEN_FILE",
+        ),
+    ] {
+        let name = key.to_string();
+        let name = name.rsplit('.').next().unwrap();
+        let text = format!("[identity]\nauth = \"{named}\"\n{name} = \"/own\"\n");
+        let settings = settle(&text, &[(variable, "/of-another-tool")], &[]);
+        assert_eq!(settings.text(key), Some("/own"), "{named}");
+    }
     // A flag goes before all.
     let flag = [(Key::ClientSecretFile, "s")];
     let line = "auth = \"client-certificate\"\n";

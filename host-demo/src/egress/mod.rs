@@ -475,8 +475,10 @@ impl Egress {
                 });
             }
         };
+        let ends = [patience.until, patience.quota_until];
+        let until = ends.into_iter().flatten().min();
         self.limiter()
-            .acquire(&key, self.call_timeout(), patience.until, &on_wait)
+            .acquire(&key, self.call_timeout(), until, &on_wait)
             .await
             .map_err(|none| match none {
                 NoPermit::Ledger(error) => error.into(),

@@ -30,6 +30,8 @@ pub struct Patience {
     /// Until then. Without it, as long as it takes. What is there without waiting is taken later,
     /// too.
     pub until: Option<Moment>,
+    /// The moment until which it waits for the quota alone, if that is sooner than `until`.
+    pub quota_until: Option<Moment>,
     /// Until this becomes true. What has been sent by then is not affected.
     pub stop: Option<watch::Receiver<bool>>,
     /// Is told when it has to wait, and when what it waits for changes.
@@ -46,6 +48,7 @@ impl Default for Patience {
     fn default() -> Self {
         Self {
             until: None,
+            quota_until: None,
             stop: None,
             on_wait: None,
             token_retry: Some(TOKEN_RETRY_CALL),

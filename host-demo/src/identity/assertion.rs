@@ -35,8 +35,8 @@ pub(super) struct Certificate {
 
 impl Certificate {
     /// Reads PEM text that holds both.
-    pub(super) fn from_pem(pem: &[u8]) -> Result<Self, IdentityError> {
-        let pair = certificate::read(pem)?;
+    pub(super) fn from_pem(pem: &[u8], now: Timestamp) -> Result<Self, IdentityError> {
+        let pair = certificate::read(pem, now)?;
         Ok(Self {
             key: pair.key,
             thumbprint: URL_SAFE_NO_PAD.encode(Sha256::digest(&pair.certificate)),

@@ -136,10 +136,10 @@ impl Fetch for AzureCli {
         }
         let answer = Answer::read(&output.stdout, || self.zone())?;
         answer.expect_tenant(self.tenant.as_deref())?;
-        let left = answer.expires.as_second() - wall.as_second();
+        let left = answer.left(wall)?;
         Ok(Fetched {
             token: answer.token,
-            expires: asked + Duration::from_secs(left.try_into().unwrap_or_default()),
+            expires: asked + left,
         })
     }
 }
@@ -158,7 +158,10 @@ impl Answer {
     /// Since 2.54 the tool says when the token ends in seconds (`expires_on`). Before that it says
     /// so in local time alone (`expiresOn`), which newer ones print as well.
     fn read(printed: &[u8], zone: impl FnOnce() -> TimeZone) -> Result<Self, IdentityError> {
-        let answer: Value = serde_json::from_slice(printed)
+        // Before the JSON there can be a byte order mark, or a warning of an extension.
+        let begin = printed.iter().position(|byte| *byte == b'{');
+        let json = begin.and_then(|at| printed.get(at..)).unwrap_or(printed);
+        let answer: Value = serde_json::from_slice(json)
             .map_err(|_| not_an_answer("az printed something else than JSON".to_owned()))?;
         let token = answer["accessToken"]
             .as_str()
@@ -182,6 +185,19 @@ impl Answer {
             expires,
             tenant,
         })
+    }
+
+    /// Returns how long the token is still valid, and an error if it has expired.
+    fn left(&self, now: Timestamp) -> Result<Duration, IdentityError> {
+        let left = self.expires.as_second() - now.as_second();
+        match left.try_into() {
+            Ok(left @ 1..) => Ok(Duration::from_secs(left)),
+            _ => Err(not_an_answer(format!(
+                "az returned a token that expired at {:.0}; check this machine's clock and time \
+                 zone, then run az login",
+                self.expires
+            ))),
+        }
     }
 
     /// Rejects a token for another tenant than the one that was asked for, as far as both are IDs.
@@ -386,6 +402,27 @@ mod tests {
                 r#"{{"accessToken":"x","expires_on":{seconds},"expiresOn":"2024-01-01 12:00:00.000000"}}"#
             );
             assert_eq!(expires(&printed, "EST5"), 1_700_000_000);
+        }
+    }
+
+    #[test]
+    fn an_expired_token_is_an_error_with_its_time() {
+        let printed = br#"{"accessToken":"x","expires_on":1700000000}"#;
+        let answer = Answer::read(printed, || TimeZone::UTC).ok().unwrap();
+        let now = |second| Timestamp::from_second(second).unwrap();
+        assert_eq!(answer.left(now(1_699_999_990)), Ok(Duration::from_secs(10)));
+        for late in [1_700_000_000, 1_800_000_000] {
+            let error = answer.left(now(late)).unwrap_err().to_string();
+            let told = "az returned a token that expired at 2023-11-14T22:13:20Z;";
+            assert!(error.contains(told), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_stands_before_the_json_is_skipped() {
+        for before in ["\u{FEFF}", "WARNING: an extension is old.\n"] {
+            let printed = format!(r#"{before}{{"accessToken":"x","expires_on":1700000000}}"#);
+            assert_eq!(expires(&printed, "UTC0"), 1_700_000_000);
         }
     }
 

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use rustls::SignatureScheme;
 use rustls::crypto::ring::sign::any_supported_type;
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::SigningKey;
 use x509_parser::prelude::{FromDer as _, SubjectPublicKeyInfo, X509Certificate};
@@ -76,6 +76,9 @@ pub enum CertificateError {
     /// The PEM text is in one line.
     #[error("the file has PEM without its line breaks")]
     LineBreaksLost,
+    /// The PEM text ends within the key or the certificate.
+    #[error("the {0} is cut off (no END line)")]
+    CutOff(&'static str),
     /// The PEM text can't be decoded.
     #[error("the file has PEM that is damaged: {0}")]
     Damaged(String),
@@ -133,9 +136,12 @@ impl CertificateError {
                 "use the certificate that was issued for this key: openssl x509 -noout -pubkey -in \
                  FILE prints its public key, openssl pkey -pubout -in FILE that of the key"
             }
-            Self::Key | Self::PublicKey | Self::Request | Self::Damaged(_) | Self::NotPem => {
-                return None;
-            }
+            Self::Key
+            | Self::PublicKey
+            | Self::Request
+            | Self::CutOff(_)
+            | Self::Damaged(_)
+            | Self::NotPem => return None,
         })
     }
 }
@@ -148,9 +154,16 @@ pub(super) struct Pair {
     pub(super) until: Option<Timestamp>,
 }
 
+impl Pair {
+    fn is_valid(&self, now: Timestamp) -> bool {
+        self.from.is_none_or(|from| from <= now) && self.until.is_none_or(|until| now < until)
+    }
+}
+
 /// Reads the certificate and its private key from PEM text that has both, in any order. Of several
-/// certificates, the one that is for the key is the application's.
-pub(super) fn read(bytes: &[u8]) -> Result<Pair, CertificateError> {
+/// certificates, the one that is for the key is the application's; of several for the key, the first
+/// that is valid now.
+pub(super) fn read(bytes: &[u8], now: Timestamp) -> Result<Pair, CertificateError> {
     if let Some(found) = binary(bytes) {
         return Err(found);
     }
@@ -172,8 +185,6 @@ pub(super) fn read(bytes: &[u8]) -> Result<Pair, CertificateError> {
         return Err(CertificateError::Encrypted("Proc-Type: 4,ENCRYPTED"));
     }
 
-    let damaged =
-        |error: rustls::pki_types::pem::Error| CertificateError::Damaged(error.to_string());
     let keys = PrivateKeyDer::pem_slice_iter(pem.as_bytes());
     let keys: Vec<_> = keys.collect::<Result<_, _>>().map_err(damaged)?;
     let certificates = CertificateDer::pem_slice_iter(pem.as_bytes());
@@ -193,10 +204,25 @@ pub(super) fn read(bytes: &[u8]) -> Result<Pair, CertificateError> {
     if certificates.is_empty() {
         return Err(without_certificate(&labels).unwrap_or(CertificateError::NoCertificate));
     }
-    certificates
-        .into_iter()
-        .find_map(|certificate| pair(&key, certificate))
-        .ok_or(CertificateError::Strangers)
+    let pairs = certificates.into_iter();
+    let mut pairs: Vec<Pair> = pairs.filter_map(|found| pair(&key, found)).collect();
+    if pairs.is_empty() {
+        return Err(CertificateError::Strangers);
+    }
+    let valid = pairs.iter().position(|pair| pair.is_valid(now));
+    Ok(pairs.swap_remove(valid.unwrap_or_default()))
+}
+
+/// What is wrong with PEM text that can't be decoded.
+fn damaged(error: pem::Error) -> CertificateError {
+    match error {
+        // The marker is given as its bytes.
+        pem::Error::MissingSectionEnd { end_marker } => {
+            let is_key = String::from_utf8_lossy(&end_marker).contains("PRIVATE KEY");
+            CertificateError::CutOff(if is_key { "private key" } else { "certificate" })
+        }
+        error => CertificateError::Damaged(error.to_string()),
+    }
 }
 
 /// The pair, if the certificate is for the key.
@@ -372,7 +398,7 @@ mod tests {
     }
 
     fn problem(file: impl AsRef<[u8]>) -> CertificateError {
-        read(file.as_ref()).err().unwrap()
+        read(file.as_ref(), Timestamp::now()).err().unwrap()
     }
 
     /// A DER value in PEM.
@@ -429,7 +455,7 @@ mod tests {
             format!("{KEY}{own}{other}").into_bytes(),
             format!("{KEY}{other}{own}").into_bytes(),
         ] {
-            let found = read(&file);
+            let found = read(&file, Timestamp::now());
             assert!(found.is_ok(), "{}", String::from_utf8_lossy(&file));
         }
     }
@@ -559,6 +585,39 @@ mod tests {
             assert!(!told.contains("MII"), "{told}");
         }
         let cut = format!("{own}{}", KEY.rsplit_once("-----END").unwrap().0);
-        assert!(matches!(problem(cut), E::Damaged(_)));
+        assert_eq!(problem(cut), E::CutOff("private key"));
+        let cut = format!("{KEY}{}", own.rsplit_once("-----END").unwrap().0);
+        let found = problem(cut);
+        assert_eq!(
+            found.to_string(),
+            "the certificate is cut off (no END line)"
+        );
+    }
+
+    #[test]
+    fn of_certificates_for_one_key_a_valid_one_is_used() {
+        let issued = |from: i32, until: i32| {
+            let mut params = CertificateParams::default();
+            params.not_before = rcgen::date_time_ymd(from, 1, 1);
+            params.not_after = rcgen::date_time_ymd(until, 1, 1);
+            params
+                .self_signed(&KeyPair::from_pem(KEY).unwrap())
+                .unwrap()
+                .pem()
+        };
+        let (old, new) = (issued(2020, 2025), issued(2024, 2040));
+        let now = |text: &str| text.parse().unwrap();
+        for file in [format!("{KEY}{old}{new}"), format!("{new}{old}{KEY}")] {
+            let found = read(file.as_bytes(), now("2026-01-01T00:00:00Z"))
+                .ok()
+                .unwrap();
+            assert_eq!(found.until, Some(now("2040-01-01T00:00:00Z")));
+        }
+        // None is valid: the authority says so.
+        let file = format!("{KEY}{old}{new}");
+        let found = read(file.as_bytes(), now("2050-01-01T00:00:00Z"))
+            .ok()
+            .unwrap();
+        assert_eq!(found.until, Some(now("2025-01-01T00:00:00Z")));
     }
 }

@@ -105,6 +105,33 @@ impl FromStr for Method {
     }
 }
 
+/// What the settings are called in errors, in the words of the caller's users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// The name of [`Settings::tenant_id`].
+    pub tenant_id: &'static str,
+    /// The name of [`Settings::client_id`].
+    pub client_id: &'static str,
+    /// The name of [`Settings::client_secret`].
+    pub client_secret: &'static str,
+    /// The name of [`Settings::certificate`].
+    pub certificate: &'static str,
+    /// The name of [`Settings::federated_token_file`].
+    pub federated_token_file: &'static str,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self {
+            tenant_id: "the tenant id",
+            client_id: "the client id",
+            client_secret: "the client secret",
+            certificate: "the certificate",
+            federated_token_file: "the federated token's file",
+        }
+    }
+}
+
 /// What the methods need; each takes what it needs and ignores the rest.
 #[derive(Clone, Default)]
 pub struct Settings {
@@ -128,6 +155,8 @@ pub struct Settings {
     /// How long the authority may take for each answer, if less than 20 s. A person who signs in
     /// may take longer.
     pub timeout: Option<Duration>,
+    /// What the settings are called where one is missing.
+    pub names: Names,
 }
 
 impl fmt::Debug for Settings {
@@ -197,21 +226,22 @@ impl Parts<'_> {
             Method::ClientSecret => {
                 let secret = settings.client_secret.clone();
                 let (tenant, client_id, secret) = self
-                    .application("the client secret", secret)
+                    .application(settings.names.client_secret, secret)
                     .map_err(lacks)?;
                 self.proven(tenant, client_id, Proof::Secret(Secret::new(secret)))
             }
             Method::ClientCertificate => {
                 let pem = settings.certificate.as_deref();
-                let (tenant, client_id, pem) =
-                    self.application("the certificate", pem).map_err(lacks)?;
-                let certificate = Certificate::from_pem(pem)?;
+                let (tenant, client_id, pem) = self
+                    .application(settings.names.certificate, pem)
+                    .map_err(lacks)?;
+                let certificate = Certificate::from_pem(pem, self.clock.wall())?;
                 self.proven(tenant, client_id, Proof::Certificate(certificate))
             }
             Method::WorkloadIdentity => {
                 let file = settings.federated_token_file.clone();
                 let (tenant, client_id, file) = self
-                    .application("the federated token's file", file)
+                    .application(settings.names.federated_token_file, file)
                     .map_err(lacks)?;
                 self.proven(tenant, client_id, Proof::Federated(file))
             }
@@ -242,7 +272,8 @@ impl Parts<'_> {
             }
             Method::DeviceCode => {
                 let client_id = settings.client_id.clone();
-                let client_id = client_id.ok_or_else(|| lacks(Lacks(vec!["the client id"])))?;
+                let client_id =
+                    client_id.ok_or_else(|| lacks(Lacks(vec![settings.names.client_id])))?;
                 let prompt = settings.prompt.clone();
                 let prompt =
                     prompt.ok_or_else(|| lacks(Lacks(vec!["a way to show a person the code"])))?;
@@ -270,14 +301,15 @@ impl Parts<'_> {
         name: &'static str,
         proof: Option<T>,
     ) -> Result<(String, String, T), Lacks> {
+        let names = self.settings.names;
         let tenant = self.settings.tenant_id.clone();
         let client_id = self.settings.client_id.clone();
         match (tenant, client_id, proof) {
             (Some(tenant), Some(client_id), Some(proof)) => Ok((tenant, client_id, proof)),
             (tenant, client_id, proof) => Err(Lacks(
                 [
-                    ("the tenant id", tenant.is_none()),
-                    ("the client id", client_id.is_none()),
+                    (names.tenant_id, tenant.is_none()),
+                    (names.client_id, client_id.is_none()),
                     (name, proof.is_none()),
                 ]
                 .into_iter()

@@ -56,7 +56,7 @@ pub use self::cache::Identity;
 pub use self::certificate::CertificateError;
 pub use self::device::{Prompt, SignIn};
 pub use self::error::IdentityError;
-pub use self::method::{Method, Settings, UnknownMethod};
+pub use self::method::{Method, Names, Settings, UnknownMethod};
 pub use self::token::{BearerToken, Claims, FixedToken, NotAToken};
 
 /// Supplies tokens for one service.

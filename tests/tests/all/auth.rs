@@ -125,9 +125,13 @@ async fn a_way_that_is_not_there_or_unknown_is_said_before_anything_is_sent() {
     for (method, why) in [
         (
             "client-secret",
-            "client-secret can't be used here: the client secret is not set",
+            "client-secret can't be used here: the client secret (AZURE_CLIENT_SECRET or \
+             identity.client-secret-file) is not set",
         ),
-        ("workload-identity", "the federated token's file is not set"),
+        (
+            "workload-identity",
+            "the federated token's file (AZURE_FEDERATED_TOKEN_FILE",
+        ),
         (
             "azure-cli",
             "azure-cli can't be used here: az is not installed",

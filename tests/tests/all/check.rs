@@ -114,6 +114,11 @@ impl Run {
         self
     }
 
+    pub(crate) fn env_os(mut self, name: &str, value: &OsStr) -> Self {
+        self.0.env(name, value);
+        self
+    }
+
     /// Runs it, expects this exit code, and returns standard output and standard error.
     #[track_caller]
     pub(crate) fn exits(mut self, code: i32) -> (String, String) {

@@ -246,7 +246,7 @@ fn an_unusable_certificate_comes_with_a_command() {
     let (_, err) = by_certificate(&stage).exits(2);
     assert_eq!(
         err,
-        "host-demo: the certificate's file application.pem is not usable: the file is PKCS#12 \
+        "host-demo: the certificate file application.pem is not usable: the file is PKCS#12 \
          (PFX), and PEM is expected\n\
          hint: convert it: openssl pkcs12 -in FILE -nodes -out application.pem\n"
     );
@@ -277,6 +277,53 @@ fn azure_cli_before_2_54_is_understood() {
     let _ = checked(run.env("PATH", folder.to_str().unwrap()), 0);
 }
 
+#[cfg(unix)]
+fn run_with_az(stage: &Stage, script: &str) -> Run {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let folder = stage.home().join("bin");
+    std::fs::create_dir_all(&folder).unwrap();
+    let az = folder.join("az");
+    std::fs::write(&az, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&az, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let run = stage.run(["check", "--auth", "azure-cli"]);
+    run.env("PATH", &format!("{}:/usr/bin:/bin", folder.display()))
+}
+
+#[cfg(unix)]
+#[test]
+fn an_expired_token_of_azure_cli_is_reported() {
+    let stage = Stage::new();
+    let answer =
+        json!({ "accessToken": stage.mock.token(Grant::new()), "expires_on": 1_700_000_000 });
+    let (report, _) = checked(run_with_az(&stage, &format!("echo '{answer}'")), 2);
+    let (level, text) = finding(&report, "token");
+    let told = "az returned a token that expired at 2023-11-14T22:13:20Z";
+    assert!(level == "error" && text.contains(told), "{text}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_401_is_reported_though_another_token_takes_time() {
+    let stage = Stage::new();
+    let body = json!({ "error": { "code": "Unauthorized", "message": "no", "target": "x" } });
+    let fault = Fault::answer(401, body.to_string()).on(Api::GetMachineAction);
+    let fault = fault.header("content-type", "application/json");
+    stage.mock.inject(fault.always());
+    let is_reported = |run: Run| {
+        let (report, _) = checked(run, 2);
+        let (level, text) = finding(&report, "following");
+        assert!(level == "error" && text.contains("401"), "{text}");
+        assert!(!text.contains("in time"), "{text}");
+    };
+    is_reported(stage.run(["check"]));
+    let answer = json!({
+        "accessToken": stage.mock.token(Grant::new()),
+        "expires_on": 4_000_000_000_i64,
+    });
+    is_reported(run_with_az(&stage, &format!("sleep 0.2; echo '{answer}'")));
+}
+
 // Which method.
 
 #[test]
@@ -305,6 +352,110 @@ fn a_configured_method_goes_before_a_secret_in_the_environment() {
     let advice = "hint: unset AZURE_CLIENT_SECRET, or set auth = \"client-certificate\" under \
                   [identity]";
     assert!(err.contains(advice), "{err}");
+}
+
+#[test]
+fn a_configured_secret_file_goes_before_a_secret_in_the_environment() {
+    let stage = Stage::new();
+    let path =
+        stage.configure("[identity]\nauth = \"client-secret\"\nclient-secret-file = \"secret\"\n");
+    closed(
+        &path.with_file_name("secret"),
+        stage.mock.client_secret().as_bytes(),
+    );
+    let run = stage.run(["check"]);
+    let (_, err) = checked(run.env("AZURE_CLIENT_SECRET", "of-another-tool"), 0);
+    assert_eq!(err, "");
+}
+
+// What is missing.
+
+#[test]
+fn a_secret_that_is_there_and_empty_is_not_called_missing() {
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let stage = Stage::new();
+    closed(&stage.home().join("empty"), b"\r\n");
+    let says = |run: Run, told: &str| {
+        let (_, err) = run.exits(2);
+        assert!(err.contains(told) && !err.contains("not set"), "{err}");
+    };
+    let run = stage.run(["check", "--client-secret-file", "empty"]);
+    says(run, "the client secret file empty is empty");
+    let run = stage.run(["check"]);
+    says(
+        run.env("AZURE_CLIENT_CERTIFICATE_PATH", "empty")
+            .args(["--auth", "client-certificate"]),
+        "the certificate file empty is empty",
+    );
+    let ledger = [
+        "--ledger",
+        "rediss://localhost:1/0",
+        "--ledger-password-file",
+        "empty",
+    ];
+    says(
+        stage.run(["check"]).args(ledger),
+        "the ledger's password file empty is empty",
+    );
+    let latin_1 = std::ffi::OsStr::from_bytes(b"s\xE4cret");
+    for auth in [&[] as &[&str], &["--auth", "client-secret"]] {
+        for name in ["AZURE_CLIENT_SECRET", "AZURE_CLIENT_ID", "AZURE_TENANT_ID"] {
+            let run = stage.run(["check"]).args(auth).env(name, " \n");
+            says(run, &format!("{name} is blank"));
+            let run = stage.run(["check"]).args(auth).env_os(name, latin_1);
+            says(run, &format!("{name} is not text (UTF-8)"));
+        }
+    }
+    for (auth, name) in [
+        ("client-certificate", "AZURE_CLIENT_CERTIFICATE_PATH"),
+        ("workload-identity", "AZURE_FEDERATED_TOKEN_FILE"),
+    ] {
+        let run = stage.run(["check", "--auth", auth]).env(name, " ");
+        says(run, &format!("{name} is blank"));
+        let run = stage.run(["check", "--auth", auth]).env_os(name, latin_1);
+        says(run, &format!("{name} is not text (UTF-8)"));
+    }
+}
+
+#[test]
+fn what_a_method_lacks_is_named_as_it_is_set() {
+    let stage = Stage::new();
+    for (auth, told) in [
+        (
+            "client-secret",
+            "(AZURE_CLIENT_SECRET or identity.client-secret-file) is not set",
+        ),
+        (
+            "client-certificate",
+            "(AZURE_CLIENT_CERTIFICATE_PATH or identity.certificate-file) is not set",
+        ),
+        (
+            "workload-identity",
+            "(AZURE_FEDERATED_TOKEN_FILE or identity.federated-token-file) is not set",
+        ),
+    ] {
+        let run = stage.run(["check", "--auth", auth]);
+        let (_, err) = run.env("AZURE_CLIENT_SECRET", "").exits(2);
+        assert!(err.contains(told), "{err}");
+    }
+}
+
+#[test]
+fn a_secret_in_place_of_the_client_id_is_rejected_and_not_shown() {
+    const SECRET: &str = "abc8Q~dEfGhIjKlMnOpQrStUvWxYz0123456789a";
+
+    let stage = Stage::new();
+    let run = stage.run(["check"]).env("AZURE_CLIENT_ID", SECRET);
+    let (out, err) = run.exits(2);
+    let told = "AZURE_CLIENT_ID is not an application (client) ID: (a value of 40 characters";
+    assert!(err.contains(told), "{err}");
+    assert!(
+        err.contains("the client secret seems to be in its place"),
+        "{err}"
+    );
+    assert!(!format!("{out}{err}").contains(SECRET), "{out}{err}");
+    assert_eq!(stage.mock.requests().len(), 0);
 }
 
 // Rights.

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::record::{Broken, Long, Record, Records};
-use super::{Found, InputError, Problem, Wanted, has_machine_id, named, plain};
+use super::{Found, InputError, Named, Problem, Wanted, has_machine_id, named, plain};
 use crate::id::ActionId;
 
 /// What separates columns.
@@ -197,7 +197,8 @@ impl Header<'_> {
                 }
             };
             let line = *row.lines.start();
-            if is_blank(row.raw) || declaration(row.raw).is_some() || is_type(row.raw) {
+            let is_type = row.long.is_empty() && is_type(row.raw);
+            if is_blank(row.raw) || declaration(row.raw).is_some() || is_type {
                 continue;
             }
             if row.raw.contains('\0') {
@@ -275,7 +276,12 @@ impl Header<'_> {
     /// A row between two such marks has an id in it, or the separators of a whole row. Where the
     /// second mark is on the very next line, these are divided between the two lines; then it counts
     /// whether that would be a row which names a device.
+    ///
+    /// In the devices' own column, one line with line breaks around it is read as any other cell.
     fn hides_rows(&self, long: &Long<'_>, at: usize, found: &Found<'_>) -> bool {
+        if long.index == at && !long.text.trim().contains(['\n', self.delimiter]) {
+            return false;
+        }
         let separators = self.record.fields.len() - 1;
         let lines: Vec<&str> = long.text.split('\n').collect();
         let counts: Vec<usize> = lines
@@ -285,6 +291,7 @@ impl Header<'_> {
         let inner = &counts[1..counts.len() - 1];
         if has_machine_id(long.text)
             || has_guid(long.text)
+            || hides_device(long, found.wanted)
             || inner.iter().any(|count| *count >= separators)
             || counts.iter().sum::<usize>() >= separators && found.wanted == Wanted::Names
             || separators == 0
@@ -311,6 +318,32 @@ impl Header<'_> {
             )
         )
     }
+}
+
+/// Whether a line of a field names a device, or would if it were not damaged.
+///
+/// A line of prose has several words. One word on a line of its own is taken for a name; on the
+/// first line and the last, beside a quotation mark, only if it has a digit or a full stop in it.
+fn hides_device(long: &Long<'_>, wanted: Wanted) -> bool {
+    let last = long.text.matches('\n').count();
+    long.text.split('\n').enumerate().any(|(n, line)| {
+        let line = line.trim();
+        let is_whole = n > 0 && n < last;
+        match wanted.read(line) {
+            Ok(Named::Name(_)) => is_whole || looks_like_name(line),
+            Ok(Named::Id(_)) | Err(Problem::Guid(_) | Problem::Number(_) | Problem::Address(_)) => {
+                true
+            }
+            Err(Problem::Digits { .. }) => is_whole,
+            Err(_) => false,
+        }
+    })
+}
+
+/// Whether a word is rather a device's name than a word of prose: `pc-1`, `kiosk.contoso.com`.
+fn looks_like_name(word: &str) -> bool {
+    let word = word.trim_end_matches('.');
+    word.contains(char::is_alphabetic) && word.contains(|c: char| c == '.' || c.is_numeric())
 }
 
 impl Record<'_> {

@@ -434,6 +434,78 @@ fn a_quotation_mark_swallows_no_name() {
 }
 
 #[test]
+fn a_quotation_mark_swallows_no_single_line() {
+    let (a, b, c) = (ONE, TWO, THREE);
+    for (text, wrong) in [
+        (
+            format!("Device ID,Note\n{a},\"\n{b}\"\n{c},x\n"),
+            (2, (2, 3)),
+        ),
+        (
+            format!("Device ID,Name,Note\n{a},pc1,\"\n{b}\n\"\n{c},pc3,x\n"),
+            (2, (2, 4)),
+        ),
+        (
+            format!("Device ID,Note,OS\n{a},\"\n{b}\n\",win\n"),
+            (2, (2, 4)),
+        ),
+        (format!("Note,Device ID\n\"\n{a}\",{b}\n"), (2, (2, 3))),
+        (format!("Device ID,\n{a},\"\n{b}\",\n"), (2, (2, 3))),
+        (format!("Device ID,Note\n{a},\"{b}\n\"\n"), (2, (2, 3))),
+        (
+            format!("Device ID;Note\n{a};\"\n{b},x,y\n\"\n"),
+            (2, (2, 4)),
+        ),
+        (
+            format!("Device ID,Note\n{a},\"\n1.23E+39\n\"\n"),
+            (2, (2, 4)),
+        ),
+        (
+            format!("Device ID,Note\n#TYPE x,\"\n{b}\n\"\n"),
+            (2, (2, 4)),
+        ),
+    ] {
+        let (line, lines) = wrong;
+        assert_eq!(
+            problems(&ids(&text)),
+            [(line, lines, Problem::QuotedRows)],
+            "{text}"
+        );
+    }
+    let names = |text: &str| parse(text.as_bytes(), None, Wanted::Names).unwrap();
+    for note in [
+        "\ndevice-002\n",
+        "\nkiosk\n",
+        "\ndevice-002",
+        "device-002\n",
+        "\nx.contoso.com",
+    ] {
+        let list = names(&format!("Device name,Note\ndevice-001,\"{note}\"\npc-3,\n"));
+        let problems: Vec<_> = list.wrong.iter().map(|w| &w.problem).collect();
+        assert_eq!(problems, [&Problem::QuotedRows], "{note:?}");
+        assert_eq!(named(&list), ["pc-3"], "{note:?}");
+    }
+    for note in [
+        "VIP\nLab",
+        "cleaned.\n",
+        "\nsee below",
+        "cleaned\nby Ann on Friday\n\nreturned",
+    ] {
+        let list = names(&format!("Device name,Note\npc-1,\"{note}\"\n"));
+        assert_eq!(
+            (named(&list), list.wrong),
+            (vec!["pc-1".to_owned()], vec![])
+        );
+    }
+    // In their own column nothing is lost.
+    let list = ids(&format!("Device ID,Note\n\"{a}\n\",x\n\"\n{b}\n\",\n"));
+    assert_eq!(
+        (named(&list), list.wrong.len()),
+        (vec![a.into(), b.into()], 0)
+    );
+}
+
+#[test]
 fn a_note_may_go_over_several_lines() {
     for note in [
         "cleaned\nand returned",
@@ -879,6 +951,8 @@ mod shapes {
         ExportCsv,
         /// A report of the portal: lines above the header, many columns.
         Portal,
+        /// A note at the end of each row, and a column without a name after it.
+        Noted,
         /// Each object over several lines, as `jq` and `ConvertTo-Json` print them.
         Pretty,
         Lines,
@@ -911,6 +985,10 @@ mod shapes {
         SeparatorRemoved(f64),
         LineBreakAdded(f64),
         LineBreakRemoved(f64),
+        /// A quotation mark at the end of a line, and the next at either end of the line after it.
+        LineQuoted(f64),
+        /// Such a line, which has lost everything but its device.
+        DeviceQuoted(f64),
         CutOff(f64),
     }
 
@@ -933,6 +1011,7 @@ mod shapes {
             Shape::Excel('\t'),
             Shape::ExportCsv,
             Shape::Portal,
+            Shape::Noted,
             Shape::Pretty,
             Shape::Lines,
             Shape::Array,
@@ -944,7 +1023,7 @@ mod shapes {
     }
 
     fn damage() -> impl Strategy<Value = Damage> {
-        let kinds: [fn(f64) -> Damage; 8] = [
+        let kinds: [fn(f64) -> Damage; 10] = [
             |_| Damage::None,
             Damage::QuoteAdded,
             Damage::QuoteRemoved,
@@ -952,6 +1031,8 @@ mod shapes {
             Damage::SeparatorRemoved,
             Damage::LineBreakAdded,
             Damage::LineBreakRemoved,
+            Damage::LineQuoted,
+            Damage::DeviceQuoted,
             Damage::CutOff,
         ];
         (0..kinds.len(), 0.0..1.0).prop_map(move |(kind, place)| kinds[kind](place))
@@ -1015,6 +1096,16 @@ mod shapes {
                     text += &format!("{id},\"{name}\",{},Windows11,High\n", quoted(note));
                 }
             }
+            Shape::Noted => {
+                text += "Device ID,Device name,Note,\n";
+                for (id, note, name) in &rows {
+                    let note = match *note {
+                        "" => String::new(),
+                        note => quoted(note),
+                    };
+                    text += &format!("{id},{name},{note}\n");
+                }
+            }
             Shape::Pretty => {
                 for object in &objects {
                     text += &format!("{object:#}\n");
@@ -1056,7 +1147,37 @@ mod shapes {
         text
     }
 
+    /// Puts quotation marks around the line break before a line and the line itself, or its device.
+    fn swallowed(text: &str, at: f64, is_whole: bool) -> String {
+        let mut lines: Vec<String> = text.split('\n').map(str::to_owned).collect();
+        let at = at * lines.len().saturating_sub(1) as f64;
+        let (n, variant) = (at as usize, (at.fract() * 4.0) as usize);
+        if n + 1 >= lines.len() {
+            return text.to_owned();
+        }
+        if !is_whole {
+            let next = &lines[n + 1];
+            let mut words = next.split(|c: char| !c.is_ascii_alphanumeric() && !"-.".contains(c));
+            let device = words.find(|w| w.len() == 40 || w.ends_with(".contoso.com"));
+            lines[n + 1] = device.unwrap_or(next).to_owned();
+        }
+        lines[n] += match variant % 2 {
+            0 => ",\"",
+            _ => "\"",
+        };
+        match variant / 2 {
+            0 => lines[n + 1].push('"'),
+            _ => lines[n + 1] += "\n\"",
+        }
+        lines.join("\n")
+    }
+
     fn damaged(text: &str, damage: Damage) -> String {
+        match damage {
+            Damage::LineQuoted(at) => return swallowed(text, at, true),
+            Damage::DeviceQuoted(at) => return swallowed(text, at, false),
+            _ => {}
+        }
         let mut chars: Vec<char> = text.chars().collect();
         let place = |place: f64, of: usize| (place * of as f64) as usize;
         let remove = |chars: &mut Vec<char>, at: f64, what: &[char]| {
@@ -1069,7 +1190,7 @@ mod shapes {
         };
         let len = chars.len();
         match damage {
-            Damage::None => {}
+            Damage::None | Damage::LineQuoted(_) | Damage::DeviceQuoted(_) => {}
             Damage::QuoteAdded(at) => chars.insert(place(at, len), '"'),
             Damage::SeparatorAdded(at) => chars.insert(place(at, len), ','),
             Damage::LineBreakAdded(at) => chars.insert(place(at, len), '\n'),
@@ -1140,7 +1261,10 @@ mod shapes {
             let bytes = encoded(&text.replace('\n', end), encoding);
             check(&text, &bytes, Wanted::Ids, devices.len(), damage)?;
             // Where a separator is missing or there twice, what is a name depends on the columns.
-            let moves_columns = matches!(damage, Damage::SeparatorAdded(_) | Damage::SeparatorRemoved(_));
+            let moves_columns = matches!(
+                damage,
+                Damage::SeparatorAdded(_) | Damage::SeparatorRemoved(_) | Damage::LineQuoted(_) | Damage::DeviceQuoted(_)
+            );
             if !moves_columns && !matches!(shape, Shape::Plain | Shape::Texts) {
                 check(&text, &bytes, Wanted::Names, devices.len(), damage)?;
             }

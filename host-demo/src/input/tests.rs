@@ -736,6 +736,58 @@ fn json_that_loses_devices_is_reported() {
 }
 
 #[test]
+fn json_members_with_other_devices_are_reported() {
+    let (a, b) = (ONE, TWO);
+    for text in [
+        format!("{{\"machines\":[{{\"id\":\"{a}\"}}],\"servers\":[{{\"id\":\"{b}\"}}]}}"),
+        format!("{{\"devices\":[\"{a}\"],\"groups\":[{{\"devices\":[\"{b}\"]}}]}}"),
+        format!("{{\"value\":[\"{a}\"],\"value2\":[\"{b}\"]}}"),
+        format!("{{\"value\":[\"{a}\"],\"first\":\"{b}\"}}"),
+        format!("{{\"id\":\"{a}\",\"others\":[{{\"id\":\"{b}\"}}]}}"),
+        format!("{{\"id\":\"{a}\",\"others\":[\"{b}\"]}}"),
+    ] {
+        let found = problems(&ids(&text));
+        assert_eq!(found, [(1, (1, 1), Problem::SeveralLists)], "{text}");
+    }
+    for text in [
+        r#"{"machines":[{"name":"pc-1"}],"servers":[{"name":"pc-2"}]}"#,
+        r#"{"devices":["pc-1"],"more":["pc-2"]}"#,
+        r#"{"deviceName":"pc-1","others":[{"deviceName":"pc-2"}]}"#,
+    ] {
+        let list = parse(text.as_bytes(), None, Wanted::Names).unwrap();
+        let found = problems(&list);
+        assert_eq!(found, [(1, (1, 1), Problem::SeveralLists)], "{text}");
+    }
+    for kind in ["run", "summary", "error"] {
+        let list = ids(&format!("{{\"type\":\"{kind}\",\"machine\":\"{a}\"}}"));
+        assert!(
+            matches!(list.wrong[0].problem, Problem::Empty { .. }),
+            "{kind}"
+        );
+    }
+    // What this program prints, and what the service answers.
+    for text in [
+        format!(
+            "{{\"type\":\"error\",\"error\":{{\"message\":\"unknown device {b}\"}}}}\n\
+             {{\"type\":\"device\",\"machine_id\":\"{a}\",\"name\":\"pc-1\",\
+             \"action\":{{\"id\":\"{GUID}\",\"machineId\":\"{a}\"}}}}"
+        ),
+        format!(
+            "{{\"id\":\"{a}\",\"computerDnsName\":\"pc-1\",\"machineTags\":[\"lab\"],\
+             \"vmMetadata\":{{\"vmId\":\"{GUID}\",\"name\":\"vm-7\"}},\"hashes\":[\"{b}\"],\
+             \"ipAddresses\":[{{\"ipAddress\":\"10.0.0.1\"}}],\"evidence\":[{{\"sha1\":\"{b}\"}}]}}"
+        ),
+        format!(
+            "{{\"Stats\":{{\"name\":\"x\"}},\"Schema\":[{{\"Name\":\"DeviceId\"}}],\
+             \"Results\":[{{\"DeviceId\":\"{a}\",\"DeviceName\":\"pc-1\"}}]}}"
+        ),
+    ] {
+        assert_eq!(devices(&text, Wanted::Ids), [ONE], "{text}");
+        assert_eq!(devices(&text, Wanted::Names), ["pc-1"], "{text}");
+    }
+}
+
+#[test]
 fn an_id_is_taken_from_the_address_of_a_device_page() {
     for address in [
         format!("https://security.microsoft.com/machines/v2/{ONE}/overview?tid={GUID}"),

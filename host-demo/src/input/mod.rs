@@ -109,7 +109,8 @@ pub enum InputError {
 
 /// Reads a list. What form it has is seen from its beginning: `{` or `[` is JSON, a header with the
 /// column is a table (with commas, semicolons, tabs or vertical bars), everything else is plain
-/// lines. In these, `#` begins a comment.
+/// lines. In these, `#` at the start of a line or
+/// after white space begins a comment.
 ///
 /// `column` names the column, or the member of each JSON object, that has the ids or the names.
 pub fn parse(bytes: &[u8], column: Option<&str>, wanted: Wanted) -> Result<List, InputError> {
@@ -143,9 +144,11 @@ fn plain(name: &str) -> String {
     letters.flat_map(char::to_lowercase).collect()
 }
 
-/// What a plain line names, without its comment.
+/// What a plain line names, without its comment, which has white space before it.
 fn named(line: &str) -> &str {
-    let line = line.split('#').next().unwrap_or_default();
+    let begins = |(at, _): &(usize, &str)| !line[..*at].ends_with(|c: char| !c.is_whitespace());
+    let comment = line.match_indices('#').find(begins);
+    let line = comment.map_or(line, |(at, _)| &line[..at]);
     bare(line.trim().trim_end_matches([',', ';']))
 }
 

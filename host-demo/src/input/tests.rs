@@ -788,6 +788,13 @@ fn json_members_with_other_devices_are_reported() {
 }
 
 #[test]
+fn a_comment_has_white_space_before_it() {
+    let list = ids(&format!("{ONE}#{TWO}\n#{THREE}\n{FOUR}\t#x\n"));
+    assert_eq!(named(&list), [FOUR]);
+    assert_eq!(list.wrong.iter().map(|w| w.line).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
 fn an_id_is_taken_from_the_address_of_a_device_page() {
     for address in [
         format!("https://security.microsoft.com/machines/v2/{ONE}/overview?tid={GUID}"),

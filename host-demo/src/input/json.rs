@@ -294,6 +294,15 @@ impl<'b> Reader<'_, 'b> {
                 if others.iter().any(|(_, other)| other.get() != first.get()) {
                     return self.reject(value, Problem::Twice(name.clone()));
                 }
+                let texts: Vec<_> = members
+                    .iter()
+                    .filter_map(|(name, value)| Some((name.as_str(), text(value)?)))
+                    .collect();
+                let cells = texts.iter().map(|(name, text)| (*name, text.as_str()));
+                if let Some((one, other)) = self.found.different(cells) {
+                    let problem = Problem::Different(one.to_owned(), other.to_owned());
+                    return self.reject(value, problem);
+                }
                 match text(first) {
                     _ if is_empty(first) => self.no_device(value),
                     Some(text) => {

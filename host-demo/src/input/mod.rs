@@ -235,6 +235,28 @@ impl Found<'_> {
         self.columns.iter().find_map(at)
     }
 
+    /// The names of two columns that have ids of different devices.
+    fn different<'c>(
+        &self,
+        cells: impl Iterator<Item = (&'c str, &'c str)>,
+    ) -> Option<(&'c str, &'c str)> {
+        if self.wanted == Wanted::Names {
+            return None;
+        }
+        let mut first: Option<(&str, Named)> = None;
+        for (column, cell) in cells {
+            if !self.columns.contains(&plain(column)) {
+                continue;
+            }
+            match (self.wanted.read(bare(cell)), &first) {
+                (Ok(id), Some((other, earlier))) if id != *earlier => return Some((other, column)),
+                (Ok(id), None) => first = Some((column, id)),
+                _ => {}
+            }
+        }
+        None
+    }
+
     fn lines(&mut self, text: &str) {
         for (line, text) in (1..).zip(text.split('\n')) {
             let named = named(text);

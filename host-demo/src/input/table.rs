@@ -221,6 +221,9 @@ impl Header<'_> {
                     header: self.record.fields.len(),
                 };
                 found.broken(row.broken(line, problem));
+            } else if let Some((one, other)) = self.different(&row, found) {
+                fitting += 1;
+                found.broken(row.broken(line, Problem::Different(one, other)));
             } else {
                 fitting += 1;
                 match row.fields.get(at).filter(|cell| !cell.is_empty()) {
@@ -242,6 +245,14 @@ impl Header<'_> {
                 problem: Problem::NoRowFits(self.record.fields.len()),
             });
         }
+    }
+
+    /// The columns in which a row has ids of different devices.
+    fn different(&self, row: &Record<'_>, found: &Found<'_>) -> Option<(String, String)> {
+        let columns = self.record.fields.iter().map(AsRef::as_ref);
+        let cells = row.fields.iter().map(AsRef::as_ref);
+        let (one, other) = found.different(columns.zip(cells))?;
+        Some((one.to_owned(), other.to_owned()))
     }
 
     /// Whether a row has a field for each named column, and nothing after the last column.

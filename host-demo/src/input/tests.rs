@@ -795,6 +795,26 @@ fn a_comment_has_white_space_before_it() {
 }
 
 #[test]
+fn two_columns_with_different_ids_are_reported() {
+    let different = Problem::Different("machineId".to_owned(), "Device ID".to_owned());
+    for text in [
+        format!("machineId,Device ID\n{ONE},{TWO}\n"),
+        format!("{{\"machineId\":\"{ONE}\",\"Device ID\":\"{TWO}\"}}"),
+    ] {
+        let list = ids(&text);
+        assert_eq!(
+            (list.devices.len(), &list.wrong[0].problem),
+            (0, &different)
+        );
+    }
+    let text = format!(
+        "machineId,Device ID\n{ONE},{}\n{TWO},{GUID}\n",
+        ONE.to_uppercase()
+    );
+    assert_eq!(devices(&text, Wanted::Ids), [ONE, TWO]);
+}
+
+#[test]
 fn an_id_is_taken_from_the_address_of_a_device_page() {
     for address in [
         format!("https://security.microsoft.com/machines/v2/{ONE}/overview?tid={GUID}"),

@@ -222,6 +222,9 @@ pub enum Problem {
     /// A JSON object that has a member twice, with different values.
     #[error("has {0:?} twice, with different values")]
     Twice(String),
+    /// Ids of two devices, each in a column that has ids.
+    #[error("has different ids in the columns {0:?} and {1:?}")]
+    Different(String, String),
     /// A JSON object that has several lists, or a device and a list.
     #[error("has several lists of devices in one object")]
     SeveralLists,

@@ -79,7 +79,7 @@ pub enum InputError {
     #[error("has no device in it")]
     Empty,
     /// A table without the column.
-    #[error("has no column {wanted:?}; its columns are: {}", .there.join(", "))]
+    #[error("has no column {wanted:?}; its columns are: {}", some(.there))]
     NoColumn {
         /// What was looked for.
         wanted: String,
@@ -136,6 +136,19 @@ pub fn parse(bytes: &[u8], column: Option<&str>, wanted: Wanted) -> Result<List,
         return Err(InputError::Empty);
     }
     Ok(list)
+}
+
+/// The first of these names, and how many more there are.
+fn some(names: &[String]) -> String {
+    const MOST: usize = 10;
+    let first = names.iter().take(MOST);
+    let first: Vec<_> = first
+        .map(|name| wanted::shown(name).escape_debug().to_string())
+        .collect();
+    match names.len().saturating_sub(MOST) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
 }
 
 /// The name of a column, however it is written.

@@ -815,6 +815,19 @@ fn two_columns_with_different_ids_are_reported() {
 }
 
 #[test]
+fn a_missing_column_is_reported_with_ten_that_are_there() {
+    let names: Vec<_> = (0..100_000).map(|n| format!("x{n}")).collect();
+    let error = parse(
+        names.join(",").replacen("x9", "\u{1b}", 1).as_bytes(),
+        Some("sensor"),
+        Wanted::Ids,
+    );
+    let told = error.unwrap_err().to_string();
+    assert!(told.ends_with(", x8, \\u{1b} and 99990 more"), "{told}");
+    assert!(told.len() < 250, "{told}");
+}
+
+#[test]
 fn an_id_is_taken_from_the_address_of_a_device_page() {
     for address in [
         format!("https://security.microsoft.com/machines/v2/{ONE}/overview?tid={GUID}"),

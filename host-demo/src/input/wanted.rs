@@ -263,7 +263,7 @@ impl Problem {
 }
 
 /// So much of a text that it can be shown, with the whole of an address that has an id.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     const MOST: usize = 120;
     match text.char_indices().nth(MOST) {
         Some((at, _)) => format!("{}…", &text[..at]),

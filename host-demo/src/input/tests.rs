@@ -85,7 +85,9 @@ fn an_id_among_names_is_an_id_and_a_name_among_ids_is_told_how_it_is_found() {
         ("pc-1.contoso.com", Wanted::Ids, "is not a machine id"),
         (GUID, Wanted::Ids, "GUID"),
         (GUID, Wanted::Names, "GUID"),
-        ("cafe", Wanted::Ids, "has 4 hexadecimal digits"),
+        ("cafe", Wanted::Ids, "is not a machine id"),
+        ("5", Wanted::Ids, "\"5\" is not a machine id"),
+        (&ONE[..20], Wanted::Ids, "has 20 hexadecimal digits"),
         ("-.", Wanted::Ids, "is not a machine id"),
         ("CONTOSO\\pc-1", Wanted::Names, "is not a device name"),
         ("pc-1'", Wanted::Names, "is not a device name"),
@@ -885,10 +887,7 @@ fn what_a_spreadsheet_made_a_number_of_is_no_id() {
         assert_eq!(problem, Problem::Number(number.to_owned()));
     }
     assert!(Wanted::Ids.read(&"0".repeat(40)).is_ok());
-    assert!(matches!(
-        Wanted::Ids.read("12e39"),
-        Err(Problem::Digits { .. })
-    ));
+    assert!(matches!(Wanted::Ids.read("12e39"), Err(Problem::Name(_))));
 }
 
 #[test]

@@ -59,14 +59,16 @@ impl Wanted {
             return Err(Problem::Guid(text.to_owned()));
         }
         let name = text.parse::<DnsName>();
+        let is_hex = !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
+        // A word or a number rather than a part of an id.
+        let is_short = is_hex && text.len() < 20;
         match self {
             Self::Names => name.map(Named::Name).map_err(|_| self.misses(text)),
-            Self::Ids if !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit()) => {
-                Err(Problem::Digits {
-                    text: shown(text),
-                    digits: text.len(),
-                })
-            }
+            Self::Ids if is_hex && !is_short => Err(Problem::Digits {
+                text: shown(text),
+                digits: text.len(),
+            }),
+            Self::Ids if is_short => Err(Problem::Name(shown(text))),
             Self::Ids if name.is_ok() && text.contains(char::is_alphabetic) => {
                 Err(Problem::Name(shown(text)))
             }

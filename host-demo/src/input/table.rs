@@ -91,6 +91,9 @@ fn look_for_header<'a>(found: &Found<'_>, text: &'a str) -> Search<'a> {
             match Records::new(text, start, line, delimiter).next() {
                 Some(Ok(record)) if found.position(&record.fields).is_some() => {
                     // The header and a row in one line, or a quotation mark over both.
+                    if let (true, Some(long)) = (has_machine_id(record.raw), record.long.first()) {
+                        return Search::Broken(record.broken(long.line, Problem::QuotedRows));
+                    }
                     if has_machine_id(record.raw) {
                         return Search::None { first: record.raw };
                     }

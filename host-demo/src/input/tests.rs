@@ -830,6 +830,12 @@ fn a_missing_column_is_reported_with_ten_that_are_there() {
 }
 
 #[test]
+fn a_quotation_mark_in_the_header_is_reported_with_its_line() {
+    let list = ids(&format!("\nDevice ID,\"Note\n{ONE},\"\n{TWO},x\n"));
+    assert_eq!(problems(&list), [(2, (2, 4), Problem::QuotedRows)]);
+}
+
+#[test]
 fn an_id_is_taken_from_the_address_of_a_device_page() {
     for address in [
         format!("https://security.microsoft.com/machines/v2/{ONE}/overview?tid={GUID}"),

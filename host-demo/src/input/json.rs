@@ -26,7 +26,10 @@ const LISTS: [&str; 8] = [
 const DESCRIPTIONS: [&str; 2] = ["schema", "stats"];
 
 /// What tells that a page is not the last one, in the form that [`plain`] makes.
-const NEXT: [&str; 2] = ["odatanextlink", "nextlink"];
+const NEXT: [&str; 5] = ["odatanextlink", "nextlink", "next", "nextpage", "skiptoken"];
+
+/// The members that have such a link in them.
+const LINKS: [&str; 3] = ["links", "paging", "pagination"];
 
 /// Lists in lists; a batch of answers with pages has five.
 const DEPTH_MAX: usize = 12;
@@ -170,10 +173,7 @@ impl<'b> Reader<'_, 'b> {
                 self.reject(value, Problem::SeveralLists);
             }
             [(name, list)] if !names_one => {
-                let is_link = |(name, value): &&(String, &RawValue)| {
-                    NEXT.contains(&plain(name).as_str()) && !is_empty(value)
-                };
-                let has_next = members.iter().any(|member| is_link(&member));
+                let has_next = members.iter().any(|(name, value)| is_next(name, value));
                 self.is_batch |= name.eq_ignore_ascii_case("responses");
                 self.not_the_last = None;
                 self.value(list, depth + 1);
@@ -395,6 +395,26 @@ fn has_id(value: &Value) -> bool {
         Value::Object(members) => members.values().any(has_id),
         _ => false,
     }
+}
+
+/// Whether a member tells that there is another page.
+fn is_next(name: &str, value: &RawValue) -> bool {
+    let is_link = |name: &str, value: &str| {
+        NEXT.contains(&plain(name).as_str()) && !matches!(value, "null" | "\"\"" | "false")
+    };
+    match parsed_links(name, value) {
+        Some(links) => links
+            .iter()
+            .any(|(name, value)| is_link(name, &value.to_string())),
+        None => is_link(name, value.get()),
+    }
+}
+
+fn parsed_links(name: &str, value: &RawValue) -> Option<serde_json::Map<String, Value>> {
+    let is_links = LINKS.contains(&plain(name).as_str());
+    is_links
+        .then(|| serde_json::from_str(value.get()).ok())
+        .flatten()
 }
 
 fn is_empty(value: &RawValue) -> bool {

@@ -836,6 +836,30 @@ fn a_quotation_mark_in_the_header_is_reported_with_its_line() {
 }
 
 #[test]
+fn a_next_page_is_seen_in_other_shapes() {
+    let page = |link: &str| ids(&format!("{{\"value\":[\"{ONE}\"],{link}}}"));
+    for link in [
+        r#""next":"https://x""#,
+        r#""links":{"next":"https://x"}"#,
+        r#""_links":{"next":{"href":"https://x"}}"#,
+        r#""$skipToken":"x""#,
+    ] {
+        let list = page(link);
+        assert_eq!(
+            problems(&list),
+            [(1, (1, 1), Problem::NotTheLastPage)],
+            "{link}"
+        );
+    }
+    for link in [
+        r#""next":null"#,
+        r#""links":{"self":"https://x","next":null}"#,
+    ] {
+        assert_eq!(page(link).wrong, [], "{link}");
+    }
+}
+
+#[test]
 fn an_id_is_taken_from_the_address_of_a_device_page() {
     for address in [
         format!("https://security.microsoft.com/machines/v2/{ONE}/overview?tid={GUID}"),

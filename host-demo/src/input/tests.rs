@@ -1386,6 +1386,9 @@ mod shapes {
                 damage,
                 Damage::SeparatorAdded(_) | Damage::SeparatorRemoved(_) | Damage::LineQuoted(_) | Damage::DeviceQuoted(_)
             );
+            // A header without its first column fits such rows, and then an id is what names a device.
+            let moves_columns = moves_columns
+                || matches!((shape, damage), (Shape::Noted, Damage::LineBreakAdded(_)));
             if !moves_columns && !matches!(shape, Shape::Plain | Shape::Texts) {
                 check(&text, &bytes, Wanted::Names, devices.len(), damage)?;
             }

@@ -223,6 +223,7 @@ fn advice(problem: &Problem) -> &'static str {
         | Problem::Nul
         | Problem::Json(_)
         | Problem::Twice(_)
+        | Problem::Different(..)
         | Problem::SeveralLists
         | Problem::TooDeep => "correct it",
     }

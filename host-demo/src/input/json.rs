@@ -3,10 +3,11 @@
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, Value};
 
 use super::record::Broken;
 use super::{Found, Problem, Wanted, has_machine_id, plain};
+use crate::id::MachineId;
 
 /// The members that have a list: of the API's pages, of advanced hunting, of batches of requests,
 /// of other tools. In lower case.
@@ -21,8 +22,14 @@ const LISTS: [&str; 8] = [
     "machines",
 ];
 
+/// The members beside a list that describe it, in the form that [`plain`] makes.
+const DESCRIPTIONS: [&str; 2] = ["schema", "stats"];
+
 /// What tells that a page is not the last one, in the form that [`plain`] makes.
-const NEXT: [&str; 2] = ["odatanextlink", "nextlink"];
+const NEXT: [&str; 5] = ["odatanextlink", "nextlink", "next", "nextpage", "skiptoken"];
+
+/// The members that have such a link in them.
+const LINKS: [&str; 3] = ["links", "paging", "pagination"];
 
 /// Lists in lists; a batch of answers with pages has five.
 const DEPTH_MAX: usize = 12;
@@ -160,12 +167,13 @@ impl<'b> Reader<'_, 'b> {
         let named = self.found.columns.iter().find_map(same).unwrap_or_default();
         let name = named.first().and_then(|(_, value)| text(value));
         let names_one = name.is_some_and(|name| self.found.wanted.read(&name).is_ok());
+        let own = text_of(&named);
         match lists[..] {
+            [(list, _)] if !names_one && self.others_name_one(members, list) => {
+                self.reject(value, Problem::SeveralLists);
+            }
             [(name, list)] if !names_one => {
-                let is_link = |(name, value): &&(String, &RawValue)| {
-                    NEXT.contains(&plain(name).as_str()) && !is_empty(value)
-                };
-                let has_next = members.iter().any(|member| is_link(&member));
+                let has_next = members.iter().any(|(name, value)| is_next(name, value));
                 self.is_batch |= name.eq_ignore_ascii_case("responses");
                 self.not_the_last = None;
                 self.value(list, depth + 1);
@@ -179,7 +187,12 @@ impl<'b> Reader<'_, 'b> {
             }
             [_, _, ..] if !names_one => self.reject(value, Problem::SeveralLists),
             // A device has all sorts of members, but no other devices.
-            _ if lists.iter().any(|(_, list)| self.may_name_one(list)) => {
+            _ if lists.iter().any(|(_, list)| self.may_name_one(list))
+                || names_one
+                    && members
+                        .iter()
+                        .any(|(name, other)| self.has_other(name, other, &own)) =>
+            {
                 self.reject(value, Problem::SeveralLists);
             }
             _ => self.device(value, members, &named),
@@ -188,6 +201,83 @@ impl<'b> Reader<'_, 'b> {
 
     fn may_name_one(&self, list: &RawValue) -> bool {
         self.found.wanted == Wanted::Names || has_machine_id(list.get())
+    }
+
+    /// Whether a member beside a list names a device, too.
+    fn others_name_one(&self, members: &[(String, &RawValue)], list: &str) -> bool {
+        members.iter().any(|(name, value)| {
+            name != list
+                && !DESCRIPTIONS.contains(&plain(name).as_str())
+                && match parsed(value) {
+                    Value::Array(items) => items.iter().any(|item| match item {
+                        Value::String(text) => self.found.wanted.read(text).is_ok(),
+                        item => self.names_any(item, &self.found.columns),
+                    }),
+                    value @ Value::Object(_) => self.names_any(&value, &self.found.columns),
+                    Value::String(text) => text.parse::<MachineId>().is_ok(),
+                    _ => false,
+                }
+        })
+    }
+
+    /// Whether a member of a device's object names another device.
+    ///
+    /// A device has parts with names and with hashes of 40 digits. So, of texts in it, only ids in
+    /// lists and what stands in a column of devices counts.
+    fn has_other(&self, name: &str, value: &RawValue, own: &str) -> bool {
+        if !value.get().starts_with(['[', '{']) {
+            return false;
+        }
+        let name = plain(name);
+        let is_hashes = name.contains("hash") || name.contains("sha1");
+        let columns = self.found.columns.iter();
+        let columns: Vec<String> = columns.filter(|name| *name != "name").cloned().collect();
+        let mut all = Vec::new();
+        let value = parsed(value);
+        self.collect(&value, &columns, !is_hashes, &mut all);
+        all.iter().any(|other| !is_same(other, own))
+    }
+
+    fn names_any(&self, value: &Value, columns: &[String]) -> bool {
+        let mut all = Vec::new();
+        self.collect(value, columns, true, &mut all);
+        !all.is_empty()
+    }
+
+    /// Collects what names devices in a value: in these columns, and ids that are items of lists.
+    fn collect<'v>(
+        &self,
+        value: &'v Value,
+        columns: &[String],
+        has_items: bool,
+        all: &mut Vec<&'v str>,
+    ) {
+        match value {
+            Value::Array(items) => {
+                for item in items {
+                    match item {
+                        Value::String(text) if has_items && text.parse::<MachineId>().is_ok() => {
+                            all.push(text);
+                        }
+                        item => self.collect(item, columns, has_items, all),
+                    }
+                }
+            }
+            Value::Object(members) => {
+                for (name, value) in members {
+                    match value {
+                        Value::String(text) => {
+                            let is_column = columns.contains(&plain(name));
+                            if is_column && self.found.wanted.read(text).is_ok() {
+                                all.push(text);
+                            }
+                        }
+                        value => self.collect(value, columns, has_items, all),
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Reads an object with these members that should name a device.
@@ -204,6 +294,15 @@ impl<'b> Reader<'_, 'b> {
                 if others.iter().any(|(_, other)| other.get() != first.get()) {
                     return self.reject(value, Problem::Twice(name.clone()));
                 }
+                let texts: Vec<_> = members
+                    .iter()
+                    .filter_map(|(name, value)| Some((name.as_str(), text(value)?)))
+                    .collect();
+                let cells = texts.iter().map(|(name, text)| (*name, text.as_str()));
+                if let Some((one, other)) = self.found.different(cells) {
+                    let problem = Problem::Different(one.to_owned(), other.to_owned());
+                    return self.reject(value, problem);
+                }
                 match text(first) {
                     _ if is_empty(first) => self.no_device(value),
                     Some(text) => {
@@ -217,7 +316,7 @@ impl<'b> Reader<'_, 'b> {
                 }
             }
             // What this program prints before its devices, after them, or in their place.
-            ([], Some("run" | "summary" | "error")) => {}
+            ([], Some("run" | "summary" | "error")) if !has_id(&parsed(value)) => {}
             _ => self.no_device(value),
         }
     }
@@ -268,6 +367,54 @@ impl<'b> Reader<'_, 'b> {
 
 fn text(value: &RawValue) -> Option<String> {
     serde_json::from_str(value.get()).ok()
+}
+
+/// The value, or null if it is nested too deeply.
+fn parsed(value: &RawValue) -> Value {
+    serde_json::from_str(value.get()).unwrap_or_default()
+}
+
+/// The text of the first of these members.
+fn text_of(members: &[&(String, &RawValue)]) -> String {
+    let first = members.first().and_then(|(_, value)| text(value));
+    first.unwrap_or_default()
+}
+
+/// Whether two texts name one device, even if only one of them has its domain.
+fn is_same(one: &str, other: &str) -> bool {
+    let label = |name: &str| name.split('.').next().unwrap_or_default().to_lowercase();
+    let is_short = !one.contains('.') || !other.contains('.');
+    one.eq_ignore_ascii_case(other) || is_short && label(one) == label(other)
+}
+
+/// Whether one of the texts in a value is a machine id.
+fn has_id(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.trim().parse::<MachineId>().is_ok(),
+        Value::Array(items) => items.iter().any(has_id),
+        Value::Object(members) => members.values().any(has_id),
+        _ => false,
+    }
+}
+
+/// Whether a member tells that there is another page.
+fn is_next(name: &str, value: &RawValue) -> bool {
+    let is_link = |name: &str, value: &str| {
+        NEXT.contains(&plain(name).as_str()) && !matches!(value, "null" | "\"\"" | "false")
+    };
+    match parsed_links(name, value) {
+        Some(links) => links
+            .iter()
+            .any(|(name, value)| is_link(name, &value.to_string())),
+        None => is_link(name, value.get()),
+    }
+}
+
+fn parsed_links(name: &str, value: &RawValue) -> Option<serde_json::Map<String, Value>> {
+    let is_links = LINKS.contains(&plain(name).as_str());
+    is_links
+        .then(|| serde_json::from_str(value.get()).ok())
+        .flatten()
 }
 
 fn is_empty(value: &RawValue) -> bool {

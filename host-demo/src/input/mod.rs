@@ -79,7 +79,7 @@ pub enum InputError {
     #[error("has no device in it")]
     Empty,
     /// A table without the column.
-    #[error("has no column {wanted:?}; its columns are: {}", .there.join(", "))]
+    #[error("has no column {wanted:?}; its columns are: {}", some(.there))]
     NoColumn {
         /// What was looked for.
         wanted: String,
@@ -109,7 +109,8 @@ pub enum InputError {
 
 /// Reads a list. What form it has is seen from its beginning: `{` or `[` is JSON, a header with the
 /// column is a table (with commas, semicolons, tabs or vertical bars), everything else is plain
-/// lines. In these, `#` begins a comment.
+/// lines. In these, `#` at the start of a line or
+/// after white space begins a comment.
 ///
 /// `column` names the column, or the member of each JSON object, that has the ids or the names.
 pub fn parse(bytes: &[u8], column: Option<&str>, wanted: Wanted) -> Result<List, InputError> {
@@ -137,15 +138,30 @@ pub fn parse(bytes: &[u8], column: Option<&str>, wanted: Wanted) -> Result<List,
     Ok(list)
 }
 
+/// The first of these names, and how many more there are.
+fn some(names: &[String]) -> String {
+    const MOST: usize = 10;
+    let first = names.iter().take(MOST);
+    let first: Vec<_> = first
+        .map(|name| wanted::shown(name).escape_debug().to_string())
+        .collect();
+    match names.len().saturating_sub(MOST) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
 /// The name of a column, however it is written.
 fn plain(name: &str) -> String {
     let letters = name.chars().filter(|c| c.is_alphanumeric());
     letters.flat_map(char::to_lowercase).collect()
 }
 
-/// What a plain line names, without its comment.
+/// What a plain line names, without its comment, which has white space before it.
 fn named(line: &str) -> &str {
-    let line = line.split('#').next().unwrap_or_default();
+    let begins = |(at, _): &(usize, &str)| !line[..*at].ends_with(|c: char| !c.is_whitespace());
+    let comment = line.match_indices('#').find(begins);
+    let line = comment.map_or(line, |(at, _)| &line[..at]);
     bare(line.trim().trim_end_matches([',', ';']))
 }
 
@@ -230,6 +246,28 @@ impl Found<'_> {
                 .position(|name| plain(name.as_ref()) == *wanted)
         };
         self.columns.iter().find_map(at)
+    }
+
+    /// The names of two columns that have ids of different devices.
+    fn different<'c>(
+        &self,
+        cells: impl Iterator<Item = (&'c str, &'c str)>,
+    ) -> Option<(&'c str, &'c str)> {
+        if self.wanted == Wanted::Names {
+            return None;
+        }
+        let mut first: Option<(&str, Named)> = None;
+        for (column, cell) in cells {
+            if !self.columns.contains(&plain(column)) {
+                continue;
+            }
+            match (self.wanted.read(bare(cell)), &first) {
+                (Ok(id), Some((other, earlier))) if id != *earlier => return Some((other, column)),
+                (Ok(id), None) => first = Some((column, id)),
+                _ => {}
+            }
+        }
+        None
     }
 
     fn lines(&mut self, text: &str) {

@@ -129,9 +129,7 @@ impl<'a> Iterator for Records<'a> {
                 }
                 let whole = text;
                 let text = text.trim();
-                // A line break at the end of a cell, without a separator, divides nothing.
-                let is_one_line = !text.contains(['\n', self.delimiter]);
-                if whole.contains('\n') && !is_one_line {
+                if whole.contains('\n') {
                     long.push(Long {
                         index: fields.len(),
                         line: opened,

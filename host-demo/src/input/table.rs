@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::record::{Broken, Long, Record, Records};
-use super::{Found, InputError, Problem, Wanted, has_machine_id, named, plain};
+use super::{Found, InputError, Named, Problem, Wanted, has_machine_id, named, plain};
 use crate::id::ActionId;
 
 /// What separates columns.
@@ -91,6 +91,9 @@ fn look_for_header<'a>(found: &Found<'_>, text: &'a str) -> Search<'a> {
             match Records::new(text, start, line, delimiter).next() {
                 Some(Ok(record)) if found.position(&record.fields).is_some() => {
                     // The header and a row in one line, or a quotation mark over both.
+                    if let (true, Some(long)) = (has_machine_id(record.raw), record.long.first()) {
+                        return Search::Broken(record.broken(long.line, Problem::QuotedRows));
+                    }
                     if has_machine_id(record.raw) {
                         return Search::None { first: record.raw };
                     }
@@ -197,7 +200,8 @@ impl Header<'_> {
                 }
             };
             let line = *row.lines.start();
-            if is_blank(row.raw) || declaration(row.raw).is_some() || is_type(row.raw) {
+            let is_type = row.long.is_empty() && is_type(row.raw);
+            if is_blank(row.raw) || declaration(row.raw).is_some() || is_type {
                 continue;
             }
             if row.raw.contains('\0') {
@@ -220,6 +224,9 @@ impl Header<'_> {
                     header: self.record.fields.len(),
                 };
                 found.broken(row.broken(line, problem));
+            } else if let Some((one, other)) = self.different(&row, found) {
+                fitting += 1;
+                found.broken(row.broken(line, Problem::Different(one, other)));
             } else {
                 fitting += 1;
                 match row.fields.get(at).filter(|cell| !cell.is_empty()) {
@@ -241,6 +248,14 @@ impl Header<'_> {
                 problem: Problem::NoRowFits(self.record.fields.len()),
             });
         }
+    }
+
+    /// The columns in which a row has ids of different devices.
+    fn different(&self, row: &Record<'_>, found: &Found<'_>) -> Option<(String, String)> {
+        let columns = self.record.fields.iter().map(AsRef::as_ref);
+        let cells = row.fields.iter().map(AsRef::as_ref);
+        let (one, other) = found.different(columns.zip(cells))?;
+        Some((one.to_owned(), other.to_owned()))
     }
 
     /// Whether a row has a field for each named column, and nothing after the last column.
@@ -275,7 +290,12 @@ impl Header<'_> {
     /// A row between two such marks has an id in it, or the separators of a whole row. Where the
     /// second mark is on the very next line, these are divided between the two lines; then it counts
     /// whether that would be a row which names a device.
+    ///
+    /// In the devices' own column, one line with line breaks around it is read as any other cell.
     fn hides_rows(&self, long: &Long<'_>, at: usize, found: &Found<'_>) -> bool {
+        if long.index == at && !long.text.trim().contains(['\n', self.delimiter]) {
+            return false;
+        }
         let separators = self.record.fields.len() - 1;
         let lines: Vec<&str> = long.text.split('\n').collect();
         let counts: Vec<usize> = lines
@@ -285,6 +305,7 @@ impl Header<'_> {
         let inner = &counts[1..counts.len() - 1];
         if has_machine_id(long.text)
             || has_guid(long.text)
+            || hides_device(long, found.wanted)
             || inner.iter().any(|count| *count >= separators)
             || counts.iter().sum::<usize>() >= separators && found.wanted == Wanted::Names
             || separators == 0
@@ -311,6 +332,32 @@ impl Header<'_> {
             )
         )
     }
+}
+
+/// Whether a line of a field names a device, or would if it were not damaged.
+///
+/// A line of prose has several words. One word on a line of its own is taken for a name; on the
+/// first line and the last, beside a quotation mark, only if it has a digit or a full stop in it.
+fn hides_device(long: &Long<'_>, wanted: Wanted) -> bool {
+    let last = long.text.matches('\n').count();
+    long.text.split('\n').enumerate().any(|(n, line)| {
+        let line = line.trim();
+        let is_whole = n > 0 && n < last;
+        match wanted.read(line) {
+            Ok(Named::Name(_)) => is_whole || looks_like_name(line),
+            Ok(Named::Id(_)) | Err(Problem::Guid(_) | Problem::Number(_) | Problem::Address(_)) => {
+                true
+            }
+            Err(Problem::Digits { .. }) => is_whole,
+            Err(_) => false,
+        }
+    })
+}
+
+/// Whether a word is rather a device's name than a word of prose: `pc-1`, `kiosk.contoso.com`.
+fn looks_like_name(word: &str) -> bool {
+    let word = word.trim_end_matches('.');
+    word.contains(char::is_alphabetic) && word.contains(|c: char| c == '.' || c.is_numeric())
 }
 
 impl Record<'_> {

@@ -85,7 +85,9 @@ fn an_id_among_names_is_an_id_and_a_name_among_ids_is_told_how_it_is_found() {
         ("pc-1.contoso.com", Wanted::Ids, "is not a machine id"),
         (GUID, Wanted::Ids, "GUID"),
         (GUID, Wanted::Names, "GUID"),
-        ("cafe", Wanted::Ids, "has 4 hexadecimal digits"),
+        ("cafe", Wanted::Ids, "is not a machine id"),
+        ("5", Wanted::Ids, "\"5\" is not a machine id"),
+        (&ONE[..20], Wanted::Ids, "has 20 hexadecimal digits"),
         ("-.", Wanted::Ids, "is not a machine id"),
         ("CONTOSO\\pc-1", Wanted::Names, "is not a device name"),
         ("pc-1'", Wanted::Names, "is not a device name"),
@@ -434,6 +436,78 @@ fn a_quotation_mark_swallows_no_name() {
 }
 
 #[test]
+fn a_quotation_mark_swallows_no_single_line() {
+    let (a, b, c) = (ONE, TWO, THREE);
+    for (text, wrong) in [
+        (
+            format!("Device ID,Note\n{a},\"\n{b}\"\n{c},x\n"),
+            (2, (2, 3)),
+        ),
+        (
+            format!("Device ID,Name,Note\n{a},pc1,\"\n{b}\n\"\n{c},pc3,x\n"),
+            (2, (2, 4)),
+        ),
+        (
+            format!("Device ID,Note,OS\n{a},\"\n{b}\n\",win\n"),
+            (2, (2, 4)),
+        ),
+        (format!("Note,Device ID\n\"\n{a}\",{b}\n"), (2, (2, 3))),
+        (format!("Device ID,\n{a},\"\n{b}\",\n"), (2, (2, 3))),
+        (format!("Device ID,Note\n{a},\"{b}\n\"\n"), (2, (2, 3))),
+        (
+            format!("Device ID;Note\n{a};\"\n{b},x,y\n\"\n"),
+            (2, (2, 4)),
+        ),
+        (
+            format!("Device ID,Note\n{a},\"\n1.23E+39\n\"\n"),
+            (2, (2, 4)),
+        ),
+        (
+            format!("Device ID,Note\n#TYPE x,\"\n{b}\n\"\n"),
+            (2, (2, 4)),
+        ),
+    ] {
+        let (line, lines) = wrong;
+        assert_eq!(
+            problems(&ids(&text)),
+            [(line, lines, Problem::QuotedRows)],
+            "{text}"
+        );
+    }
+    let names = |text: &str| parse(text.as_bytes(), None, Wanted::Names).unwrap();
+    for note in [
+        "\ndevice-002\n",
+        "\nkiosk\n",
+        "\ndevice-002",
+        "device-002\n",
+        "\nx.contoso.com",
+    ] {
+        let list = names(&format!("Device name,Note\ndevice-001,\"{note}\"\npc-3,\n"));
+        let problems: Vec<_> = list.wrong.iter().map(|w| &w.problem).collect();
+        assert_eq!(problems, [&Problem::QuotedRows], "{note:?}");
+        assert_eq!(named(&list), ["pc-3"], "{note:?}");
+    }
+    for note in [
+        "VIP\nLab",
+        "cleaned.\n",
+        "\nsee below",
+        "cleaned\nby Ann on Friday\n\nreturned",
+    ] {
+        let list = names(&format!("Device name,Note\npc-1,\"{note}\"\n"));
+        assert_eq!(
+            (named(&list), list.wrong),
+            (vec!["pc-1".to_owned()], vec![])
+        );
+    }
+    // In their own column nothing is lost.
+    let list = ids(&format!("Device ID,Note\n\"{a}\n\",x\n\"\n{b}\n\",\n"));
+    assert_eq!(
+        (named(&list), list.wrong.len()),
+        (vec![a.into(), b.into()], 0)
+    );
+}
+
+#[test]
 fn a_note_may_go_over_several_lines() {
     for note in [
         "cleaned\nand returned",
@@ -664,6 +738,128 @@ fn json_that_loses_devices_is_reported() {
 }
 
 #[test]
+fn json_members_with_other_devices_are_reported() {
+    let (a, b) = (ONE, TWO);
+    for text in [
+        format!("{{\"machines\":[{{\"id\":\"{a}\"}}],\"servers\":[{{\"id\":\"{b}\"}}]}}"),
+        format!("{{\"devices\":[\"{a}\"],\"groups\":[{{\"devices\":[\"{b}\"]}}]}}"),
+        format!("{{\"value\":[\"{a}\"],\"value2\":[\"{b}\"]}}"),
+        format!("{{\"value\":[\"{a}\"],\"first\":\"{b}\"}}"),
+        format!("{{\"id\":\"{a}\",\"others\":[{{\"id\":\"{b}\"}}]}}"),
+        format!("{{\"id\":\"{a}\",\"others\":[\"{b}\"]}}"),
+    ] {
+        let found = problems(&ids(&text));
+        assert_eq!(found, [(1, (1, 1), Problem::SeveralLists)], "{text}");
+    }
+    for text in [
+        r#"{"machines":[{"name":"pc-1"}],"servers":[{"name":"pc-2"}]}"#,
+        r#"{"devices":["pc-1"],"more":["pc-2"]}"#,
+        r#"{"deviceName":"pc-1","others":[{"deviceName":"pc-2"}]}"#,
+    ] {
+        let list = parse(text.as_bytes(), None, Wanted::Names).unwrap();
+        let found = problems(&list);
+        assert_eq!(found, [(1, (1, 1), Problem::SeveralLists)], "{text}");
+    }
+    for kind in ["run", "summary", "error"] {
+        let list = ids(&format!("{{\"type\":\"{kind}\",\"machine\":\"{a}\"}}"));
+        assert!(
+            matches!(list.wrong[0].problem, Problem::Empty { .. }),
+            "{kind}"
+        );
+    }
+    // What this program prints, and what the service answers.
+    for text in [
+        format!(
+            "{{\"type\":\"error\",\"error\":{{\"message\":\"unknown device {b}\"}}}}\n\
+             {{\"type\":\"device\",\"machine_id\":\"{a}\",\"name\":\"pc-1\",\
+             \"action\":{{\"id\":\"{GUID}\",\"machineId\":\"{a}\"}}}}"
+        ),
+        format!(
+            "{{\"id\":\"{a}\",\"computerDnsName\":\"pc-1\",\"machineTags\":[\"lab\"],\
+             \"vmMetadata\":{{\"vmId\":\"{GUID}\",\"name\":\"vm-7\"}},\"hashes\":[\"{b}\"],\
+             \"ipAddresses\":[{{\"ipAddress\":\"10.0.0.1\"}}],\"evidence\":[{{\"sha1\":\"{b}\"}}]}}"
+        ),
+        format!(
+            "{{\"Stats\":{{\"name\":\"x\"}},\"Schema\":[{{\"Name\":\"DeviceId\"}}],\
+             \"Results\":[{{\"DeviceId\":\"{a}\",\"DeviceName\":\"pc-1\"}}]}}"
+        ),
+    ] {
+        assert_eq!(devices(&text, Wanted::Ids), [ONE], "{text}");
+        assert_eq!(devices(&text, Wanted::Names), ["pc-1"], "{text}");
+    }
+}
+
+#[test]
+fn a_comment_has_white_space_before_it() {
+    let list = ids(&format!("{ONE}#{TWO}\n#{THREE}\n{FOUR}\t#x\n"));
+    assert_eq!(named(&list), [FOUR]);
+    assert_eq!(list.wrong.iter().map(|w| w.line).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn two_columns_with_different_ids_are_reported() {
+    let different = Problem::Different("machineId".to_owned(), "Device ID".to_owned());
+    for text in [
+        format!("machineId,Device ID\n{ONE},{TWO}\n"),
+        format!("{{\"machineId\":\"{ONE}\",\"Device ID\":\"{TWO}\"}}"),
+    ] {
+        let list = ids(&text);
+        assert_eq!(
+            (list.devices.len(), &list.wrong[0].problem),
+            (0, &different)
+        );
+    }
+    let text = format!(
+        "machineId,Device ID\n{ONE},{}\n{TWO},{GUID}\n",
+        ONE.to_uppercase()
+    );
+    assert_eq!(devices(&text, Wanted::Ids), [ONE, TWO]);
+}
+
+#[test]
+fn a_missing_column_is_reported_with_ten_that_are_there() {
+    let names: Vec<_> = (0..100_000).map(|n| format!("x{n}")).collect();
+    let error = parse(
+        names.join(",").replacen("x9", "\u{1b}", 1).as_bytes(),
+        Some("sensor"),
+        Wanted::Ids,
+    );
+    let told = error.unwrap_err().to_string();
+    assert!(told.ends_with(", x8, \\u{1b} and 99990 more"), "{told}");
+    assert!(told.len() < 250, "{told}");
+}
+
+#[test]
+fn a_quotation_mark_in_the_header_is_reported_with_its_line() {
+    let list = ids(&format!("\nDevice ID,\"Note\n{ONE},\"\n{TWO},x\n"));
+    assert_eq!(problems(&list), [(2, (2, 4), Problem::QuotedRows)]);
+}
+
+#[test]
+fn a_next_page_is_seen_in_other_shapes() {
+    let page = |link: &str| ids(&format!("{{\"value\":[\"{ONE}\"],{link}}}"));
+    for link in [
+        r#""next":"https://x""#,
+        r#""links":{"next":"https://x"}"#,
+        r#""_links":{"next":{"href":"https://x"}}"#,
+        r#""$skipToken":"x""#,
+    ] {
+        let list = page(link);
+        assert_eq!(
+            problems(&list),
+            [(1, (1, 1), Problem::NotTheLastPage)],
+            "{link}"
+        );
+    }
+    for link in [
+        r#""next":null"#,
+        r#""links":{"self":"https://x","next":null}"#,
+    ] {
+        assert_eq!(page(link).wrong, [], "{link}");
+    }
+}
+
+#[test]
 fn an_id_is_taken_from_the_address_of_a_device_page() {
     for address in [
         format!("https://security.microsoft.com/machines/v2/{ONE}/overview?tid={GUID}"),
@@ -721,10 +917,7 @@ fn what_a_spreadsheet_made_a_number_of_is_no_id() {
         assert_eq!(problem, Problem::Number(number.to_owned()));
     }
     assert!(Wanted::Ids.read(&"0".repeat(40)).is_ok());
-    assert!(matches!(
-        Wanted::Ids.read("12e39"),
-        Err(Problem::Digits { .. })
-    ));
+    assert!(matches!(Wanted::Ids.read("12e39"), Err(Problem::Name(_))));
 }
 
 #[test]
@@ -879,6 +1072,8 @@ mod shapes {
         ExportCsv,
         /// A report of the portal: lines above the header, many columns.
         Portal,
+        /// A note at the end of each row, and a column without a name after it.
+        Noted,
         /// Each object over several lines, as `jq` and `ConvertTo-Json` print them.
         Pretty,
         Lines,
@@ -911,6 +1106,10 @@ mod shapes {
         SeparatorRemoved(f64),
         LineBreakAdded(f64),
         LineBreakRemoved(f64),
+        /// A quotation mark at the end of a line, and the next at either end of the line after it.
+        LineQuoted(f64),
+        /// Such a line, which has lost everything but its device.
+        DeviceQuoted(f64),
         CutOff(f64),
     }
 
@@ -933,6 +1132,7 @@ mod shapes {
             Shape::Excel('\t'),
             Shape::ExportCsv,
             Shape::Portal,
+            Shape::Noted,
             Shape::Pretty,
             Shape::Lines,
             Shape::Array,
@@ -944,7 +1144,7 @@ mod shapes {
     }
 
     fn damage() -> impl Strategy<Value = Damage> {
-        let kinds: [fn(f64) -> Damage; 8] = [
+        let kinds: [fn(f64) -> Damage; 10] = [
             |_| Damage::None,
             Damage::QuoteAdded,
             Damage::QuoteRemoved,
@@ -952,6 +1152,8 @@ mod shapes {
             Damage::SeparatorRemoved,
             Damage::LineBreakAdded,
             Damage::LineBreakRemoved,
+            Damage::LineQuoted,
+            Damage::DeviceQuoted,
             Damage::CutOff,
         ];
         (0..kinds.len(), 0.0..1.0).prop_map(move |(kind, place)| kinds[kind](place))
@@ -1015,6 +1217,16 @@ mod shapes {
                     text += &format!("{id},\"{name}\",{},Windows11,High\n", quoted(note));
                 }
             }
+            Shape::Noted => {
+                text += "Device ID,Device name,Note,\n";
+                for (id, note, name) in &rows {
+                    let note = match *note {
+                        "" => String::new(),
+                        note => quoted(note),
+                    };
+                    text += &format!("{id},{name},{note}\n");
+                }
+            }
             Shape::Pretty => {
                 for object in &objects {
                     text += &format!("{object:#}\n");
@@ -1056,7 +1268,37 @@ mod shapes {
         text
     }
 
+    /// Puts quotation marks around the line break before a line and the line itself, or its device.
+    fn swallowed(text: &str, at: f64, is_whole: bool) -> String {
+        let mut lines: Vec<String> = text.split('\n').map(str::to_owned).collect();
+        let at = at * lines.len().saturating_sub(1) as f64;
+        let (n, variant) = (at as usize, (at.fract() * 4.0) as usize);
+        if n + 1 >= lines.len() {
+            return text.to_owned();
+        }
+        if !is_whole {
+            let next = &lines[n + 1];
+            let mut words = next.split(|c: char| !c.is_ascii_alphanumeric() && !"-.".contains(c));
+            let device = words.find(|w| w.len() == 40 || w.ends_with(".contoso.com"));
+            lines[n + 1] = device.unwrap_or(next).to_owned();
+        }
+        lines[n] += match variant % 2 {
+            0 => ",\"",
+            _ => "\"",
+        };
+        match variant / 2 {
+            0 => lines[n + 1].push('"'),
+            _ => lines[n + 1] += "\n\"",
+        }
+        lines.join("\n")
+    }
+
     fn damaged(text: &str, damage: Damage) -> String {
+        match damage {
+            Damage::LineQuoted(at) => return swallowed(text, at, true),
+            Damage::DeviceQuoted(at) => return swallowed(text, at, false),
+            _ => {}
+        }
         let mut chars: Vec<char> = text.chars().collect();
         let place = |place: f64, of: usize| (place * of as f64) as usize;
         let remove = |chars: &mut Vec<char>, at: f64, what: &[char]| {
@@ -1069,7 +1311,7 @@ mod shapes {
         };
         let len = chars.len();
         match damage {
-            Damage::None => {}
+            Damage::None | Damage::LineQuoted(_) | Damage::DeviceQuoted(_) => {}
             Damage::QuoteAdded(at) => chars.insert(place(at, len), '"'),
             Damage::SeparatorAdded(at) => chars.insert(place(at, len), ','),
             Damage::LineBreakAdded(at) => chars.insert(place(at, len), '\n'),
@@ -1140,7 +1382,13 @@ mod shapes {
             let bytes = encoded(&text.replace('\n', end), encoding);
             check(&text, &bytes, Wanted::Ids, devices.len(), damage)?;
             // Where a separator is missing or there twice, what is a name depends on the columns.
-            let moves_columns = matches!(damage, Damage::SeparatorAdded(_) | Damage::SeparatorRemoved(_));
+            let moves_columns = matches!(
+                damage,
+                Damage::SeparatorAdded(_) | Damage::SeparatorRemoved(_) | Damage::LineQuoted(_) | Damage::DeviceQuoted(_)
+            );
+            // A header without its first column fits such rows, and then an id is what names a device.
+            let moves_columns = moves_columns
+                || matches!((shape, damage), (Shape::Noted, Damage::LineBreakAdded(_)));
             if !moves_columns && !matches!(shape, Shape::Plain | Shape::Texts) {
                 check(&text, &bytes, Wanted::Names, devices.len(), damage)?;
             }

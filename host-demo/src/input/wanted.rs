@@ -59,14 +59,16 @@ impl Wanted {
             return Err(Problem::Guid(text.to_owned()));
         }
         let name = text.parse::<DnsName>();
+        let is_hex = !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
+        // A word or a number rather than a part of an id.
+        let is_short = is_hex && text.len() < 20;
         match self {
             Self::Names => name.map(Named::Name).map_err(|_| self.misses(text)),
-            Self::Ids if !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit()) => {
-                Err(Problem::Digits {
-                    text: shown(text),
-                    digits: text.len(),
-                })
-            }
+            Self::Ids if is_hex && !is_short => Err(Problem::Digits {
+                text: shown(text),
+                digits: text.len(),
+            }),
+            Self::Ids if is_short => Err(Problem::Name(shown(text))),
             Self::Ids if name.is_ok() && text.contains(char::is_alphabetic) => {
                 Err(Problem::Name(shown(text)))
             }
@@ -222,6 +224,9 @@ pub enum Problem {
     /// A JSON object that has a member twice, with different values.
     #[error("has {0:?} twice, with different values")]
     Twice(String),
+    /// Ids of two devices, each in a column that has ids.
+    #[error("has different ids in the columns {0:?} and {1:?}")]
+    Different(String, String),
     /// A JSON object that has several lists, or a device and a list.
     #[error("has several lists of devices in one object")]
     SeveralLists,
@@ -260,7 +265,7 @@ impl Problem {
 }
 
 /// So much of a text that it can be shown, with the whole of an address that has an id.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     const MOST: usize = 120;
     match text.char_indices().nth(MOST) {
         Some((at, _)) => format!("{}…", &text[..at]),

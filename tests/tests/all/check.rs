@@ -392,6 +392,8 @@ fn without_a_network_the_connection_is_to_blame_and_no_call_is_spent() {
             "t",
             "--client-id",
             "c",
+            "--time-scale",
+            "50",
         ])
         .env("AZURE_CLIENT_SECRET", "x")
         .checks(2);
@@ -438,7 +440,7 @@ fn an_authority_that_says_nothing_is_given_up_when_a_call_would_be() {
             "--authority",
             &authority,
         ])
-        .args(["--tenant-id", "t", "--client-id", "c"])
+        .args(["--tenant-id", "t", "--client-id", "c", "--time-scale", "10"])
         .env("AZURE_CLIENT_SECRET", "x")
         .checks(2);
     let problem = format!("no connection to {at} within 0.5 s");

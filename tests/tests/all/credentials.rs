@@ -705,13 +705,13 @@ fn a_proxy_variable_that_is_not_used_is_hinted_at() {
     let hint =
         |name: &str| format!("hint: {name} is set but not used; name the proxy with --proxy");
     let nobody = "https://localhost:1";
+    std::fs::write(stage.home().join("token"), "opaque").unwrap();
     for url in [nobody, "https://no-such-host.invalid"] {
         let run = || {
             stage
                 .bare(["check", "--base-url", url, "--authority", url])
-                .args(["--scope", &format!("{url}/.default"), "--tenant-id", "t"])
-                .args(["--client-id", "c"])
-                .env("AZURE_CLIENT_SECRET", "x")
+                .args(["--scope", &format!("{url}/.default")])
+                .args(["--token-file", "token"])
         };
         for name in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"] {
             let (out, _) = run().env(name, "http://proxy.corp:3128").exits(2);
@@ -735,14 +735,14 @@ fn a_proxy_variable_that_is_not_used_is_hinted_at() {
     ];
     let run = stage.bare(args).args(["--authority", nobody]);
     let run = run.args(["--scope", "https://x/.default", "--token-file", "token"]);
-    std::fs::write(stage.home().join("token"), "opaque").unwrap();
     let (_, err) = run.env("HTTPS_PROXY", "http://proxy.corp:3128").exits(2);
     assert!(err.contains(&hint("HTTPS_PROXY")), "{err}");
     // And a run, once.
     let id = stage.mock.machine_ids().swap_remove(0);
     let run = stage.bare(["unrestrict", &id, "--comment", "x", "--base-url", nobody]);
     let run = run.args(["--authority", nobody, "--scope", "https://x/.default"]);
-    let run = run.args(["--tenant-id", "t", "--client-id", "c"]);
+    // Two minutes of waiting for a token.
+    let run = run.args(["--tenant-id", "t", "--client-id", "c", "--time-scale", "50"]);
     let run = run.env("AZURE_CLIENT_SECRET", "x");
     let (_, err) = run.env("HTTPS_PROXY", "http://proxy.corp:3128").exits(2);
     assert_eq!(err.matches(&hint("HTTPS_PROXY")).count(), 1, "{err}");

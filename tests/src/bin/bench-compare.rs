@@ -68,7 +68,7 @@ fn main() -> Result<(), Error> {
     Ok(())
 }
 
-/// This program is target/<profile>/bench-compare.
+/// This program is `target/<profile>/bench-compare`.
 fn target_directory() -> Result<PathBuf, Error> {
     let this = std::env::current_exe()?;
     let target = this

@@ -52,8 +52,8 @@ fn main() -> Result<(), Error> {
     let effort = if report.is_quick() { QUICK } else { THOROUGH };
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let binary = host_demo_binary();
-    let secure = StandIn::start(&binary, directory, "tls", &["--ca-out"])?;
-    let plain = StandIn::start(&binary, directory, "plain", &["--plain-http", "--ca-out"])?;
+    let secure = StandIn::start(&binary, directory, "tls", true)?;
+    let plain = StandIn::start(&binary, directory, "plain", false)?;
 
     // First, while this process is small: a child's peak memory includes its parent's at the
     // time of the fork.
@@ -133,7 +133,7 @@ struct StandIn {
 }
 
 impl StandIn {
-    fn start(binary: &Path, directory: &Path, name: &str, more: &[&str]) -> Result<Self, Error> {
+    fn start(binary: &Path, directory: &Path, name: &str, is_secure: bool) -> Result<Self, Error> {
         let ca_file = directory.join(format!("{name}.pem"));
         let token_file = directory.join(format!("{name}.token"));
         let mut command = Command::new(binary);
@@ -143,7 +143,10 @@ impl StandIn {
             command.args(["--set", switch]);
         }
         command.arg("--token-out").arg(&token_file);
-        command.args(more).arg(&ca_file);
+        match is_secure {
+            true => command.arg("--ca-out").arg(&ca_file),
+            false => command.arg("--plain-http"),
+        };
         let process = command.stdout(Stdio::piped()).spawn()?;
         let mut stand_in = Self {
             process,

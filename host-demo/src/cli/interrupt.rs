@@ -4,6 +4,7 @@
 //! own waits for them: nothing that a command does, or waits for, delays the answer to Ctrl-C.
 
 use std::io::IsTerminal as _;
+use std::mem::MaybeUninit;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -45,20 +46,43 @@ pub(super) fn install() -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()?;
-    let signals = {
-        // A handler is registered as its stream is made, and what arrives before a task waits for
-        // it is kept.
+    // A handler is registered as its stream is made, and what arrives before a task waits for it is
+    // kept. Only what arrives while it is being registered would be lost: the library tells the
+    // system first, and notes what to do afterwards.
+    let signals = held_back(|| {
         let _context = runtime.enter();
-        [
+        Ok::<_, std::io::Error>([
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
             signal(SignalKind::hangup())?,
-        ]
-    };
+        ])
+    })?;
     std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || runtime.block_on(listen(signals)))?;
     Ok(())
+}
+
+/// Runs some work while the system holds the signals back for this thread, which is the only one yet.
+/// What arrives meanwhile is delivered afterwards.
+#[expect(unsafe_code, reason = "the standard library has no signal masks")]
+fn held_back<T>(work: impl FnOnce() -> T) -> T {
+    let mut signals = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initializes the set before the other calls read it, and the first
+    // pthread_sigmask initializes the mask that the second one restores: with these arguments
+    // neither can fail.
+    unsafe {
+        libc::sigemptyset(signals.as_mut_ptr());
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            libc::sigaddset(signals.as_mut_ptr(), signal);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, signals.as_ptr(), before.as_mut_ptr());
+    }
+    let done = work();
+    // SAFETY: as above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
+    done
 }
 
 async fn listen([mut interrupt, mut terminate, mut hang_up]: [Signal; 3]) {

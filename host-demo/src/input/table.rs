@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use super::record::{Broken, Long, Record, Records};
 use super::{Found, InputError, Named, Problem, Wanted, has_machine_id, named, plain};
-use crate::id::ActionId;
+use crate::id::{ActionId, MachineId};
 
 /// What separates columns.
 const DELIMITERS: [char; 4] = [',', ';', '\t', '|'];
@@ -224,7 +224,10 @@ impl Header<'_> {
                     header: self.record.fields.len(),
                 };
                 found.broken(row.broken(line, problem));
-            } else if let Some((one, other)) = self.different(&row, found) {
+            } else if let Some((one, other)) = self
+                .different(&row, found)
+                .or_else(|| self.stray_id(&row, at))
+            {
                 fitting += 1;
                 found.broken(row.broken(line, Problem::Different(one, other)));
             } else {
@@ -256,6 +259,44 @@ impl Header<'_> {
         let cells = row.fields.iter().map(AsRef::as_ref);
         let (one, other) = found.different(columns.zip(cells))?;
         Some((one.to_owned(), other.to_owned()))
+    }
+
+    /// The devices' own column and another one with an id in a row that has one where no id belongs:
+    /// so look two rows that lost the line break between them. Hashes of 40 digits, and the device
+    /// that a device was merged into, have columns of their own.
+    fn stray_id(&self, row: &Record<'_>, at: usize) -> Option<(String, String)> {
+        const WITH_DIGITS: [&str; 6] = [
+            "hash",
+            "sha1",
+            "thumbprint",
+            "fingerprint",
+            "merged",
+            "correlation",
+        ];
+
+        let belongs = |column: &str| {
+            let name = plain(column);
+            ["id", "machineid", "deviceid"].contains(&name.as_str())
+                || WITH_DIGITS.iter().any(|word| name.contains(word))
+        };
+        let own = row.fields.get(at)?.trim();
+        let is_stray = |(n, cell): &(usize, &str)| {
+            *n != at
+                && cell.trim().parse::<MachineId>().is_ok()
+                && !cell.trim().eq_ignore_ascii_case(own)
+                && !self
+                    .record
+                    .fields
+                    .get(*n)
+                    .is_some_and(|column| belongs(column))
+        };
+        let cells = row.fields.iter().map(AsRef::as_ref).enumerate();
+        let (n, _) = cells.into_iter().find(is_stray)?;
+        let column = |n: usize| match self.record.fields.get(n) {
+            Some(name) if !name.is_empty() => name.to_string(),
+            _ => (n + 1).to_string(),
+        };
+        Some((column(at), column(n)))
     }
 
     /// Whether a row has a field for each named column, and nothing after the last column.

@@ -23,6 +23,20 @@ fn wrong(text: &str) -> Vec<String> {
 }
 
 #[test]
+fn two_rows_without_a_line_break_between_them_are_reported() {
+    let table = format!("Device ID,Device name,Note,\n{ONE},pc-1,{TWO},pc-2,\n");
+    for wanted in [Wanted::Ids, Wanted::Names] {
+        let list = parse(table.as_bytes(), None, wanted).unwrap();
+        assert_eq!(list.devices, []);
+        assert_eq!(list.wrong.len(), 1, "{:?}", list.wrong);
+    }
+    // A hash is not a device.
+    let table = format!("Device ID,SHA1\n{ONE},{TWO}\n");
+    let list = parse(table.as_bytes(), None, Wanted::Ids).unwrap();
+    assert_eq!((list.devices.len(), list.wrong.len()), (1, 0));
+}
+
+#[test]
 fn lists_are_read_as_people_have_them() {
     for text in [
         format!("{ONE}\n{TWO}"),

@@ -1,13 +1,12 @@
 //! Ctrl-C, and the signals that a service manager or a closing terminal sends in its place.
 //!
-//! [`install`] registers the handlers before the command reads its arguments, and a thread of its
+//! [`install`] takes over the signals before the command reads its arguments, and a thread of its
 //! own waits for them: nothing that a command does, or waits for, delays the answer to Ctrl-C.
 
 use std::io::IsTerminal as _;
 use std::mem::MaybeUninit;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{Exit, suggest};
@@ -40,89 +39,68 @@ fn state() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Registers the handlers: from here on a signal has a defined result. Call it before anything that
-/// can wait, print or send.
-pub(super) fn install() -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()?;
-    // A handler is registered as its stream is made, and what arrives before a task waits for it is
-    // kept. Only what arrives while it is being registered would be lost: the library tells the
-    // system first, and notes what to do afterwards.
-    let signals = held_back(|| {
-        let _context = runtime.enter();
-        Ok::<_, std::io::Error>([
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
-        ])
-    })?;
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || runtime.block_on(listen(signals)))?;
-    Ok(())
-}
-
-/// Runs some work while the system holds the signals back for this thread, which is the only one yet.
-/// What arrives meanwhile is delivered afterwards.
+/// Takes over the signals: from here on each has a defined result. Call it before anything that can
+/// wait, print or send, and before there is another thread.
+///
+/// The signals are blocked, and a thread of its own asks the system for them. Handlers would lose what
+/// arrives while they are being registered; what is blocked stays pending. Programs that are started
+/// from here get an empty mask from the standard library.
 #[expect(unsafe_code, reason = "the standard library has no signal masks")]
-fn held_back<T>(work: impl FnOnce() -> T) -> T {
+pub(super) fn install() -> std::io::Result<()> {
     let mut signals = MaybeUninit::<libc::sigset_t>::uninit();
-    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigemptyset initializes the set before the other calls read it, and the first
-    // pthread_sigmask initializes the mask that the second one restores: with these arguments
-    // neither can fail.
-    unsafe {
+    // SAFETY: sigemptyset initializes the set before the other calls read it.
+    let (signals, blocked) = unsafe {
         libc::sigemptyset(signals.as_mut_ptr());
         for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
             libc::sigaddset(signals.as_mut_ptr(), signal);
         }
-        libc::pthread_sigmask(libc::SIG_BLOCK, signals.as_ptr(), before.as_mut_ptr());
+        let blocked =
+            libc::pthread_sigmask(libc::SIG_BLOCK, signals.as_ptr(), std::ptr::null_mut());
+        (signals.assume_init(), blocked)
+    };
+    if blocked != 0 {
+        return Err(std::io::Error::from_raw_os_error(blocked));
     }
-    let done = work();
-    // SAFETY: as above.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
-    done
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            let mut received = 0;
+            // SAFETY: both point to values of this thread; the set is initialized.
+            while unsafe { libc::sigwait(&signals, &mut received) } == 0 {
+                received_one();
+            }
+        })?;
+    Ok(())
 }
 
-async fn listen([mut interrupt, mut terminate, mut hang_up]: [Signal; 3]) {
-    loop {
-        let received = tokio::select! {
-            received = interrupt.recv() => received,
-            received = terminate.recv() => received,
-            received = hang_up.recv() => received,
-        };
-        if received.is_none() {
-            return;
-        }
-        let mut state = state();
-        let first = match state.pressed {
-            false => state.first,
-            true => First::Exits,
-        };
-        match first {
-            First::Exits => {
-                if state.first == First::Finishes {
-                    note!(
-                        "host-demo: exited; to list the calls that were cut short: {}",
-                        suggest::verify()
-                    );
-                } else if std::io::stderr().is_terminal() {
-                    // The shell's prompt is not to stand behind a question or a progress bar.
-                    note!("");
-                }
-                // Nobody changes the state any more.
-                std::process::exit(Exit::Interrupted as i32);
+fn received_one() {
+    let mut state = state();
+    let first = match state.pressed {
+        false => state.first,
+        true => First::Exits,
+    };
+    match first {
+        First::Exits => {
+            if state.first == First::Finishes {
+                note!(
+                    "host-demo: exited; to list the calls that were cut short: {}",
+                    suggest::verify()
+                );
+            } else if std::io::stderr().is_terminal() {
+                // The shell's prompt is not to stand behind a question or a progress bar.
+                note!("");
             }
-            First::Stops => {}
-            First::Finishes => note!(
-                "\nhost-demo: stopping after requests in flight finish; press Ctrl-C again to exit \
-                 now"
-            ),
+            // Nobody changes the state any more.
+            std::process::exit(Exit::Interrupted as i32);
         }
-        state.pressed = true;
-        STOP.send_replace(true);
+        First::Stops => {}
+        First::Finishes => note!(
+            "\nhost-demo: stopping after requests in flight finish; press Ctrl-C again to exit \
+             now"
+        ),
     }
+    state.pressed = true;
+    STOP.send_replace(true);
 }
 
 /// While it exists, the first signal stops the work in good order instead of ending the process.

@@ -16,12 +16,12 @@ fn send(signal: &str, process: &Child) {
     assert!(sent.unwrap().success());
 }
 
-/// Waits until the process has a handler for SIGINT, or has ended.
+/// Waits until the process has taken over SIGINT, or has ended.
 fn wait_for_handler(process: &mut Child) {
     let status = format!("/proc/{}/status", process.id());
     loop {
         let text = std::fs::read_to_string(&status).unwrap_or_default();
-        let caught = text.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = text.lines().find_map(|line| line.strip_prefix("SigBlk:"));
         let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
         let is_caught = caught.is_some_and(|mask| mask & (1 << (INTERRUPT - 1)) != 0);
         if is_caught || process.try_wait().unwrap().is_some() {

@@ -23,7 +23,7 @@ const LIFETIME_MIN: SignedDuration = SignedDuration::from_mins(5);
 /// A credential that expires sooner has to be renewed now.
 const RENEWAL: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-/// A federated token that was issued for so long at most is renewed by whoever issues it
+/// A federated token that was issued for so long at most is renewed by its issuer
 /// (Kubernetes issues them for a day at most, and replaces them in time).
 const SHORT_LIVED: SignedDuration = SignedDuration::from_hours(24);
 

@@ -264,7 +264,7 @@ impl Asked {
     }
 
     /// The devices. Names are looked for first, all of them; what leads to no device, or may lead
-    /// to several, is told of, and then nothing is begun, unless it may be skipped.
+    /// to several, is reported, and nothing is begun unless it may be skipped.
     ///
     /// Where it is stopped meanwhile, the error is [`CallError::Stopped`].
     pub(super) async fn devices(

@@ -84,7 +84,7 @@ fn token_file(
     mock: &Mock,
     args: &args::Mock,
 ) -> anyhow::Result<(Option<PathBuf>, Option<OwnFile>)> {
-    /// For as long as somebody tries things out.
+    /// Long enough to try things out.
     const DAY: Duration = Duration::from_secs(24 * 3600);
 
     let grant = Grant::new().lifetime(DAY * args.time_scale.max(1));

@@ -280,7 +280,7 @@ mod tests {
         );
     }
 
-    /// Whoever adds a flag decides whether a suggested command needs it.
+    /// A new flag needs a decision: does a suggested command need it?
     #[test]
     fn every_flag_of_a_connection_is_kept() {
         let mut root = Cli::command();

@@ -68,7 +68,7 @@ pub enum Reply {
         /// When it is worth asking again, unless something happens.
         free: NotUntil,
         /// Whether something can that only the ledger knows of: an answer to somebody else's call may
-        /// free a slot sooner, somebody else may leave the queue, or open the key.
+        /// free a slot sooner, another caller may leave the queue, or the operator open the key.
         may_be_sooner: bool,
     },
     /// Not within its patience, or never. It has no place any more.

@@ -204,7 +204,7 @@ async fn retry_after_of_the_authority_is_obeyed_as_seconds_and_as_a_date() {
         };
         assert!(retry_after.is_some());
         assert_eq!((asked(&world, began), world.used().await), (vec![0], 0));
-        // Whoever comes next does not disturb the authority either, and after a day it is asked.
+        // The next caller does not disturb the authority either, and after a day it is asked.
         world.clock.advance(HOUR - MINUTE);
         world.release("cleaned").await.unwrap_err();
         assert_eq!(world.mock.arrivals(Api::Token), 1);

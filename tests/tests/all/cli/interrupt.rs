@@ -43,7 +43,7 @@ impl Silent {
         format!("http://{}", self.0.local_addr().unwrap())
     }
 
-    /// Whether somebody has connected so far.
+    /// Whether a client has connected so far.
     fn is_reached(&self) -> bool {
         self.0.set_nonblocking(true).unwrap();
         self.0.accept().is_ok()

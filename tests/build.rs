@@ -1,11 +1,7 @@
 //! Builds the hostile guest: `$OUT_DIR/evil-guest.wasm`.
 
-#[path = "../host-demo/build/component.rs"]
-mod component;
-
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=../host-demo/build");
     println!("cargo::rerun-if-changed=guest");
     if let Err(problem) = guest() {
         for line in problem.lines() {
@@ -15,7 +11,7 @@ fn main() {
 }
 
 fn guest() -> Result<(), String> {
-    let bytes = component::build("evil-guest")?;
-    let file = component::var("OUT_DIR")?.join("evil-guest.wasm");
+    let bytes = guest_build::build("evil-guest")?;
+    let file = guest_build::var("OUT_DIR")?.join("evil-guest.wasm");
     std::fs::write(file, bytes).map_err(|e| e.to_string())
 }

@@ -8,116 +8,64 @@
 //! batch → host → plugin ──(guest)──► egress: policy and grant → permit → audit → identity → transport ──► service
 //! ```
 //!
+//! This crate re-exports its parts, each a crate of its own in `host-demo/crates/`. A program that
+//! needs one of them, for example the limiter, depends on that crate alone.
+//! `docs/architecture.md` describes them.
+//!
 //! - [`host`]: everything together. Start here.
 //! - [`plugin`]: loads a component and runs it. [`contract`] has its types.
 //! - [`egress`]: the boundary. One method decides the order. A host with an engine of its own, or
-//!   without a guest, begins there.
-//! - [`gateway`]: the same as a service on loopback, for engines that can't hook what leaves.
+//!   without a guest, begins there. [`waiting`]: what delays a call.
+//! - [`gateway`]: the same as a service on loopback, for engines that cannot intercept HTTP.
 //! - [`policy`], [`grant`], [`id`], [`query`], [`limits`], [`identity`], [`cloud`],
-//!   [`transport`], [`clock`]: what it decides by. None of them knows of WebAssembly.
+//!   [`transport`], [`clock`], [`retry`]: what it decides by. None of them uses WebAssembly.
 //! - [`network`], [`guard`]: how a service is reached, and which addresses may be dialled for it.
-//! - [`config`]: what can be configured, as text in and values out. [`check`]: whether it would
-//!   work.
-//! - [`stray`]: characters that cling to a credential.
-//! - [`audit`]: what is kept of every call.
-//! - [`files`]: which files are read, and which folders are one's own.
-//! - [`input`]: lists of devices, as people have them. [`names`]: which device a name is.
+//! - [`check`]: whether a configuration would work. [`stray`]: characters that cling to a credential.
+//! - [`audit`]: the audit log of every call.
+//! - [`files`]: which files are read, and which folders are private. [`digest`]: SHA-256 of bytes.
+//! - [`input`]: lists of devices in the formats that tools write. [`names`]: which device a name is.
 //! - [`batch`]: many devices, released and followed to the end; [`journal`]: what such a run
 //!   intends, does and knows, on disk.
-//! - [`report`]: what there is to say of a run, and a page that shows it. [`harmless`]: text from
-//!   outside, fit to be shown.
-//! - [`survey`]: many actions, read page by page. [`history`]: what they say of devices.
-//!   [`kind`]: the two things that are done with them.
-//! - [`cancel`]: actions, taken back.
+//! - [`report`]: a run's outcome as text, CSV and HTML. [`harmless`]: text from outside, escaped
+//!   for a terminal.
+//! - [`survey`]: actions, read page by page. [`history`]: what they say of devices.
+//!   [`kind`]: release and restrict.
+//! - [`cancel`]: cancels actions.
 //! - [`pilot`]: one test device, restricted and released, and what the service answers.
 //! - [`shell`]: text that can be pasted into a shell.
-//! - [`mock`]: a stand-in for the service, for tests and for trying things out.
-//!
-//! # Parts
-//!
-//! Without the default features the library is what decides and sends: policy, grant, quotas,
-//! identity, record, boundary; no wasmtime. `wasm` adds `plugin`, `host` and all that is made of
-//! them, `bundled-plugin` the component, `gateway` and `mock` the services on loopback, and `cli` is
-//! the command.
 //!
 //! The library never prints, exits, or reads the environment.
 
-#![deny(missing_docs)]
-#![cfg_attr(
-    not(feature = "wasm"),
-    allow(
-        dead_code,
-        unused_imports,
-        reason = "what only a plugin's call has: its claims, its faults, its way out"
-    )
-)]
-#![cfg_attr(
-    test,
-    allow(clippy::unwrap_used, reason = "a test that panics has failed")
-)]
+#[doc(inline)]
+pub use defender_audit as audit;
+#[doc(inline)]
+pub use defender_boundary::{grant, policy, waiting};
+#[doc(inline)]
+pub use defender_connect::{
+    address_guard as guard, cloud, identity, proxy as network, stray, transport,
+};
+#[doc(inline)]
+pub use defender_core::{clock, digest, escape as harmless, files, id, query, retry, shell};
+#[doc(inline)]
+pub use defender_gateway as gateway;
+#[doc(inline)]
+pub use defender_host as host;
+#[doc(inline)]
+pub use defender_host::{bindings as contract, plugin};
+#[doc(inline)]
+pub use defender_quota as limits;
+#[doc(inline)]
+pub use defender_release::{
+    action_kind as kind, batch, cancel, device_history as history, device_list as input, journal,
+    list_actions as survey, pilot, preflight as check, report, resolve_names as names,
+};
 
-mod answer;
-pub mod audit;
-#[cfg(feature = "wasm")]
-pub mod batch;
-#[cfg(feature = "wasm")]
-pub mod cancel;
-#[cfg(feature = "wasm")]
-pub mod check;
-pub mod clock;
-pub mod cloud;
-pub mod config;
-#[cfg(feature = "wasm")]
-pub mod contract;
-mod denial;
-pub mod digest;
-#[cfg(feature = "wasm")]
-mod each;
-pub mod egress;
-mod encoding;
-#[cfg(feature = "wasm")]
-mod entry;
-pub mod files;
-#[cfg(feature = "gateway")]
-pub mod gateway;
-pub mod grant;
-pub mod guard;
-pub mod harmless;
-#[cfg(feature = "wasm")]
-pub mod history;
-#[cfg(feature = "wasm")]
-pub mod host;
-pub mod id;
-pub mod identity;
-pub mod input;
-#[cfg(feature = "wasm")]
-pub mod journal;
-#[cfg(feature = "wasm")]
-pub mod kind;
-pub mod limits;
-#[cfg(feature = "mock")]
-pub mod mock;
-#[cfg(feature = "wasm")]
-pub mod names;
-pub mod network;
-mod operation;
-mod origin;
-#[cfg(feature = "wasm")]
-pub mod pilot;
-#[cfg(feature = "wasm")]
-pub mod plugin;
-pub mod policy;
-#[cfg(feature = "wasm")]
-mod pulse;
-pub mod query;
-#[cfg(feature = "wasm")]
-pub mod report;
-mod resolve;
-pub mod retry;
-mod said;
-pub mod shell;
-pub mod stray;
-#[cfg(feature = "wasm")]
-pub mod survey;
-pub mod transport;
-pub mod waiting;
+pub mod settings;
+
+/// The boundary: which requests leave, and in which order that is decided.
+pub mod egress {
+    #[doc(inline)]
+    pub use defender_boundary::*;
+    #[doc(inline)]
+    pub use defender_host::wasi_hooks::{Hooks, add_to_linker, add_wasi_to_linker};
+}

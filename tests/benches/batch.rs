@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use defender_mock::{Api, Grant, Mock, Switches};
 use host_demo::audit::{Audit, Who};
 use host_demo::batch::{self, Entry, Follow, Plan};
 use host_demo::clock::SystemClock;
@@ -21,7 +22,6 @@ use host_demo::identity::FixedToken;
 use host_demo::journal::Runs;
 use host_demo::kind::Kind;
 use host_demo::limits::Quota;
-use host_demo::mock::{Api, Grant, Mock, Switches};
 use host_demo::plugin::{self, Plugin};
 use tests::bare::{self, COMMENT, Error};
 use tests::batch::{Told, begun};

@@ -10,11 +10,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use defender_mock::{Duplicate, Grant, Mock, Switches};
 use host_demo::cloud::Service;
 use host_demo::host::{Host, Patience, Setup};
 use host_demo::identity::FixedToken;
 use host_demo::limits::Quota;
-use host_demo::mock::{Duplicate, Grant, Mock, Switches};
 use host_demo::plugin::{self, Plugin};
 use tests::bare::{COMMENT, Error};
 use tests::foreign::{Asked, CommandLine, Driver, Flavour, Foreign};

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use defender_mock::{Api, Arrival, Duplicate, Fault, Grant, Machine, Mock, Switches};
 use host_demo::clock::{Clock as _, ManualClock, Moment};
 use host_demo::cloud::Service;
 use host_demo::contract::MachineAction;
@@ -19,7 +20,6 @@ use host_demo::identity::{
 };
 use host_demo::journal::Journal;
 use host_demo::limits::Quota;
-use host_demo::mock::{Api, Arrival, Duplicate, Fault, Grant, Machine, Mock, Switches};
 use host_demo::plugin::{self, Plugin};
 use host_demo::policy::{Policy, Route};
 use tokio::task::yield_now;

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::{COMPONENTS, component, features};
+use crate::{COMPONENTS, features};
 
 pub(crate) struct Made {
     pub(crate) program: PathBuf,
@@ -32,7 +32,7 @@ pub(crate) fn build(root: &Path, profile: &str) -> Result<Made> {
     } else {
         // Without the other packages' wishes for shared ones, and without symbols: the optimizer
         // numbers names by where it works, and the build's id is made of them too.
-        let flags = component::remaps(root).join("\x1f");
+        let flags = guest_build::remaps(root).join("\x1f");
         cargo
             .args(["--package", "host-demo"])
             .arg(format!("--config=profile.{profile}.strip=\"symbols\""))

@@ -18,12 +18,6 @@
     allow(clippy::unwrap_used, reason = "a test that panics has failed")
 )]
 
-#[path = "../../../host-demo/build/component.rs"]
-mod component;
-#[path = "../../../host-demo/build/compose.rs"]
-mod compose;
-#[path = "../../../host-demo/build/description.rs"]
-mod description;
 mod host;
 mod oci;
 mod packages;
@@ -70,15 +64,17 @@ fn main() -> Result<()> {
     match arguments[..] {
         ["components", folder] => components(&root()?, Path::new(folder)),
         ["component", file] => {
-            let bytes = component::build("plugin")
-                .and_then(|plugin| description::plugin(&plugin))
+            let bytes = guest_build::build("plugin")
+                .and_then(|plugin| guest_build::description::plugin(&plugin))
                 .map_err(|problem| anyhow!(problem))?;
             Ok(fs::write(file, bytes)?)
         }
         ["composed", file] => {
-            let bytes = component::build("plugin")
-                .and_then(|plugin| compose::plugged(plugin, component::build("environment")?))
-                .and_then(|composed| description::environment(&composed))
+            let bytes = guest_build::build("plugin")
+                .and_then(|plugin| {
+                    guest_build::compose::plugged(plugin, guest_build::build("environment")?)
+                })
+                .and_then(|composed| guest_build::description::environment(&composed))
                 .map_err(|problem| anyhow!(problem))?;
             Ok(fs::write(file, bytes)?)
         }

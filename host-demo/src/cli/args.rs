@@ -11,9 +11,9 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use host_demo::cloud::{Cloud, Region};
-use host_demo::config::duration;
 use host_demo::egress::Tape;
 use host_demo::plugin::Digest;
+use host_demo::settings::duration;
 
 use self::help::{
     CANCEL_HELP, CHECK_HELP, EXAMPLES, GATEWAY_HELP, PLAIN_EXIT_CODES, PURGE_HELP, QUOTA_HELP,
@@ -652,7 +652,7 @@ pub(crate) struct Connection {
     #[arg(
         long,
         value_name = "METHOD",
-        value_parser = PossibleValuesParser::new(host_demo::config::auth_names()),
+        value_parser = PossibleValuesParser::new(host_demo::settings::auth_names()),
         help_heading = "Identity"
     )]
     pub(crate) auth: Option<String>,

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use etcetera::BaseStrategy as _;
-use host_demo::config::{
-    EXAMPLE, File, Key, Replaced, Settings, SettingsError, Source, TOKEN_FILE, about,
-};
 use host_demo::files::FileError;
 use host_demo::identity::Method;
+use host_demo::settings::{
+    EXAMPLE, File, Key, Replaced, Settings, SettingsError, Source, TOKEN_FILE, about,
+};
 use serde_json::{Value, json};
 
 use super::args::{self, Config, Output};
@@ -292,7 +292,7 @@ fn parse(path: &Path, text: &str) -> anyhow::Result<File> {
 }
 
 /// What holds for a key that nobody has set, where something does.
-fn in_effect(settings: &Settings, key: Key) -> Option<host_demo::config::Value> {
+fn in_effect(settings: &Settings, key: Key) -> Option<host_demo::settings::Value> {
     let service = || settings.service().ok();
     let file = |path: PathBuf| path.display().to_string();
     let text = match key {
@@ -306,7 +306,7 @@ fn in_effect(settings: &Settings, key: Key) -> Option<host_demo::config::Value> 
         _ => return None,
     };
     let source = Source::Default;
-    Some(host_demo::config::Value { text, source })
+    Some(host_demo::settings::Value { text, source })
 }
 
 fn show(settings: &Settings, file: Option<&Path>, format: Output) {

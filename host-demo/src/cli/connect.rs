@@ -7,7 +7,6 @@ use anyhow::{Context as _, bail};
 use etcetera::BaseStrategy as _;
 use host_demo::clock::{Clock, SystemClock};
 use host_demo::cloud::Service;
-use host_demo::config::{Key, Settings, TOKEN_FILE};
 use host_demo::egress::{Egress, Setup};
 pub(super) use host_demo::files::make_private;
 use host_demo::files::{self, Contents};
@@ -17,6 +16,7 @@ use host_demo::identity::{
 };
 use host_demo::network::Network;
 use host_demo::plugin::{self, Digest, LoadError, Plugin};
+use host_demo::settings::{Key, Settings, TOKEN_FILE};
 use host_demo::stray;
 use host_demo::transport;
 

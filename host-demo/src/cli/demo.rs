@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use defender_mock::{ActionType, Api, DeviceBehaviour, Duplicate, Ending, Fault, Mock, Switches};
 use host_demo::batch::{self, Entry, Finished, Follow, Outcome, Plan, Reporter, State, Unreadable};
 use host_demo::clock::{Clock, SystemClock};
 use host_demo::cloud::Service;
@@ -13,7 +14,6 @@ use host_demo::identity::{Identity, Method, Settings, TokenSource as _};
 use host_demo::journal::{Journal, Run, Runs};
 use host_demo::kind::Kind;
 use host_demo::limits::Quota;
-use host_demo::mock::{ActionType, Api, DeviceBehaviour, Duplicate, Ending, Fault, Mock, Switches};
 use host_demo::waiting::{Cause, Waiting};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;

@@ -5,9 +5,9 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use host_demo::config::Key;
 use host_demo::gateway::Gateway;
 use host_demo::identity::Method;
+use host_demo::settings::Key;
 use serde_json::json;
 
 use super::args::{self, Output};

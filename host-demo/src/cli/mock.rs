@@ -6,12 +6,12 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use defender_mock::{Grant, Machine, Mock, Replay, Switches};
 use host_demo::clock::SystemClock;
-use host_demo::config::TOKEN_FILE;
 use host_demo::files;
 use host_demo::id::MachineId;
 use host_demo::identity::Method;
-use host_demo::mock::{Grant, Machine, Mock, Replay, Switches};
+use host_demo::settings::TOKEN_FILE;
 use host_demo::shell::Shell;
 use serde_json::json;
 

@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, Mutex, OnceLock};
 
+use defender_mock::{Api, Fault};
 use host_demo::clock::SystemClock;
 use host_demo::contract::{Effect, MachineAction};
 use host_demo::host::{CallError, Host};
-use host_demo::mock::{Api, Fault};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tests::world::{World, release};

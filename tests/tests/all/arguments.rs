@@ -1,8 +1,8 @@
 //! Arguments that don't fit: nothing is sent, nothing is fetched, nothing is spent.
 
+use defender_mock::Api;
 use host_demo::contract::{Effect, Reason};
 use host_demo::host::{CallError, Patience};
-use host_demo::mock::Api;
 use tests::world::World;
 
 const ID: &str = "1e5bc9d7e413ddd7902c2932e418702b84d0cc07";

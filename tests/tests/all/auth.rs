@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, LazyLock};
 
+use defender_mock::{Api, Mock, Switches, UserSignIn};
 use host_demo::clock::SystemClock;
-use host_demo::mock::{Api, Mock, Switches, UserSignIn};
 use rcgen::{CertificateParams, KeyPair};
 use tempfile::TempDir;
 

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use defender_mock::{Api, DeviceBehaviour, Duplicate, Ending, Fault};
 use host_demo::batch::{Finished, Follow, Outcome, Plan, Reporter, State, Verdict};
 use host_demo::clock::Moment;
 use host_demo::journal::{Call, Journal, Standing};
 use host_demo::kind::Kind;
 use host_demo::limits::Quota;
-use host_demo::mock::{Api, DeviceBehaviour, Duplicate, Ending, Fault};
 use host_demo::policy::Policy;
 use host_demo::report::Report;
 use tests::batch::{Told, begun, drive, entries, go_on, names, release};

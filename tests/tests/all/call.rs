@@ -1,8 +1,8 @@
 //! A call that goes well: what is on the wire, and what comes back.
 
+use defender_mock::{Api, Arrival, Duplicate, Fault};
 use host_demo::contract::{ActionStatus, ActionType};
 use host_demo::host::Patience;
-use host_demo::mock::{Api, Arrival, Duplicate, Fault};
 use serde_json::{Value, json};
 use tests::world::World;
 

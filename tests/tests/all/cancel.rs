@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use defender_mock::{Api, EndedCancel, Fault, Grant};
 use host_demo::cancel::{self, Outcome};
 use host_demo::contract::{ActionStatus, Reason};
 use host_demo::host::{CallError, Host, Patience};
 use host_demo::id::ActionId;
 use host_demo::identity::FixedToken;
-use host_demo::mock::{Api, EndedCancel, Fault, Grant};
 use tests::world::World;
 use tokio::sync::watch;
 

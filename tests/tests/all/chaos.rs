@@ -4,6 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use defender_mock::{
+    ActionStatus, ActionType, Api, DeviceBehaviour, Duplicate, Ending, Fault, Grant, MachineAction,
+};
 use host_demo::batch::{Follow, Outcome, Plan};
 use host_demo::clock::{Clock as _, Moment};
 use host_demo::grant::Operation;
@@ -11,9 +14,6 @@ use host_demo::host::{CALL_TIMEOUT, Patience};
 use host_demo::identity::FixedToken;
 use host_demo::kind::Kind;
 use host_demo::limits::Quota;
-use host_demo::mock::{
-    ActionStatus, ActionType, Api, DeviceBehaviour, Duplicate, Ending, Fault, Grant, MachineAction,
-};
 use host_demo::policy::Route;
 use tests::batch::{COMMENT, drive};
 use tests::lot::Lot;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, LazyLock};
 
+use defender_mock::{Api, Builder, Fault, Grant, Mock, Switches};
 use host_demo::clock::{Clock, Moment, Sleep, SystemClock};
-use host_demo::mock::{Api, Builder, Fault, Grant, Mock, Switches};
 use jiff::SignedDuration;
 use serde_json::Value;
 use tests::binary::host_demo_binary;

@@ -21,10 +21,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, LazyLock};
 
-use host_demo::clock::SystemClock;
-use host_demo::mock::{
+use defender_mock::{
     Api, DeviceBehaviour, Duplicate, Ending, Fault, Grant, Machine, Mock, Switches,
 };
+use host_demo::clock::SystemClock;
 use serde_json::Value;
 use tests::binary::host_demo_binary;
 

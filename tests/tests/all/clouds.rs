@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use defender_mock::{Grant, Mock};
 use host_demo::cloud::{Cloud, Service};
 use host_demo::host::{CallError, Host, Patience, Setup};
 use host_demo::identity::{FixedToken, IdentityError};
-use host_demo::mock::{Grant, Mock};
 use host_demo::policy::Policy;
 use host_demo::transport::SetupError;
 use tests::world::real_plugin;

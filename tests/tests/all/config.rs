@@ -1,6 +1,6 @@
 //! The configuration file, as the command finds and uses it.
 
-use host_demo::mock::Api;
+use defender_mock::Api;
 use host_demo::plugin::{BUNDLED, Digest};
 use serde_json::Value;
 

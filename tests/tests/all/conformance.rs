@@ -17,8 +17,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use defender_mock::{Grant, Mock, Switches};
 use host_demo::clock::ManualClock;
-use host_demo::mock::{Grant, Mock, Switches};
 use serde_json::{Value, json};
 use tests::foreign::{Asked, Foreign};
 use tokio::io::AsyncWriteExt as _;

@@ -9,10 +9,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use defender_mock::{Api, Duplicate, Fault, Grant, Mock, Switches};
 use host_demo::batch::State;
 use host_demo::clock::SystemClock;
 use host_demo::journal::{Call, Record, Runs};
-use host_demo::mock::{Api, Duplicate, Fault, Grant, Mock, Switches};
 use tests::binary::host_demo_binary;
 use tests::lot::Lot;
 

@@ -3,12 +3,12 @@
 use std::process::Command;
 use std::sync::Arc;
 
+use defender_mock::{Api, Grant as Granted, Mock};
 use host_demo::audit::{Audit, Who};
 use host_demo::clock::Clock as _;
 use host_demo::egress::{Patience, SendError, Setup};
 use host_demo::grant::{Grant, Operation, Target};
 use host_demo::identity::FixedToken;
-use host_demo::mock::{Api, Grant as Granted, Mock};
 use host_demo::policy::Denial;
 use http::HeaderValue;
 use http_body_util::{BodyExt as _, Full};

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use host_demo::mock::{Grant, Mock};
+use defender_mock::{Grant, Mock};
 use serde_json::Value;
 use tests::foreign::{Asked, Flavour, Foreign};
 use tests::world::EVIL;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use defender_mock::{Api, Fault};
 use host_demo::contract::Effect;
 use host_demo::host::CallError;
-use host_demo::mock::{Api, Fault};
 use host_demo::plugin::Fault as PluginFault;
 use tests::world::{World, meanwhile};
 

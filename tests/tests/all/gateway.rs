@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use defender_mock::{Api, ContentEncoding, Duplicate, Fault, Grant};
 use host_demo::audit::{Audit, Who};
 use host_demo::contract::{Effect, Error, MachineAction, Reason};
 use host_demo::egress::Egress;
 use host_demo::gateway::{Gateway, GatewayError};
 use host_demo::host::Host;
 use host_demo::limits::Quota;
-use host_demo::mock::{Api, ContentEncoding, Duplicate, Fault, Grant};
 use reqwest::StatusCode;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use serde_json::{Value, json};

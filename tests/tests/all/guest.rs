@@ -5,9 +5,9 @@
 
 use std::collections::HashSet;
 
+use defender_mock::{Api, Fault};
 use host_demo::contract::Effect;
 use host_demo::host::{CALL_TIMEOUT, CallError};
-use host_demo::mock::{Api, Fault};
 use tests::world::{World, evil_plugin, meanwhile};
 
 const DENIED: &str = "ErrorCode::HttpRequestDenied";

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use defender_mock::{Api, Fault};
 use host_demo::cloud::Service;
 use host_demo::host::CallError;
 use host_demo::identity::{IdentityError, TokenSource as _};
-use host_demo::mock::{Api, Fault};
 use host_demo::transport::TransportErrorKind;
 use tests::world::{World, release};
 use tokio::net::TcpSocket;

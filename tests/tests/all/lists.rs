@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use defender_mock::{Api, Case, Fault, Grant, Header, Machine, Mock, NoMachines, ReadRole};
 use host_demo::contract::{
     ActionStatus, ActionType, Effect, FoundMachines, MachineActionFilter, MachineActionPage,
     MissingRoles, Reason,
 };
 use host_demo::grant::Operation;
 use host_demo::host::{CallError, Patience};
-use host_demo::mock::{Api, Case, Fault, Grant, Header, Machine, Mock, NoMachines, ReadRole};
 use host_demo::plugin::Fault as PluginFault;
 use serde_json::{Value, json};
 use tests::world::{Scene, World};

@@ -4,8 +4,8 @@ use std::fmt::Debug;
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use defender_mock::{Api, Fault, Grant, Mock};
 use host_demo::identity::{BearerToken, FixedToken, TokenSource as _};
-use host_demo::mock::{Api, Fault, Grant, Mock};
 use tests::world::{World, evil_plugin, release};
 use tracing_subscriber::fmt::MakeWriter;
 

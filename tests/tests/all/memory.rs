@@ -4,8 +4,8 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use defender_mock::Grant;
 use host_demo::identity::FixedToken;
-use host_demo::mock::Grant;
 use host_demo::plugin::{BUNDLED, Plugin};
 use tests::naive;
 use tests::world::{World, release};

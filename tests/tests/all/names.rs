@@ -3,11 +3,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use defender_mock::{Api, Fault, Grant, Machine, NoMachines};
 use host_demo::contract::Reason;
 use host_demo::host::{CallError, Host, Patience};
 use host_demo::id::{DnsName, MachineId};
 use host_demo::limits::Quota;
-use host_demo::mock::{Api, Fault, Grant, Machine, NoMachines};
 use host_demo::names::{self, Stuck, Unclear};
 use serde_json::json;
 use tests::world::{World, meanwhile};

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use defender_mock::{Api, Fault, Grant, Mock};
 use host_demo::cloud::Service;
 use host_demo::contract::{Effect, Reason};
 use host_demo::host::{CALL_TIMEOUT, CallError, Host};
 use host_demo::identity::FixedToken;
 use host_demo::limits::{GRACE, Quota};
-use host_demo::mock::{Api, Fault, Grant, Mock};
 use host_demo::policy::Policy;
 use host_demo::transport::TransportErrorKind::{
     self, Broken, Certificate, ConnectTimeout, Refused,

@@ -8,9 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use defender_mock::{Api, Duplicate, Fault, Grant, Mock, Switches};
 use host_demo::clock::{Clock, SystemClock};
 use host_demo::limits::{Ledger, Quota, Redis, RedisOptions, Sqlite, boot_id};
-use host_demo::mock::{Api, Duplicate, Fault, Grant, Mock, Switches};
 use tests::binary::host_demo_binary;
 use tests::lot::Lot;
 use tests::redis::RedisServer;

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use defender_mock::{Api, Fault};
 use host_demo::clock::Moment;
 use host_demo::contract::Effect;
 use host_demo::host::{CALL_TIMEOUT, CallError, Patience};
 use host_demo::identity::{BearerToken, IdentityError, TokenSource};
 use host_demo::limits::{Quota, Why};
-use host_demo::mock::{Api, Fault};
 use tests::world::{World, meanwhile, release};
 use tokio::sync::watch;
 use tokio::task::JoinSet;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use host_demo::contract::{Effect, Failure, Limiter, MissingRoles, RateLimit, Reason};
-use host_demo::host::{CallError, Patience};
-use host_demo::mock::{
+use defender_mock::{
     Api, Fault, ForbiddenWording, Grant, QuotaCode, QuotaWording, RetryAfter, ServerErrorBody,
 };
+use host_demo::contract::{Effect, Failure, Limiter, MissingRoles, RateLimit, Reason};
+use host_demo::host::{CallError, Patience};
 use tests::world::{World, meanwhile, release};
 
 const SECOND: Duration = Duration::from_secs(1);

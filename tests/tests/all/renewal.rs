@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use defender_mock::{Api, Fault, Grant};
 use host_demo::contract::Reason;
 use host_demo::host::{CallError, Patience};
 use host_demo::identity::{BearerToken, FixedToken, IdentityError, TokenSource};
-use host_demo::mock::{Api, Fault, Grant};
 use tests::world::World;
 use tokio::sync::watch;
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use defender_mock::{Api, EndedCancel, Fault, Grant};
 use host_demo::contract::{ActionStatus, ActionType, Effect, Reason};
 use host_demo::grant::Operation;
 use host_demo::host::{CallError, Patience};
-use host_demo::mock::{Api, EndedCancel, Fault, Grant};
 use host_demo::policy::Route;
 use tests::world::World;
 

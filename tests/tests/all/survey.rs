@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use defender_mock::{Api, DeviceBehaviour, Fault, Grant, Header, ListOrder};
 use host_demo::contract::{MachineActionFilter, Reason};
 use host_demo::history::{History, Standing};
 use host_demo::host::{CallError, Patience};
 use host_demo::id::MachineId;
 use host_demo::kind::Kind;
-use host_demo::mock::{Api, DeviceBehaviour, Fault, Grant, Header, ListOrder};
 use host_demo::survey::{Bounds, Survey, survey};
 use tests::world::{Scene, World};
 
@@ -40,7 +40,7 @@ async fn ten_actions(bend: impl FnOnce(&mut Scene)) -> World {
         restrict(n).await;
     }
     world.clock.advance(Duration::from_secs(60));
-    let ends = DeviceBehaviour::Ends(host_demo::mock::Ending::Failed);
+    let ends = DeviceBehaviour::Ends(defender_mock::Ending::Failed);
     world.mock.set_device(&world.machine(1), ends);
     world
         .mock

@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use defender_mock::{Api, Fault};
 use host_demo::batch::{Finished, Follow, Plan};
 use host_demo::check::{self, Verdict, Way};
 use host_demo::clock::Moment;
 use host_demo::host::{CallError, Patience, TOKEN_RETRY_CALL, TOKEN_RETRY_FIRST, TOKEN_RETRY_RUN};
 use host_demo::identity::IdentityError;
 use host_demo::kind::Kind;
-use host_demo::mock::{Api, Fault};
 use host_demo::retry::{BACKOFF, RETRY_AFTER_MAX};
 use host_demo::waiting::Waiting;
 use tests::batch::{Told, drive, names};

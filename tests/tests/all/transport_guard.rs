@@ -3,11 +3,11 @@
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
+use defender_mock::{Duplicate, Fault, Grant, Mock};
 use host_demo::cloud::Service;
 use host_demo::contract::Effect;
 use host_demo::host::{CallError, Host};
 use host_demo::identity::IdentityError;
-use host_demo::mock::{Duplicate, Fault, Grant, Mock};
 use host_demo::network::{Network, Proxy as Settings};
 use host_demo::transport::TransportErrorKind as Kind;
 use rustls::pki_types::PrivatePkcs8KeyDer;

@@ -1,7 +1,7 @@
 //! Whose certificates count, and where: the system's everywhere, and those that are named at the
 //! origin that they are named for.
 
-use host_demo::mock::Mock;
+use defender_mock::Mock;
 use serde_json::Value;
 
 use crate::check::{Run, Stage};
@@ -79,7 +79,7 @@ fn where_the_system_has_no_authorities_of_certificates_those_that_are_named_are_
     let ca = ["--ca-file", "ca.pem"];
     let _ = said(bare().args(ca).args(["--authority-ca-file", "ca.pem"]), 0);
     // A token that is at hand needs no authority.
-    let grant = host_demo::mock::Grant::new();
+    let grant = defender_mock::Grant::new();
     std::fs::write(stage.home().join("token"), stage.mock.token(grant)).unwrap();
     let _ = said(bare().args(ca).args(["--token-file", "token"]), 0);
 

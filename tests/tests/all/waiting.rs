@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use defender_mock::{Api, ContentEncoding, DeviceBehaviour, Fault, Grant, ListFilter};
 use host_demo::batch::{Finished, Follow, Outcome, Plan};
 use host_demo::clock::Moment;
 use host_demo::host::CallError;
 use host_demo::kind::Kind;
 use host_demo::limits::Quota;
-use host_demo::mock::{Api, ContentEncoding, DeviceBehaviour, Fault, Grant, ListFilter};
 use tests::batch::{Told, drive, names, release};
 use tests::world::World;
 

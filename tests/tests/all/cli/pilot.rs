@@ -4,11 +4,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use defender_mock::{ActionType, Case, Header, ListFilter, Replay};
 use host_demo::cloud::Service;
 use host_demo::contract::MachineActionFilter;
 use host_demo::host::{CallError, Host, Patience, Setup};
 use host_demo::identity::FixedToken;
-use host_demo::mock::{ActionType, Case, Header, ListFilter, Replay};
 use tests::world::real_plugin;
 
 use super::*;
@@ -227,7 +227,7 @@ fn an_interrupted_pilot_releases_the_device_and_says_how_to() {
         .mentions(&format!("host-demo unrestrict {DEVICE} --override-pending"))
         .mentions(stage.mock.base_url());
     let actions = stage.mock.actions_of(DEVICE);
-    let is_release = |action: &&host_demo::mock::MachineAction| {
+    let is_release = |action: &&defender_mock::MachineAction| {
         action.r#type == ActionType::UnrestrictCodeExecution
     };
     assert!(actions.iter().any(|action| is_release(&action)), "{said}");

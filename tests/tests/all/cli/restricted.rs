@@ -424,7 +424,7 @@ fn a_dry_run_for_a_few_devices_asks_for_each_and_asks_nobody_to_confirm() {
     );
     assert_eq!(summary["quotas"][0]["left"], 100);
     assert_eq!(stage.mock.arrivals(LIST), 2);
-    let filtered = |request: &host_demo::mock::Arrival| {
+    let filtered = |request: &defender_mock::Arrival| {
         request.api != Some(LIST) || request.path_and_query.contains("machineId%20eq")
     };
     assert!(stage.mock.requests().iter().all(filtered));

@@ -156,7 +156,7 @@ fn a_device_is_shown_and_a_run_found_by_the_commands_that_are_suggested() {
 
     let id = stage.id();
     stage.restrict(&id, "INC-42");
-    let restricting = host_demo::mock::ActionType::RestrictCodeExecution;
+    let restricting = defender_mock::ActionType::RestrictCodeExecution;
     let other = stage.mock.machine_ids()[1].clone();
     assert!(stage.mock.begin(restricting, &other, "INC-42", "somebody"));
     let said = stage.run(["restricted", "--ledger", "my ledger"]).exits(0);

@@ -1,6 +1,6 @@
 //! The cases, each with its one result, and where a host has another one.
 
-use host_demo::mock::{Grant, Switches};
+use defender_mock::{Grant, Switches};
 use serde_json::{Value, json};
 use tests::foreign::Asked;
 

@@ -1,0 +1,317 @@
+//! Many machine actions, read page by page, within bounds.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+
+use crate::device_history::When;
+use defender_host::bindings::{MachineAction, MachineActionFilter, MachineActionPage, Reason};
+use defender_host::{CallError, Host, Patience};
+
+/// How much a survey may read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Calls that it may make.
+    pub reads: usize,
+    /// After so many actions it begins no further page.
+    pub actions: usize,
+    /// The length of a page: 1 to 1,000.
+    pub page: u32,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            reads: 20,
+            actions: 20_000,
+            page: 1000,
+        }
+    }
+}
+
+/// What was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Survey {
+    /// The actions, each once, in the service's order, as they were read last.
+    pub actions: Vec<MachineAction>,
+    /// How many calls it took.
+    pub reads: usize,
+    /// Whether something is missing, for all that is known: there are more than the bounds allow, or
+    /// two pages did not meet.
+    pub is_cut: bool,
+    /// The creation of the oldest that was read.
+    pub oldest: Option<Timestamp>,
+    /// The creation of the newest.
+    pub newest: Option<Timestamp>,
+    /// When it began, by the host's calendar: what came later need not be in it.
+    pub began: Timestamp,
+}
+
+/// Reads the actions that a filter lets through, until there are no more or a bound is reached.
+///
+/// It is no picture of one moment. While it is taken, actions are created, which moves those behind
+/// them on to the next page (the newest come first), and go out of the list, where the filter asks
+/// for a state; so a page begins with the last ones of the page before. What is there twice is kept
+/// once. Where a page begins with none that was read before, the survey is cut: so much has gone
+/// that others may have slipped through. What can be missed unseen is an action that was created
+/// just now, which the service may not show yet.
+///
+/// A page that the service puts off with a 429 is asked for again when the quota allows it, and
+/// counts as a read each time. Any other error ends it. `patience` is for each of the calls.
+pub async fn survey(
+    host: &Host,
+    filter: &MachineActionFilter,
+    bounds: Bounds,
+    patience: Patience,
+) -> Result<Survey, CallError> {
+    let mut pages = Pages::new(bounds, host.clock().wall());
+    loop {
+        pages.survey.reads += 1;
+        let page = host.list_machine_actions(filter, bounds.page, pages.skip, patience.clone());
+        match page.await {
+            Ok(page) => {
+                if !pages.add(page) {
+                    return Ok(pages.survey);
+                }
+            }
+            Err(error)
+                if matches!(error.reason(), Some(Reason::RateLimited(_))) && pages.may_read() => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// What was read so far, and where the next page begins.
+struct Pages {
+    bounds: Bounds,
+    survey: Survey,
+    /// Where each action stands, by its id.
+    places: HashMap<String, usize>,
+    skip: u32,
+    /// Whether the next page should begin with what was read before.
+    overlaps: bool,
+}
+
+impl Pages {
+    fn new(bounds: Bounds, began: Timestamp) -> Self {
+        Self {
+            bounds,
+            survey: Survey {
+                actions: Vec::new(),
+                reads: 0,
+                is_cut: false,
+                oldest: None,
+                newest: None,
+                began,
+            },
+            places: HashMap::new(),
+            skip: 0,
+            overlaps: false,
+        }
+    }
+
+    /// Takes a page in, and says whether there is to be another.
+    fn add(&mut self, page: MachineActionPage) -> bool {
+        let length = page.items.len() as u32;
+        let mut meets = false;
+        for action in page.items {
+            meets |= self.take(action);
+        }
+        self.survey.is_cut |= self.overlaps && !meets;
+        if !page.truncated {
+            return false;
+        }
+        if length == 0 || !self.may_read() || self.survey.actions.len() >= self.bounds.actions {
+            self.survey.is_cut = true;
+            return false;
+        }
+        let overlap = (length / 100).max(1).min(length - 1);
+        self.overlaps = overlap > 0;
+        self.skip = self.skip.saturating_add(length - overlap);
+        true
+    }
+
+    const fn may_read(&self) -> bool {
+        self.survey.reads < self.bounds.reads
+    }
+
+    /// Whether it was there before.
+    fn take(&mut self, action: MachineAction) -> bool {
+        let survey = &mut self.survey;
+        let created = action.creation_date_time_utc.as_deref().map(When::read);
+        if let Some(created) = created.and_then(|when| when.at()) {
+            survey.oldest = Some(survey.oldest.map_or(created, |oldest| oldest.min(created)));
+            survey.newest = survey.newest.max(Some(created));
+        }
+        let id = action.id.to_ascii_lowercase();
+        match self.places.get(&id) {
+            Some(place) => {
+                survey.actions[*place] = action;
+                true
+            }
+            None => {
+                self.places.insert(id, survey.actions.len());
+                survey.actions.push(action);
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use defender_host::bindings::{ActionStatus, ActionType};
+
+    fn action(n: u32) -> MachineAction {
+        MachineAction {
+            creation_date_time_utc: Timestamp::from_second(n.into()).ok().map(|t| t.to_string()),
+            ..MachineAction::blank(
+                &format!("a{n}"),
+                ActionType::RestrictCodeExecution,
+                ActionStatus::Succeeded,
+            )
+        }
+    }
+
+    fn page(numbers: &[u32], truncated: bool) -> MachineActionPage {
+        MachineActionPage {
+            items: numbers.iter().copied().map(action).collect(),
+            truncated,
+        }
+    }
+
+    fn pages(reads: usize, actions: usize, page: u32) -> Pages {
+        let bounds = Bounds {
+            reads,
+            actions,
+            page,
+        };
+        Pages::new(bounds, Timestamp::UNIX_EPOCH)
+    }
+
+    /// Reads a list that `change` changes after each page.
+    fn read(pages: &mut Pages, list: &mut Vec<u32>, mut change: impl FnMut(&mut Vec<u32>)) {
+        loop {
+            pages.survey.reads += 1;
+            let rest = list.get(pages.skip as usize..).unwrap_or_default();
+            let top = rest.len().min(pages.bounds.page as usize);
+            if !pages.add(page(&rest[..top], rest.len() >= pages.bounds.page as usize)) {
+                return;
+            }
+            change(list);
+        }
+    }
+
+    fn numbers(pages: &Pages) -> Vec<u32> {
+        let ids = pages.survey.actions.iter().map(|action| &action.id[1..]);
+        ids.map(|id| id.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn pages_overlap_by_a_hundredth_and_what_is_on_two_is_kept_once() {
+        let mut pages = pages(20, 20_000, 1000);
+        let mut list: Vec<u32> = (0..2500).rev().collect();
+        read(&mut pages, &mut list, |_| {});
+        assert_eq!((pages.survey.reads, pages.skip), (3, 1980));
+        assert_eq!(numbers(&pages), list);
+        assert!(!pages.survey.is_cut);
+        assert_eq!(pages.survey.newest.unwrap().as_second(), 2499);
+        assert_eq!(pages.survey.oldest.unwrap().as_second(), 0);
+    }
+
+    #[test]
+    fn what_a_later_page_says_of_an_action_takes_the_place_of_what_an_earlier_one_said() {
+        let mut pages = pages(20, 20_000, 2);
+        pages.survey.reads = 1;
+        assert!(pages.add(page(&[2, 1], true)));
+        let mut changed = page(&[1, 0], false);
+        changed.items[0].status = ActionStatus::Cancelled;
+        changed.items[0].id = "A1".to_owned();
+        assert!(!pages.add(changed));
+        let statuses: Vec<_> = pages
+            .survey
+            .actions
+            .iter()
+            .map(|a| a.status.as_str())
+            .collect();
+        assert_eq!(statuses, ["Succeeded", "Cancelled", "Succeeded"]);
+    }
+
+    #[test]
+    fn a_bound_that_is_reached_is_a_cut_unless_the_list_ends_there() {
+        for (length, reads, actions, is_cut, got) in [
+            (20, 2, 1000, true, 19),
+            (19, 2, 1000, true, 19),
+            (18, 2, 1000, false, 18),
+            (50, 9, 20, true, 28),
+            (9, 1, 1000, false, 9),
+            (10, 1, 1000, true, 10),
+            (0, 1, 1, false, 0),
+        ] {
+            let mut pages = pages(reads, actions, 10);
+            read(&mut pages, &mut (0..length).rev().collect(), |_| {});
+            let read = (pages.survey.is_cut, pages.survey.actions.len());
+            assert_eq!(read, (is_cut, got), "{length} {reads} {actions}");
+        }
+    }
+
+    #[test]
+    fn a_page_that_says_that_there_is_more_and_has_nothing_ends_it() {
+        let mut pages = pages(20, 20_000, 10);
+        pages.survey.reads = 1;
+        assert!(!pages.add(page(&[], true)));
+        assert!(pages.survey.is_cut);
+    }
+
+    #[test]
+    fn a_page_that_does_not_begin_where_the_last_one_ended_is_a_cut() {
+        let mut pages = pages(20, 20_000, 10);
+        let mut list: Vec<u32> = (0..30).rev().collect();
+        read(&mut pages, &mut list, |list| {
+            list.drain(..3);
+        });
+        assert!(pages.survey.is_cut);
+        assert!(numbers(&pages).len() < 30);
+    }
+
+    proptest! {
+        /// Whatever comes and goes meanwhile: what stays is read, or it is said that some may not
+        /// have been.
+        #[test]
+        fn nothing_that_stays_is_missed_without_a_word(
+            length in 0..60u32,
+            page in 2..15u32,
+            changes in proptest::collection::vec((0..4u32, 0..4usize, any::<bool>()), 0..40),
+            is_newest_first in any::<bool>(),
+        ) {
+            let mut list: Vec<u32> = (0..length).collect();
+            if is_newest_first {
+                list.reverse();
+            }
+            let mut stays = list.clone();
+            let (mut next, mut changes) = (length, changes.into_iter());
+            let mut pages = pages(1000, 1000, page);
+            read(&mut pages, &mut list, |list| {
+                let Some((created, gone, at_front)) = changes.next() else { return };
+                for _ in 0..created {
+                    list.insert(if is_newest_first { 0 } else { list.len() }, next);
+                    next += 1;
+                }
+                for _ in 0..gone.min(list.len()) {
+                    let id = list.remove(if at_front { 0 } else { list.len() - 1 });
+                    stays.retain(|stay| *stay != id);
+                }
+            });
+            let got = numbers(&pages);
+            let mut once = got.clone();
+            once.sort_unstable();
+            once.dedup();
+            prop_assert_eq!(once.len(), got.len());
+            let has_all = stays.iter().all(|id| got.contains(id));
+            prop_assert!(has_all || pages.survey.is_cut, "{:?} of {:?}", got, stays);
+        }
+    }
+}

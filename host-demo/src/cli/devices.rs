@@ -211,7 +211,8 @@ fn advice(problem: &Problem) -> &'static str {
         Problem::OpenQuote | Problem::QuotedRows | Problem::AfterQuote | Problem::StrayQuote => {
             "remove the quotation mark, or close it and double those inside"
         }
-        Problem::NotTheLastPage => "add the next page to the list",
+        Problem::NotTheLastPage(_) => "add the next page to the list",
+        Problem::ItemsMissing { .. } => "add the other pages to the list",
         Problem::AboveHeader { .. } => "remove the lines above the header",
         Problem::OtherHeader => "pass the two tables one after the other",
         Problem::CutOff => "get the list again: its end is missing",

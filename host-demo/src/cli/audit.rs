@@ -100,6 +100,7 @@ pub(super) fn verify(args: &Verify, is_named: bool, format: Output) -> anyhow::R
             ),
         };
     }
+    std::fs::metadata(&path).with_context(|| format!("{shown} can't be read"))?;
     let key = Key::load(&key)?;
     let verdict = match audit::verify(&path, &key, args.head.as_deref()) {
         Err(VerifyError::Closed(error)) => return Err(error.into()),

@@ -45,7 +45,7 @@ const fn verb(kind: Kind) -> Verb {
 /// Begins a run.
 pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyhow::Result<Exit> {
     batch::check_comment(&args.comment)?;
-    let asked = devices::asked(&args.devices, verb(kind))?;
+    let asked = devices::asked(&args.devices, verb(kind), format)?;
     let (above, yes) = (args.devices.confirm_above, args.devices.yes);
     let yes = yes || args.dry_run;
     devices::confirmed(above, yes, asked.len(), "devices", verb(kind))?;
@@ -474,10 +474,10 @@ pub(super) fn detail(entry: &Entry, outcome: Outcome) -> String {
         };
     };
     let adopted = match entry.is_adopted {
-        true => ", which was there before",
+        true => "existing ",
         false => "",
     };
-    let action = format!("{name}, action {}{adopted}", action.id);
+    let action = format!("{name}, {adopted}action {}", action.id);
     let status = entry.action.as_ref().map_or("", |action| &action.status);
     match outcome {
         Outcome::Done => action,

@@ -21,7 +21,7 @@ use host_demo::stray;
 use host_demo::transport;
 
 use super::output::clean;
-use super::{args, audit, config, quota};
+use super::{args, audit, config, interrupt, quota};
 
 /// A host for the service and the identity that the arguments and the environment name.
 pub(crate) fn host(args: &args::Connection) -> anyhow::Result<Host> {
@@ -62,6 +62,10 @@ pub(crate) fn boundary(
 
 /// The plugin in the file that was named, or the one that is built in.
 pub(crate) fn load(args: &args::Plugin) -> anyhow::Result<Plugin> {
+    interrupt::uninterrupted(|| compiled(args))
+}
+
+fn compiled(args: &args::Plugin) -> anyhow::Result<Plugin> {
     let engine = plugin::engine(cache().as_deref())?;
     let pin = args.sha256.as_ref();
     match &args.file {

@@ -12,7 +12,7 @@ use host_demo::files;
 use host_demo::grant::Operation;
 use host_demo::host::{CallError, Host, Patience};
 use host_demo::id::{DnsName, MachineId};
-use host_demo::input::{self, InputError, Listed, Named, Problem, Wanted};
+use host_demo::input::{self, InputError, Listed, Named, Problem, Wanted, Wrong};
 use host_demo::names::{self, Stuck, Unclear};
 use serde_json::{Value, json};
 
@@ -48,7 +48,7 @@ pub(super) struct Asked {
 
 /// Every argument and every line is looked at before anything is sent; what stands there twice is
 /// one device.
-pub(super) fn asked(args: &Devices, verb: Verb) -> anyhow::Result<Asked> {
+pub(super) fn asked(args: &Devices, verb: Verb, format: Output) -> anyhow::Result<Asked> {
     let past = verb.past;
     let wanted = match args.by_name {
         true => Wanted::Names,
@@ -74,7 +74,7 @@ pub(super) fn asked(args: &Devices, verb: Verb) -> anyhow::Result<Asked> {
     let mut list = String::new();
     if let Some(path) = &args.from {
         list = called(path);
-        let (listed, mut repeated) = listed(path, &list, args, wanted)?;
+        let (listed, mut repeated) = listed(path, &list, args, wanted, format)?;
         for Listed { line, device } in listed {
             if seen.insert(device.folded()) {
                 devices.push((device, Some(line)));
@@ -110,6 +110,7 @@ fn listed(
     name: &str,
     args: &Devices,
     wanted: Wanted,
+    format: Output,
 ) -> anyhow::Result<(Vec<Listed>, usize)> {
     /// A million lines of a wide table.
     const MAX: u64 = 512 << 20;
@@ -163,8 +164,24 @@ fn listed(
     if list.devices.is_empty() {
         bail!("{name} has {problems}, and no device besides. Nothing was sent");
     }
+    if format == Output::Json {
+        let skipped = list.wrong.iter().map(|wrong| skipped_json(name, wrong));
+        skipped.for_each(|line| output::json_line(&line));
+    }
     note!("host-demo: {problems} skipped");
     Ok((list.devices, list.repeated))
+}
+
+/// A problem whose lines are skipped, for programs.
+fn skipped_json(list: &str, wrong: &Wrong) -> Value {
+    json!({
+        "type": "line",
+        "list": list,
+        "line": wrong.line,
+        "first_line": wrong.lines.start(),
+        "last_line": wrong.lines.end(),
+        "error": { "message": wrong.to_string(), "advice": advice(&wrong.problem) },
+    })
 }
 
 fn problems(count: usize, more: &str) -> String {
@@ -211,7 +228,8 @@ fn advice(problem: &Problem) -> &'static str {
         Problem::OpenQuote | Problem::QuotedRows | Problem::AfterQuote | Problem::StrayQuote => {
             "remove the quotation mark, or close it and double those inside"
         }
-        Problem::NotTheLastPage => "add the next page to the list",
+        Problem::NotTheLastPage(_) => "add the next page to the list",
+        Problem::ItemsMissing { .. } => "add the other pages to the list",
         Problem::AboveHeader { .. } => "remove the lines above the header",
         Problem::OtherHeader => "pass the two tables one after the other",
         Problem::CutOff => "get the list again: its end is missing",

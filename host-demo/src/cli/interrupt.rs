@@ -18,6 +18,8 @@ enum First {
     Exits,
     /// It stops the work that [`Interrupt::unless_pressed`] waits for.
     Stops,
+    /// It ends the process at once, with the message of a stopped command: see [`uninterrupted`].
+    Cuts,
     /// It stops what has not begun; requests in flight finish. The user is told so.
     Finishes,
 }
@@ -80,8 +82,10 @@ fn received_one() {
         true => First::Exits,
     };
     match first {
-        First::Exits => {
-            if state.first == First::Finishes {
+        First::Exits | First::Cuts => {
+            if state.first == First::Cuts {
+                note!("{INTERRUPTED}");
+            } else if state.first == First::Finishes {
                 note!(
                     "host-demo: exited; to list the calls that were cut short: {}",
                     suggest::verify()
@@ -101,6 +105,23 @@ fn received_one() {
     }
     state.pressed = true;
     STOP.send_replace(true);
+}
+
+const INTERRUPTED: &str = "host-demo: interrupted";
+
+/// Runs a step that sends nothing and cannot be stopped, such as compiling. Where a signal would stop
+/// the command, it ends the process at once meanwhile.
+pub(super) fn uninterrupted<T>(step: impl FnOnce() -> T) -> T {
+    let swap = |from: First, to: First| {
+        let mut state = state();
+        if state.first == from {
+            state.first = to;
+        }
+    };
+    swap(First::Stops, First::Cuts);
+    let done = step();
+    swap(First::Cuts, First::Stops);
+    done
 }
 
 /// While it exists, the first signal stops the work in good order instead of ending the process.
@@ -161,7 +182,7 @@ pub(super) async fn stoppable(
     match interrupt.unless_pressed(command).await {
         Some(result) => result,
         None => {
-            note!("host-demo: interrupted");
+            note!("{INTERRUPTED}");
             Ok(Exit::Interrupted)
         }
     }

@@ -12,7 +12,7 @@ use host_demo::harmless::is_harmful;
 use host_demo::host::CallError;
 use host_demo::identity::IdentityError;
 use host_demo::journal::JournalError;
-use host_demo::limits::{LedgerError, LedgerProblem};
+use host_demo::limits::{LedgerError, LedgerProblem, Why};
 use host_demo::transport::TransportErrorKind;
 use serde_json::{Value, json};
 
@@ -174,6 +174,10 @@ pub(crate) fn advice(error: &CallError) -> Option<String> {
     match error {
         CallError::Ledger(error) => command_for(error),
         CallError::Audit(error) => command_for(error),
+        CallError::Quota { wait, .. } if wait.why == Why::Service => {
+            let open = suggest::command(&["quota", "open"]);
+            Some(format!("to call sooner: {open}"))
+        }
         _ => flag_for(error).map(str::to_owned),
     }
 }

@@ -6,10 +6,12 @@ use host_demo::contract::MachineActionFilter;
 use host_demo::history::{Step, When};
 use host_demo::host::{CallError, Host, Patience};
 use host_demo::kind::Kind;
-use host_demo::survey::{self, Bounds, Survey};
+use host_demo::survey::{Bounds, Lister, Survey};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::args::Output;
+use super::output;
 use super::waits::Waits;
 
 /// Restrictions and releases.
@@ -25,12 +27,38 @@ pub(super) fn filter() -> MachineActionFilter {
 /// Reads them, and reports what it waits for.
 pub(super) async fn take(
     host: &Host,
+    lister: &mut Lister,
     filter: &MachineActionFilter,
     bounds: Bounds,
     waits: &Arc<Waits>,
 ) -> Result<Survey, CallError> {
-    let reading = survey::survey(host, filter, bounds, patience(waits));
+    let reading = lister.survey(host, filter, bounds, patience(waits));
     waits.watch(reading).await
+}
+
+/// Reports a filter that the service rejected, and what was asked for instead.
+pub(super) fn report_rejected(lister: &Lister, format: Output) {
+    if let Some(rejected) = lister.rejected() {
+        let (text, error) = (rejected.to_string(), &rejected.error);
+        if format == Output::Json {
+            output::json_line(&unreadable_json("filter", &text, error));
+        }
+        note!(
+            "warning: {text}: {}",
+            output::clean(&output::explain(error))
+        );
+    }
+}
+
+/// What can't be read, and what is done instead, for programs.
+pub(super) fn unreadable_json(what: &str, message: &str, why: &CallError) -> Value {
+    json!({
+        "type": "unreadable",
+        "what": what,
+        "message": message,
+        "status": why.status(),
+        "error": output::error_json(why),
+    })
 }
 
 /// As long as it takes, and not in silence.

@@ -1,7 +1,7 @@
 //! `host-demo check --pilot`
 
 use std::fs::{File, OpenOptions};
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -60,7 +60,10 @@ pub(super) async fn run(
     drop(asking);
     let _interrupt = Interrupt::finishes();
     // Before anything is sent: a record that can't be written is no reason to restrict a device.
-    let mut file = create(&wanted.record)?;
+    try_folder(&wanted.record).with_context(|| {
+        let record = shown(&wanted.record);
+        format!("the record {record} can't be created; nothing was sent but reads")
+    })?;
     let id = device.id.to_string();
     let release = suggest::command(&[
         "unrestrict",
@@ -91,9 +94,7 @@ pub(super) async fn run(
     is_told.abort();
 
     let record = Record::of(&tape.exchanges(), service);
-    let written = file
-        .write_all(record.to_json().as_bytes())
-        .and_then(|()| file.sync_all());
+    let written = write(&wanted.record, record.to_json().as_bytes());
     let findings = pilot::findings(&record);
     match format {
         Output::Json => output::json_line(&json!({
@@ -176,20 +177,55 @@ async fn confirm(
     }
 }
 
+/// Checks that a new file can be created at a path. Nothing is left there, so an interrupt leaves no
+/// empty record.
+fn try_folder(path: &Path) -> std::io::Result<()> {
+    if std::fs::symlink_metadata(path).is_ok() {
+        return Err(std::io::Error::new(
+            ErrorKind::AlreadyExists,
+            "the file exists",
+        ));
+    }
+    let draft = draft(path);
+    create(&draft)?;
+    std::fs::remove_file(&draft)
+}
+
+/// Writes a new file that is complete as soon as it has its name.
+fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let draft = draft(path);
+    let written = create(&draft).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    if let Err(error) = written {
+        let _ = std::fs::remove_file(&draft);
+        return Err(error);
+    }
+    let placed = match std::fs::hard_link(&draft, path) {
+        Ok(()) => std::fs::remove_file(&draft),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(error),
+        // Not every file system has links.
+        Err(_) => std::fs::rename(&draft, path),
+    };
+    if placed.is_err() {
+        // A pilot is not repeated for its record.
+        note!("hint: the record is in {}", shown(&draft));
+    }
+    placed
+}
+
+/// The name of a file until it is complete.
+fn draft(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.draft", std::process::id()));
+    PathBuf::from(name)
+}
+
 /// A new file, for this user only.
-fn create(path: &Path) -> anyhow::Result<File> {
+fn create(path: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
-    options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .with_context(|| {
-            format!(
-                "the record {} can't be created; nothing was sent but reads",
-                shown(path)
-            )
-        })
+    options.write(true).create_new(true).mode(0o600).open(path)
 }
 
 fn shown(path: &Path) -> String {

@@ -7,7 +7,7 @@ use host_demo::history::{Device, History, Standing, Step};
 use host_demo::host::{CallError, Host};
 use host_demo::id::MachineId;
 use host_demo::kind::Kind;
-use host_demo::survey::{Bounds, Survey};
+use host_demo::survey::{Bounds, Lister, Survey};
 use serde_json::{Value, json};
 
 use super::args::Output;
@@ -83,9 +83,11 @@ pub(crate) async fn run(
     ids: &[String],
     format: Output,
 ) -> anyhow::Result<Exit> {
-    let read = read(host, ids, &Waits::new(host, format)).await;
+    let mut lister = Lister::default();
+    let read = read(host, &mut lister, ids, &Waits::new(host, format)).await;
     let missing = audit::missing(host).await;
     let survey = read?;
+    picture::report_rejected(&lister, format);
     let history = History::of(&survey.actions);
     let previews: Vec<_> = ids
         .iter()
@@ -163,11 +165,16 @@ pub(crate) async fn run(
 }
 
 /// What the service knows of these devices, and perhaps of others.
-async fn read(host: &Host, ids: &[String], waits: &Arc<Waits>) -> Result<Survey, CallError> {
+async fn read(
+    host: &Host,
+    lister: &mut Lister,
+    ids: &[String],
+    waits: &Arc<Waits>,
+) -> Result<Survey, CallError> {
     let bounds = Bounds::default();
     let (first, others) = match ids {
         [first, others @ ..] if ids.len() <= FEW => (first, others),
-        _ => return picture::take(host, &picture::filter(), bounds, waits).await,
+        _ => return picture::take(host, lister, &picture::filter(), bounds, waits).await,
     };
     let bounds = Bounds {
         reads: bounds.reads / FEW,
@@ -177,9 +184,9 @@ async fn read(host: &Host, ids: &[String], waits: &Arc<Waits>) -> Result<Survey,
         machine_id: Some(id.clone()),
         ..picture::filter()
     };
-    let mut all = picture::take(host, &of(first), bounds, waits).await?;
+    let mut all = picture::take(host, lister, &of(first), bounds, waits).await?;
     for id in others {
-        let more = picture::take(host, &of(id), bounds, waits).await?;
+        let more = picture::take(host, lister, &of(id), bounds, waits).await?;
         all.actions.extend(more.actions);
         all.reads += more.reads;
         all.is_cut |= more.is_cut;

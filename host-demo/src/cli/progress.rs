@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::args::Output;
 use super::waits::Waits;
-use super::{batch, output};
+use super::{batch, output, picture};
 
 /// How many are sent is told for the last minute.
 const LATELY: Duration = Duration::from_secs(60);
@@ -233,13 +233,8 @@ impl Reporter for Progress {
 
     fn unreadable(&self, what: Unreadable, why: &CallError) {
         if self.format == Output::Json {
-            output::json_line(&json!({
-                "type": "unreadable",
-                "what": what.name(),
-                "message": what.to_string(),
-                "status": why.status(),
-                "error": output::error_json(why),
-            }));
+            let value = picture::unreadable_json(what.name(), &what.to_string(), why);
+            output::json_line(&value);
         }
         let why = output::clean(&output::explain(why));
         self.waits.say(&format!("host-demo: {what}: {why}"));

@@ -8,7 +8,7 @@ use host_demo::harmless::row;
 use host_demo::history::{Device, History, Standing, Step};
 use host_demo::id::MachineId;
 use host_demo::kind::Kind;
-use host_demo::survey::Bounds;
+use host_demo::survey::{Bounds, Lister};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 
@@ -35,9 +35,11 @@ pub(crate) async fn run(args: Restricted, format: Output) -> anyhow::Result<Exit
         created_since: Some(since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
         ..picture::filter()
     };
-    let taken = picture::take(&host, &filter, Bounds::default(), &waits).await;
+    let mut lister = Lister::default();
+    let taken = picture::take(&host, &mut lister, &filter, Bounds::default(), &waits).await;
     let missing = audit::missing(&host).await;
     let survey = taken?;
+    picture::report_rejected(&lister, format);
     let history = History::of(&survey.actions);
     let found = Found::new(&history, &args.comment_contains.unwrap_or_default());
 

@@ -4,6 +4,7 @@ use host_demo::contract::{ActionStatus, MachineAction, MachineActionFilter, Reas
 use host_demo::history::{Device, History, Standing, Step};
 use host_demo::host::{CallError, Host};
 use host_demo::id::{ActionId, IdError, MachineId};
+use host_demo::survey::{Bounds, Lister};
 use serde_json::{Value, json};
 
 use super::args::{Output, Status};
@@ -11,8 +12,13 @@ use super::picture::{self, asked, done, step_json, when};
 use super::waits::Waits;
 use super::{Exit, audit, connect, hint, output};
 
-/// What is read of a device: one page, the longest there is.
-const READ: u32 = 1000;
+/// What is read of a device: one page, the longest there is. Where the service rejects the filter by
+/// device, more is read, because the actions of all devices are listed.
+const READ: Bounds = Bounds {
+    reads: 1,
+    actions: 1000,
+    page: 1000,
+};
 
 /// How many of its actions are shown.
 const SHOWN: usize = 50;
@@ -74,11 +80,11 @@ async fn of_machine(host: &Host, id: &MachineId, format: Output) -> anyhow::Resu
         ..picture::filter()
     };
     let waits = Waits::new(host, format);
-    let reading = host.list_machine_actions(&filter, READ, 0, picture::patience(&waits));
-    let read = waits.watch(reading).await;
+    let mut lister = Lister::default();
+    let read = picture::take(host, &mut lister, &filter, READ, &waits).await;
     let missing = audit::missing(host).await;
-    let page = match read {
-        Ok(page) => page,
+    let survey = match read {
+        Ok(survey) => survey,
         Err(error) => {
             return refused(error, format, |error| {
                 output::json_line(&json!({
@@ -91,10 +97,11 @@ async fn of_machine(host: &Host, id: &MachineId, format: Output) -> anyhow::Resu
             });
         }
     };
-    let history = History::of(&page.items);
+    picture::report_rejected(&lister, format);
+    let history = History::of(&survey.actions);
     let unknown = Device::default();
     let device = history.of_machine(id).unwrap_or(&unknown);
-    let mut steps: Vec<Step> = page.items.iter().filter_map(Step::of).collect();
+    let mut steps: Vec<Step> = survey.actions.iter().filter_map(Step::of).collect();
     host_demo::history::newest_first(&mut steps);
     let all = steps.len();
     steps.truncate(SHOWN);
@@ -108,7 +115,7 @@ async fn of_machine(host: &Host, id: &MachineId, format: Output) -> anyhow::Resu
             "since": device.decisive().and_then(done).map(ToString::to_string),
             "pending": device.pending.iter().map(step_json).collect::<Vec<_>>(),
             "history": steps.iter().map(step_json).collect::<Vec<_>>(),
-            "cut": page.truncated,
+            "cut": survey.is_cut,
             "recorded": missing.is_none(),
             "error": missing.as_ref().map(audit::missing_json),
         })),
@@ -120,10 +127,12 @@ async fn of_machine(host: &Host, id: &MachineId, format: Output) -> anyhow::Resu
     if all > SHOWN && format == Output::Text {
         note!("host-demo: and {} older ones", all - SHOWN);
     }
-    if page.truncated {
+    if survey.is_cut && lister.rejected().is_some() {
+        note!("host-demo: {}", picture::cut(survey.oldest, survey.newest));
+    } else if survey.is_cut {
         note!("host-demo: it has more actions than are read, so this may be out of date");
     }
-    let is_known = device.standing() != Standing::Unknown && !page.truncated;
+    let is_known = device.standing() != Standing::Unknown && !survey.is_cut;
     let exit = match is_known && device.pending.is_empty() {
         true => Exit::Done,
         false => Exit::Open,

@@ -237,6 +237,10 @@ fn to_json(waiting: &Waiting) -> Value {
 
 fn message(cause: &Cause) -> String {
     match cause {
+        Cause::Quota(Why::Service) => {
+            let open = suggest::command(&["quota", "open"]);
+            format!("{cause} (429); to call sooner: `{open}`")
+        }
         Cause::Quota(Why::Lost) => format!("{cause}; see `{}`", suggest::command(&["quota"])),
         cause => cause.to_string(),
     }

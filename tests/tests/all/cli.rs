@@ -449,8 +449,7 @@ fn a_release_that_is_under_way_already_is_followed() {
     let output = other.wait_with_output().unwrap();
     let said = Said::new(&output);
     assert_eq!(output.status.code(), Some(0), "{said}");
-    said.mentions("released ")
-        .mentions("which was there before");
+    said.mentions("released ").mentions(", existing action ");
     assert_eq!(stage.mock.actions_of(&id).len(), 1);
 }
 
@@ -642,7 +641,7 @@ fn a_token_can_be_what_another_command_prints_and_no_file_is_waited_for() {
     }
     for (args, told) in [
         (["pipe", "--key", "key"], "pipe is not a regular file"),
-        (["record", "--key", "pipe"], "pipe holds no audit key"),
+        (["ca.pem", "--key", "pipe"], "pipe holds no audit key"),
     ] {
         let key = stage.folder.path().join("key");
         std::fs::write(&key, "0".repeat(64)).unwrap();
@@ -650,6 +649,8 @@ fn a_token_can_be_what_another_command_prints_and_no_file_is_waited_for() {
         let verify = stage.bare(["audit", "verify"]).with_args(args);
         let _ = verify.exits(2).mentions(told);
     }
+    let missing = ["audit", "verify", "/nope"];
+    stage.bare(missing).exits(2).mentions("/nope can't be read");
     let signs_in = ["check", "--auth", "workload-identity"];
     stage
         .bare(signs_in)

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use defender_mock::{Api, DeviceBehaviour, Fault, Grant, Header, ListOrder};
+use defender_mock::{Api, DeviceBehaviour, Fault, Grant, Header, ListFilter, ListOrder};
 use host_demo::contract::{MachineActionFilter, Reason};
 use host_demo::history::{History, Standing};
 use host_demo::host::{CallError, Patience};
 use host_demo::id::MachineId;
 use host_demo::kind::Kind;
-use host_demo::survey::{Bounds, Survey, survey};
+use host_demo::survey::{Bounds, Lister, Survey, survey};
 use tests::world::{Scene, World};
 
 const EVERYTHING: MachineActionFilter = MachineActionFilter::everything();
@@ -181,3 +181,93 @@ async fn a_page_that_can_not_be_read_ends_it_with_the_reason() {
     let broken = read(&world, PAGES_OF_FOUR).await.unwrap_err();
     assert_eq!(broken.reason(), Some(&Reason::UnexpectedResponse));
 }
+
+/// The releases of one machine, of the last minutes.
+fn releases_of(world: &World, n: usize) -> MachineActionFilter {
+    MachineActionFilter {
+        machine_id: Some(world.machine(n)),
+        types: vec![Kind::Release.action_type()],
+        created_since: Some("2020-01-01T00:00:00Z".to_owned()),
+        ..EVERYTHING
+    }
+}
+
+#[tokio::test]
+async fn a_rejected_filter_is_replaced_and_its_conditions_still_hold() {
+    for (takes, asked, instead) in [
+        (ListFilter::Any, 2, None),
+        (
+            ListFilter::Simple,
+            3,
+            Some("they were listed by device only"),
+        ),
+        (
+            ListFilter::Nothing,
+            3,
+            Some("the actions of all devices were listed without a filter"),
+        ),
+    ] {
+        let world = ten_actions(|scene| scene.switches.list_filter = takes).await;
+        let mut lister = Lister::default();
+        let mut reads = 0;
+        for n in [1, 2] {
+            let filter = releases_of(&world, n);
+            let read = lister.survey(&world.host, &filter, Bounds::default(), Patience::default());
+            let survey = read.await.unwrap();
+            reads += survey.reads;
+            let ids: Vec<_> = survey
+                .actions
+                .iter()
+                .map(|a| a.machine_id.clone())
+                .collect();
+            assert_eq!(ids, [Some(world.machine(n))], "{takes:?}");
+            let kind = Kind::of(&survey.actions[0].type_);
+            assert_eq!(kind, Some(Kind::Release), "{takes:?}");
+        }
+        assert_eq!(reads, asked, "{takes:?}");
+        assert_eq!(world.requests(Api::ListMachineActions).len(), asked);
+        let said = lister.rejected().map(ToString::to_string);
+        assert_eq!(said.is_some(), instead.is_some(), "{takes:?}");
+        if let (Some(said), Some(instead)) = (said, instead) {
+            let rejected = "(by device and type and creation time)";
+            assert!(said.contains(rejected) && said.contains(instead), "{said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_rejects_every_list_is_asked_three_times() {
+    let world = ten_actions(|_| {}).await;
+    let rejected = Fault::answer(400, "{}").always();
+    world.mock.inject(rejected.on(Api::ListMachineActions));
+    let mut lister = Lister::default();
+    let filter = releases_of(&world, 1);
+    let read = lister.survey(&world.host, &filter, Bounds::default(), Patience::default());
+    let error = read.await.unwrap_err();
+    assert_eq!(error.reason(), Some(&Reason::Rejected));
+    assert_eq!(world.requests(Api::ListMachineActions).len(), 3);
+}
+
+#[tokio::test]
+async fn a_later_page_that_is_rejected_is_not_the_filters_fault() {
+    let world = ten_actions(|_| {}).await;
+    let mut lister = Lister::default();
+    let filter = MachineActionFilter {
+        types: vec![Kind::Release.action_type(), Kind::Restrict.action_type()],
+        ..EVERYTHING
+    };
+    let first = Fault::answer(200, FULL_PAGE);
+    world.mock.inject(first.on(Api::ListMachineActions));
+    let rejected = Fault::answer(400, "{}");
+    world.mock.inject(rejected.on(Api::ListMachineActions));
+    let bounds = Bounds {
+        page: 1,
+        ..PAGES_OF_FOUR
+    };
+    let read = lister.survey(&world.host, &filter, bounds, Patience::default());
+    let error = read.await.unwrap_err();
+    assert_eq!(error.reason(), Some(&Reason::Rejected));
+    assert!(lister.rejected().is_none());
+}
+
+const FULL_PAGE: &str = r#"{"value":[{"id":"8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a","type":"RestrictCodeExecution","status":"Succeeded"}],"@odata.nextLink":"x"}"#;

@@ -4,15 +4,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use defender_mock::{Api, Fault};
-use host_demo::batch::{Finished, Follow, Plan};
+use host_demo::batch::{Finished, Follow, Plan, Reporter};
 use host_demo::check::{self, Verdict, Way};
 use host_demo::clock::Moment;
 use host_demo::host::{CallError, Patience, TOKEN_RETRY_CALL, TOKEN_RETRY_FIRST, TOKEN_RETRY_RUN};
 use host_demo::identity::IdentityError;
+use host_demo::journal::Journal;
 use host_demo::kind::Kind;
 use host_demo::retry::{BACKOFF, RETRY_AFTER_MAX};
 use host_demo::waiting::Waiting;
-use tests::batch::{Told, drive, names};
+use tests::batch::{Told, begun, drive, entries, names};
 use tests::world::{World, meanwhile};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -411,4 +412,77 @@ fn the_guide_has_the_times_that_hold() {
     ] {
         assert!(page.contains(&said), "{said}");
     }
+}
+
+/// Whether a stopped run names the token as the reason, on the line of each device.
+async fn stopped_without_a_token(world: &World, outcome: &str) {
+    let ids = [world.machine(0), world.machine(1)];
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let told = Arc::new(Told::default());
+    let reporter = Arc::clone(&told) as Arc<dyn Reporter>;
+    let entries = entries(&ids);
+    let journal = Journal::in_memory(&begun(Kind::Release, &world.host), &entries).unwrap();
+    let plan = Plan::new(Follow::ToTheEnd);
+    let driven = host_demo::batch::drive(&world.host, &journal, entries, &plan, reporter, stopped);
+    world.watch(&journal);
+    let stops = async {
+        while !told.of("").iter().any(|what| what.starts_with("token: ")) {
+            tokio::task::yield_now().await;
+        }
+        stop.send(true).unwrap();
+    };
+    let (finished, ()) = world.play(async { tokio::join!(driven, stops) }).await;
+    world.unwatch();
+    let finished = finished.unwrap();
+    assert_eq!(names(&finished), [outcome; 2]);
+    for entry in &finished.entries {
+        let message = entry.problem.as_ref().unwrap().message();
+        assert!(message.contains("AADSTS90033"), "{message}");
+        assert!(!message.contains("no response"), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn a_stop_in_an_outage_names_the_token_as_the_reason() {
+    let world = World::new().await;
+    world.mock.inject(busy(503).always());
+    stopped_without_a_token(&world, "not-run").await;
+
+    let world = slow().await;
+    world.mock.inject(busy(503).after(2).always());
+    stopped_without_a_token(&world, "not-verifiable").await;
+}
+
+#[tokio::test]
+async fn a_stop_after_an_outage_does_not_name_it() {
+    let world = slow().await;
+    world
+        .mock
+        .inject(busy(503).header("Retry-After", "1").after(2));
+    let ids = [world.machine(0)];
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let told = Arc::new(Told::default());
+    let reporter = Arc::clone(&told) as Arc<dyn Reporter>;
+    let entries = entries(&ids);
+    let journal = Journal::in_memory(&begun(Kind::Release, &world.host), &entries).unwrap();
+    let plan = Plan::new(Follow::ToTheEnd);
+    let driven = host_demo::batch::drive(&world.host, &journal, entries, &plan, reporter, stopped);
+    world.watch(&journal);
+    let reads = || {
+        let of = |api| world.mock.arrivals(api);
+        of(Api::ListMachineActions) + of(Api::GetMachineAction)
+    };
+    let stops = async {
+        while !told.of("").iter().any(|what| what.starts_with("token: ")) {
+            tokio::task::yield_now().await;
+        }
+        let before = reads();
+        while reads() == before {
+            tokio::task::yield_now().await;
+        }
+        stop.send(true).unwrap();
+    };
+    let (finished, ()) = world.play(async { tokio::join!(driven, stops) }).await;
+    world.unwatch();
+    assert_eq!(names(&finished.unwrap()), ["pending"]);
 }

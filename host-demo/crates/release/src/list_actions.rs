@@ -1,10 +1,12 @@
 //! Many machine actions, read page by page, within bounds.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use jiff::Timestamp;
 
 use crate::device_history::When;
+use defender_core::id::MachineId;
 use defender_host::bindings::{MachineAction, MachineActionFilter, MachineActionPage, Reason};
 use defender_host::{CallError, Host, Patience};
 
@@ -65,18 +67,248 @@ pub async fn survey(
     patience: Patience,
 ) -> Result<Survey, CallError> {
     let mut pages = Pages::new(bounds, host.clock().wall());
-    loop {
-        pages.survey.reads += 1;
-        let page = host.list_machine_actions(filter, bounds.page, pages.skip, patience.clone());
-        match page.await {
-            Ok(page) => {
-                if !pages.add(page) {
-                    return Ok(pages.survey);
+    pages.read(host, filter, patience).await?;
+    Ok(pages.survey)
+}
+
+/// Reads surveys, and asks in a simpler way where the service rejects a filter.
+///
+/// A filter with several conditions is replaced by one with a single condition (the device, else the
+/// time of creation), and that one by none. Actions that the original filter excludes are removed
+/// here. What was rejected once is not asked for again.
+pub struct Lister {
+    /// Bounds of the list without a filter. It has the actions of all devices, and is read once.
+    everything_bounds: Bounds,
+    lists: Lists,
+    everything: Option<Survey>,
+    rejected: Option<Rejected>,
+}
+
+impl Lister {
+    /// Creates one that uses filters until one is rejected. These are the bounds of a list without a
+    /// filter.
+    pub const fn new(everything_bounds: Bounds) -> Self {
+        Self {
+            everything_bounds,
+            lists: Lists::Filtered,
+            everything: None,
+            rejected: None,
+        }
+    }
+
+    /// The first filter that was rejected, if one was.
+    pub const fn rejected(&self) -> Option<&Rejected> {
+        self.rejected.as_ref()
+    }
+
+    /// Reads the actions that a filter lets through, as [`survey`] does. The rejected reads count.
+    ///
+    /// `bounds` are for each attempt with a filter. An error is returned if the list without a filter
+    /// is rejected, too, or if a page after the first one is.
+    pub async fn survey(
+        &mut self,
+        host: &Host,
+        filter: &MachineActionFilter,
+        bounds: Bounds,
+        patience: Patience,
+    ) -> Result<Survey, CallError> {
+        let mut reads = 0;
+        loop {
+            let asked = self.lists.of(filter);
+            let is_everything = asked == MachineActionFilter::everything();
+            if let (true, Some(everything)) = (is_everything, &self.everything) {
+                let mut survey = everything.clone();
+                survey.reads = reads;
+                survey.keep(filter);
+                return Ok(survey);
+            }
+            let bounds = match is_everything {
+                true => self.everything_bounds,
+                false => bounds,
+            };
+            let mut pages = Pages::new(bounds, host.clock().wall());
+            let read = pages.read(host, &asked, patience.clone()).await;
+            let mut survey = pages.survey;
+            survey.reads += reads;
+            match read {
+                Ok(()) => {
+                    if is_everything {
+                        self.everything = Some(survey.clone());
+                    }
+                    if asked != *filter {
+                        survey.keep(filter);
+                    }
+                    return Ok(survey);
+                }
+                Err(error) => {
+                    let is_rejected = error.reason() == Some(&Reason::Rejected);
+                    if is_everything || !is_rejected || !survey.actions.is_empty() {
+                        return Err(error);
+                    }
+                    reads = survey.reads;
+                    self.was_rejected(filter, error);
                 }
             }
-            Err(error)
-                if matches!(error.reason(), Some(Reason::RateLimited(_))) && pages.may_read() => {}
-            Err(error) => return Err(error),
+        }
+    }
+
+    /// Goes on to the next way that asks for something else.
+    fn was_rejected(&mut self, filter: &MachineActionFilter, error: CallError) {
+        let asked = self.lists.of(filter);
+        while self.lists != Lists::Everything && self.lists.of(filter) == asked {
+            self.lists = self.lists.simpler();
+        }
+        let instead = self.lists.of(filter);
+        match &mut self.rejected {
+            Some(rejected) => rejected.instead = instead,
+            None => {
+                self.rejected = Some(Rejected {
+                    filter: asked,
+                    instead,
+                    error,
+                });
+            }
+        }
+    }
+}
+
+impl Default for Lister {
+    fn default() -> Self {
+        Self::new(Bounds::default())
+    }
+}
+
+/// A filter that the service rejected.
+#[derive(Clone, Debug)]
+pub struct Rejected {
+    /// The filter.
+    pub filter: MachineActionFilter,
+    /// What was asked for instead, in the end.
+    pub instead: MachineActionFilter,
+    /// How the service rejected it.
+    pub error: CallError,
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rejected = conditions(&self.filter).join(" and ");
+        write!(
+            f,
+            "the service rejected a filter of machine actions (by {rejected}), so "
+        )?;
+        match conditions(&self.instead)[..] {
+            [] => f.write_str("the actions of all devices were listed without a filter"),
+            ref instead => write!(f, "they were listed by {} only", instead.join(" and ")),
+        }
+    }
+}
+
+/// The names of a filter's conditions, for people.
+fn conditions(filter: &MachineActionFilter) -> Vec<&'static str> {
+    let conditions = [
+        (!filter.ids.is_empty(), "id"),
+        (filter.machine_id.is_some(), "device"),
+        (!filter.types.is_empty(), "type"),
+        (!filter.statuses.is_empty(), "status"),
+        (filter.created_since.is_some(), "creation time"),
+    ];
+    let there = conditions.into_iter().filter(|(is_there, _)| *is_there);
+    there.map(|(_, name)| name).collect()
+}
+
+/// How lists are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lists {
+    /// By the whole filter.
+    Filtered,
+    /// By one condition at most: the device, or the time of creation.
+    Simple,
+    /// Without a filter.
+    Everything,
+}
+
+impl Lists {
+    const fn simpler(self) -> Self {
+        match self {
+            Self::Filtered => Self::Simple,
+            Self::Simple | Self::Everything => Self::Everything,
+        }
+    }
+
+    /// What is asked for in place of a filter.
+    fn of(self, filter: &MachineActionFilter) -> MachineActionFilter {
+        let everything = MachineActionFilter::everything();
+        match (self, &filter.machine_id) {
+            (Self::Filtered, _) => filter.clone(),
+            (Self::Simple, Some(_)) => MachineActionFilter {
+                machine_id: filter.machine_id.clone(),
+                ..everything
+            },
+            (Self::Simple, None) => MachineActionFilter {
+                created_since: filter.created_since.clone(),
+                ..everything
+            },
+            (Self::Everything, _) => everything,
+        }
+    }
+}
+
+/// Whether a filter lets an action through. One without a time of creation may be new enough.
+fn lets_through(filter: &MachineActionFilter, action: &MachineAction) -> bool {
+    let machine = |id: &str| id.parse::<MachineId>().ok();
+    let time = |text: &Option<String>| text.as_deref().map(When::read).and_then(|when| when.at());
+    let is_old = match (
+        time(&filter.created_since),
+        time(&action.creation_date_time_utc),
+    ) {
+        (Some(since), Some(created)) => created < since,
+        _ => false,
+    };
+    !is_old
+        && (filter.ids.is_empty()
+            || filter
+                .ids
+                .iter()
+                .any(|id| id.eq_ignore_ascii_case(&action.id)))
+        && (filter.types.is_empty() || filter.types.contains(&action.type_))
+        && (filter.statuses.is_empty() || filter.statuses.contains(&action.status))
+        && filter.machine_id.as_ref().is_none_or(|wanted| {
+            let id = action.machine_id.as_deref().and_then(machine);
+            id.is_some() && id == machine(wanted)
+        })
+}
+
+impl Survey {
+    /// Removes the actions that a filter excludes.
+    fn keep(&mut self, filter: &MachineActionFilter) {
+        self.actions.retain(|action| lets_through(filter, action));
+    }
+}
+
+impl Pages {
+    /// Reads pages until there are no more or a bound is reached.
+    async fn read(
+        &mut self,
+        host: &Host,
+        filter: &MachineActionFilter,
+        patience: Patience,
+    ) -> Result<(), CallError> {
+        let pages = self;
+        loop {
+            pages.survey.reads += 1;
+            let page =
+                host.list_machine_actions(filter, pages.bounds.page, pages.skip, patience.clone());
+            match page.await {
+                Ok(page) => {
+                    if !pages.add(page) {
+                        return Ok(());
+                    }
+                }
+                Err(error)
+                    if matches!(error.reason(), Some(Reason::RateLimited(_)))
+                        && pages.may_read() => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 }

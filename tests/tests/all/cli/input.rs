@@ -80,6 +80,20 @@ fn every_bad_line_is_told_of_before_anything_is_sent_and_can_be_passed_over() {
     let said = stage.release_from(&["list.txt", "--skip-invalid"]).exits(0);
     said.mentions("2 problems skipped");
     assert_eq!(stage.mock.arrivals(RELEASE), 1);
+    let args = ["list.txt", "--skip-invalid", "--output", "json"];
+    let lines = stage.release_from(&args).exits(0).json();
+    let skipped = lines.iter().filter(|line| line["type"] == "line");
+    let skipped: Vec<_> = skipped
+        .map(|line| (line["line"].as_u64(), line["error"]["message"].as_str()))
+        .collect();
+    assert_eq!(skipped.len(), 2, "{lines:?}");
+    assert_eq!((skipped[0].0, skipped[1].0), (Some(2), Some(3)));
+    assert!(
+        skipped[0]
+            .1
+            .unwrap()
+            .contains("\"PC-1\" is not a machine id")
+    );
 }
 
 #[test]

@@ -223,6 +223,34 @@ fn a_list_that_does_not_end_and_a_pipe_are_waited_for_and_interrupted() {
     assert!(stage.mock.requests().is_empty());
 }
 
+#[test]
+fn an_interrupt_while_the_plugin_compiles_ends_a_reading_command() {
+    let stage = Stage::new();
+    for n in 4..7 {
+        let service = Silent::new();
+        let mut command = commands(&stage, &service, "10m").swap_remove(n);
+        let cache = tempfile::tempdir().unwrap();
+        let mut child = command
+            .env("XDG_CACHE_HOME", cache.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // It is made just before.
+        let compiled = cache.path().join("host-demo/compiled");
+        while !compiled.exists() {
+            assert!(child.try_wait().unwrap().is_none(), "it has ended");
+            std::thread::yield_now();
+        }
+        send("-INT", &child);
+        let output = child.wait_with_output().unwrap();
+        let said = Said::new(&output);
+        assert_eq!(output.status.code(), Some(130), "{command:?}\n{said}");
+        said.mentions("host-demo: interrupted");
+        assert!(!service.is_reached(), "{command:?}");
+    }
+}
+
 /// What runs until it is told to end has done all that was asked of it then.
 #[test]
 fn what_runs_until_it_is_ended_exits_with_0() {

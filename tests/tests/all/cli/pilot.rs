@@ -235,6 +235,55 @@ fn an_interrupted_pilot_releases_the_device_and_says_how_to() {
 }
 
 #[test]
+fn a_second_interrupt_leaves_no_empty_record() {
+    let stage = Stage::with(Switches::default(), &[DEVICE]);
+    stage.mock.set_device(DEVICE, DeviceBehaviour::Offline);
+    let mut run = stage.pilot(DEVICE, "pilot.json").with_args(["--yes"]);
+    let command = run.command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    while stage.mock.arrivals(RESTRICT) == 0 {
+        assert!(child.try_wait().unwrap().is_none(), "it has ended");
+        std::thread::yield_now();
+    }
+    while child.try_wait().unwrap().is_none() {
+        let id = child.id().to_string();
+        let _ = Command::new("kill").args(["-INT", &id]).status().unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    let said = Said::new(&output);
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    let files = std::fs::read_dir(stage.folder.path()).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let records: Vec<_> = names
+        .filter(|name| name.starts_with("pilot.json"))
+        .collect();
+    assert_eq!(records, [""; 0]);
+}
+
+#[test]
+fn a_pilot_by_name_tells_whether_names_are_compared_by_case() {
+    for (case, name) in [
+        (Case::Sensitive, "sensitive"),
+        (Case::Insensitive, "insensitive"),
+    ] {
+        let switches = Switches {
+            name_case: case,
+            ..Switches::default()
+        };
+        let stage = Stage::with(switches, &[DEVICE]);
+        let run = stage.pilot("named.contoso.com", "pilot.json");
+        let lines = run.with_args(["--yes", "--output", "json"]).exits(0).json();
+        let (answer, switch) = found(&lines[1], "computerDnsName eq, in capitals");
+        let regard = match case {
+            Case::Sensitive => "with regard to case",
+            Case::Insensitive => "without regard to case",
+        };
+        assert_eq!(answer, format!("compared {regard}"));
+        assert_eq!(switch, Some(format!("name-case={name}").as_str()));
+    }
+}
+
+#[test]
 fn a_device_that_can_not_be_released_is_named_with_the_command() {
     let stage = Stage::with(Switches::default(), &[DEVICE]);
     let body = r#"{"error":{"code":"Forbidden","message":"Missing application roles."}}"#;

@@ -6,6 +6,7 @@ use host_demo::cloud::Service;
 use host_demo::grant::Operation;
 use host_demo::host::{Host, Patience, Setup};
 use host_demo::identity::FixedToken;
+use host_demo::mock::ListFilter;
 use host_demo::policy::Route;
 use serde_json::json;
 use tests::world::real_plugin;
@@ -429,4 +430,66 @@ fn a_dry_run_for_a_few_devices_asks_for_each_and_asks_nobody_to_confirm() {
     };
     assert!(stage.mock.requests().iter().all(filtered));
     assert_eq!(stage.mock.arrivals(RELEASE), 0);
+}
+
+#[test]
+fn a_rejected_filter_is_replaced_with_one_warning() {
+    for takes in [ListFilter::Simple, ListFilter::Nothing] {
+        let switches = Switches {
+            visible_after: Duration::ZERO,
+            pending: Duration::ZERO,
+            in_progress: Duration::ZERO,
+            list_filter: takes,
+            ..Switches::default()
+        };
+        let stage = Stage::with(switches, &[ONE, TWO]);
+        stage.restrict(ONE, "suspicious");
+        stage.restrict(TWO, "other");
+        let runs: [&[&str]; 4] = [
+            &["restricted", "--comment-contains", "suspicious"],
+            &["status", ONE],
+            &["unrestrict", ONE, "--comment", "x", "--dry-run"],
+            &[
+                "unrestrict",
+                ONE,
+                "1",
+                "2",
+                "3",
+                "4",
+                "5",
+                "--comment",
+                "x",
+                "--dry-run",
+            ],
+        ];
+        for args in runs {
+            let args: Vec<String> = args
+                .iter()
+                .map(|arg| match arg.parse::<u8>() {
+                    Ok(n) => format!("{n:040x}"),
+                    Err(_) => (*arg).to_owned(),
+                })
+                .collect();
+            let said = stage.run(&args).exits(0);
+            said.mentions(ONE).mentions("400").hides(TWO);
+            let warnings = said
+                .err
+                .matches("warning: the service rejected a filter")
+                .count();
+            assert_eq!(warnings, 1, "{args:?}: {said}");
+            let lines = stage.run(&args).with_args(["--output", "json"]).exits(0);
+            let lines = lines.json();
+            let mut unreadable = lines.iter().filter(|line| line["type"] == "unreadable");
+            let first = unreadable.next().unwrap();
+            assert_eq!(
+                (&first["what"], &first["status"]),
+                (&json!("filter"), &json!(400)),
+                "{args:?}"
+            );
+            assert!(unreadable.next().is_none(), "{lines:?}");
+            let device = lines.iter().find(|line| line["type"] == "device").unwrap();
+            assert_eq!(device["machine_id"], ONE, "{lines:?}");
+        }
+        assert_eq!(stage.mock.arrivals(RELEASE), 0);
+    }
 }

@@ -19,7 +19,7 @@ mod scheduler;
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -261,6 +261,7 @@ pub async fn drive(
         reporter,
         stop,
         ask,
+        no_token: Arc::default(),
     };
     let mut book = Book::new(rules, entries, host.clock().now());
     drive.to_the_end(&mut book, asked).await;
@@ -295,6 +296,8 @@ struct Drive {
     reporter: Arc<dyn Reporter>,
     stop: watch::Receiver<bool>,
     ask: mpsc::UnboundedSender<Asked>,
+    /// Why there is no token at the moment.
+    no_token: Arc<Mutex<Option<Cause>>>,
 }
 
 /// A device whose request has its permit: whether it may leave.
@@ -313,7 +316,8 @@ impl Drive {
             let is_late = self.deadline.is_some_and(|deadline| now >= deadline);
             if !is_closed && (is_late || *self.stop.borrow()) {
                 is_closed = true;
-                book.close(if is_late { TOO_LATE } else { STOPPED }, now);
+                let no_token = self.no_token().clone();
+                book.close(if is_late { TOO_LATE } else { STOPPED }, no_token, now);
                 if let Some((read, began, _)) = reading.take() {
                     book.was_read(&read, began, &Err(CallError::Stopped), now);
                 }
@@ -494,8 +498,17 @@ impl Drive {
     }
 
     fn on_wait(&self, entry: Option<Entry>) -> OnWait {
-        let reporter = Arc::clone(&self.reporter);
-        Arc::new(move |waiting: Waiting| reporter.waiting(entry.as_ref(), &waiting))
+        let drive = self.clone();
+        Arc::new(move |waiting: Waiting| {
+            if matches!(waiting.cause, Cause::Token(_)) {
+                *drive.no_token() = Some(waiting.cause.clone());
+            }
+            drive.reporter.waiting(entry.as_ref(), &waiting);
+        })
+    }
+
+    fn no_token(&self) -> MutexGuard<'_, Option<Cause>> {
+        self.no_token.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks whether a request may still leave, and writes down that it is about to.
@@ -504,6 +517,8 @@ impl Drive {
         Arc::new(move || {
             let (drive, sending) = (drive.clone(), Arc::clone(&sending));
             Box::pin(async move {
+                // A call has its token before it asks.
+                *drive.no_token() = None;
                 if !drive.may_leave(n).await {
                     let mut sending = sending.lock().unwrap_or_else(PoisonError::into_inner);
                     sending.is_put_off = true;
@@ -549,6 +564,7 @@ impl Drive {
         Arc::new(move || {
             let (drive, begun) = (drive.clone(), Arc::clone(&begun));
             Box::pin(async move {
+                *drive.no_token() = None;
                 let call = drive.call(operation, None);
                 let call = drive.journal.begin(call, None).await;
                 let call = call.map_err(|error| error.to_string())?;

@@ -189,6 +189,8 @@ pub(super) struct Book {
     hopeless: Option<CallError>,
     /// Why it is over, but for what is under way.
     closed: Option<String>,
+    /// Why there was no token when it was closed.
+    no_token: Option<Cause>,
     /// The service has answered something.
     has_contact: bool,
     /// Requests that the service answered, and did not put off.
@@ -227,6 +229,7 @@ impl Book {
             blind: None,
             hopeless: None,
             closed: None,
+            no_token: None,
             has_contact: false,
             answered: 0,
             forbidden: 0,
@@ -494,17 +497,21 @@ impl Book {
         self.settle_all(now);
     }
 
-    /// It is over, but for what is under way.
-    pub(super) fn close(&mut self, why: &'static str, now: Moment) {
+    /// It is over, but for what is under way. `no_token` is why there is no token at this moment.
+    pub(super) fn close(&mut self, why: &'static str, no_token: Option<Cause>, now: Moment) {
+        self.no_token = no_token;
         let paused = self.breaker.until().is_some_and(|until| now < until);
-        self.closed = Some(match &self.failing {
-            Some(Failing { error, .. }) if is_own_quota(error) => format!("{why}; {error}"),
-            Some(failing) => format!("{why}; {}", failing.cause()),
-            None if paused => format!("{why}; the run had paused because too many requests failed"),
-            None if self.is_reading && self.wants_picture(now) => {
+        self.closed = Some(match (&self.no_token, &self.failing) {
+            (Some(cause), _) => format!("{why}; {cause}"),
+            (None, Some(Failing { error, .. })) if is_own_quota(error) => format!("{why}; {error}"),
+            (None, Some(failing)) => format!("{why}; {}", failing.cause()),
+            (None, None) if paused => {
+                format!("{why}; the run had paused because too many requests failed")
+            }
+            (None, None) if self.is_reading && self.wants_picture(now) => {
                 format!("{why}; no response to reading what is under way")
             }
-            None => why.to_owned(),
+            (None, None) => why.to_owned(),
         });
         self.settle_all(now);
     }
@@ -643,8 +650,13 @@ impl Book {
     fn leave_unread(&mut self, n: usize) {
         let failing = self.failing.as_ref().map(|failing| &failing.error);
         let failing = failing.filter(|error| !is_own_quota(error));
-        if let (Some(error), true) = (self.blind.as_ref().or(failing), self.follows()) {
-            self.entries[n].problem = Some(self.problem(error));
+        let problem = match (self.blind.as_ref().or(failing), &self.no_token) {
+            (Some(error), _) => Some(self.problem(error)),
+            (None, Some(cause)) => Some(Problem::said(&cause.to_string())),
+            (None, None) => None,
+        };
+        if let (Some(problem), true) = (problem, self.follows()) {
+            self.entries[n].problem = Some(problem);
             self.news.push(News::Changed(n));
         }
         self.leave(n);

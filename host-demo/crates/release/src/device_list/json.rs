@@ -50,12 +50,39 @@ pub(super) fn read(found: &mut Found<'_>, text: &str) {
         found,
         text,
         counted: (0, 1),
-        not_the_last: None,
+        items: 0,
+        lists: Vec::new(),
         is_batch: false,
     };
     reader.values();
-    if let Some(line) = reader.not_the_last {
-        reader.found.wrong(line, Problem::NotTheLastPage);
+    for list in std::mem::take(&mut reader.lists) {
+        if let Some((line, problem)) = list.missing() {
+            reader.found.wrong(line, problem);
+        }
+    }
+}
+
+/// The pages of one list, which follow each other.
+struct Pages {
+    /// The member that has the list, in lower case.
+    name: String,
+    /// Where the last page says that there is another one, and the member that says so.
+    next: Option<(usize, String)>,
+    /// The largest number of items that a page states for the whole list, and where.
+    count: Option<(u64, usize)>,
+    /// How many items the pages have.
+    items: u64,
+}
+
+impl Pages {
+    /// What shows that items are missing.
+    fn missing(self) -> Option<(usize, Problem)> {
+        if let Some((line, link)) = self.next {
+            return Some((line, Problem::NotTheLastPage(link)));
+        }
+        let (count, line) = self.count?;
+        let items = self.items;
+        (count > items).then_some((line, Problem::ItemsMissing { count, items }))
     }
 }
 
@@ -64,8 +91,10 @@ struct Reader<'a, 'b> {
     text: &'b str,
     /// A position, and its line.
     counted: (usize, usize),
-    /// Where the last page says that there is another one. Pages of one list follow each other.
-    not_the_last: Option<usize>,
+    /// How many values were read that are not lists.
+    items: u64,
+    /// The lists that were found, by the names of their members.
+    lists: Vec<Pages>,
     /// Whether the lists are answers to several requests, of which none is the next page of another.
     is_batch: bool,
 }
@@ -140,6 +169,7 @@ impl<'b> Reader<'_, 'b> {
                 }
             }),
             Some(b'"') => serde_json::from_str(text).map(|text: String| {
+                self.items += 1;
                 let line = self.start(value);
                 self.found.add(line, &text);
             }),
@@ -173,17 +203,8 @@ impl<'b> Reader<'_, 'b> {
                 self.reject(value, Problem::SeveralLists);
             }
             [(name, list)] if !names_one => {
-                let has_next = members.iter().any(|(name, value)| is_next(name, value));
                 self.is_batch |= name.eq_ignore_ascii_case("responses");
-                self.not_the_last = None;
-                self.value(list, depth + 1);
-                if has_next {
-                    let line = self.start(value);
-                    match self.is_batch {
-                        true => self.found.wrong(line, Problem::NotTheLastPage),
-                        false => self.not_the_last = Some(line),
-                    }
-                }
+                self.page(value, members, (name, list), depth);
             }
             [_, _, ..] if !names_one => self.reject(value, Problem::SeveralLists),
             // A device has all sorts of members, but no other devices.
@@ -196,6 +217,51 @@ impl<'b> Reader<'_, 'b> {
                 self.reject(value, Problem::SeveralLists);
             }
             _ => self.device(value, members, &named),
+        }
+    }
+
+    /// Reads an object that has a list, and what it says about the rest of the list.
+    fn page(
+        &mut self,
+        value: &'b RawValue,
+        members: &[(String, &'b RawValue)],
+        (name, list): (&str, &'b RawValue),
+        depth: usize,
+    ) {
+        let name = name.to_ascii_lowercase();
+        let earlier = self.lists.iter().position(|pages| pages.name == name);
+        let earlier = earlier.map(|at| self.lists.remove(at));
+        let mut pages = earlier.filter(|_| !self.is_batch).unwrap_or(Pages {
+            name,
+            next: None,
+            count: None,
+            items: 0,
+        });
+        pages.next = None;
+        let before = self.items;
+        self.value(list, depth + 1);
+        // A list in a list may have the same name. Its items are counted here.
+        self.lists.retain_mut(|inner| {
+            let is_same = inner.name == pages.name;
+            if is_same {
+                pages.count = pages.count.max(inner.count);
+                pages.next = inner.next.take();
+            }
+            !is_same
+        });
+        pages.items += self.items - before;
+        let line = self.start(value);
+        let count = members.iter().find_map(|(name, value)| count(name, value));
+        pages.count = pages.count.max(count.map(|count| (count, line)));
+        let next = members.iter().find_map(|(name, value)| next(name, value));
+        pages.next = next.map(|link| (line, link)).or(pages.next);
+        match self.is_batch {
+            false => self.lists.push(pages),
+            true => {
+                if let Some((line, problem)) = pages.missing() {
+                    self.found.wrong(line, problem);
+                }
+            }
         }
     }
 
@@ -306,6 +372,7 @@ impl<'b> Reader<'_, 'b> {
                 match text(first) {
                     _ if is_empty(first) => self.no_device(value),
                     Some(text) => {
+                        self.items += 1;
                         let line = self.start(first);
                         self.found.add(line, &text);
                     }
@@ -338,6 +405,7 @@ impl<'b> Reader<'_, 'b> {
 
     /// Reports a value, with all its lines.
     fn reject(&mut self, value: &RawValue, problem: Problem) {
+        self.items += 1;
         let line = self.start(value);
         let last = line + value.get().matches('\n').count();
         self.found.broken(Broken {
@@ -397,17 +465,26 @@ fn has_id(value: &Value) -> bool {
     }
 }
 
-/// Whether a member tells that there is another page.
-fn is_next(name: &str, value: &RawValue) -> bool {
+/// The name of the member that tells that there is another page, if this one does.
+fn next(name: &str, value: &RawValue) -> Option<String> {
     let is_link = |name: &str, value: &str| {
         NEXT.contains(&plain(name).as_str()) && !matches!(value, "null" | "\"\"" | "false")
     };
     match parsed_links(name, value) {
-        Some(links) => links
-            .iter()
-            .any(|(name, value)| is_link(name, &value.to_string())),
-        None => is_link(name, value.get()),
+        Some(links) => {
+            let mut links = links.iter();
+            let link = links.find(|(name, value)| is_link(name, &value.to_string()));
+            link.map(|(link, _)| format!("{name}.{link}"))
+        }
+        None => is_link(name, value.get()).then(|| name.to_owned()),
     }
+}
+
+/// How many items the whole list has, if a member tells that: `@odata.count`, a number or a text.
+fn count(name: &str, value: &RawValue) -> Option<u64> {
+    let is_count = plain(name) == "odatacount";
+    let digits = || value.get().trim_matches('"').parse().ok();
+    is_count.then(digits).flatten()
 }
 
 fn parsed_links(name: &str, value: &RawValue) -> Option<serde_json::Map<String, Value>> {

@@ -97,12 +97,19 @@ fn look_for_header<'a>(found: &Found<'_>, text: &'a str) -> Search<'a> {
                     if has_machine_id(record.raw) {
                         return Search::None { first: record.raw };
                     }
-                    return Search::Found(Header {
+                    let header = Header {
                         next: (start + record.raw.len() + 1).min(text.len()),
                         record,
                         delimiter,
                         titles,
-                    });
+                    };
+                    return match header.hidden_row(found) {
+                        Some(line) => {
+                            let broken = header.record.broken(line, Problem::QuotedRows);
+                            Search::Broken(broken)
+                        }
+                        None => Search::Found(header),
+                    };
                 }
                 Some(Err(broken)) => {
                     let cells: Vec<&str> = raw.split(delimiter).collect();
@@ -323,6 +330,15 @@ impl Header<'_> {
     fn is_comment(&self, row: &Record<'_>, at: usize) -> bool {
         let rest = row.fields.iter().skip(1);
         row.fields[0].starts_with('#') && (at == 0 || rest.clone().all(|field| field.is_empty()))
+    }
+
+    /// Where a quotation mark is opened in the header that hides rows, if one does. The name of the
+    /// devices' own column is known, so there is none in it.
+    fn hidden_row(&self, found: &Found<'_>) -> Option<usize> {
+        let at = self.at(found);
+        let mut others = self.record.long.iter().filter(|long| long.index != at);
+        let hides = others.find(|long| self.hides_rows(long, at, found));
+        hides.map(|long| long.line)
     }
 
     /// Whether the text between two quotation marks has rows in it, so that the first mark was not

@@ -444,6 +444,33 @@ fn a_quotation_mark_swallows_no_name() {
         assert_eq!(list.wrong[0].problem, Problem::QuotedRows, "{rows}");
         assert_eq!(list.devices, [], "{rows}");
     }
+    for header in [
+        "Device name,\"Note\nkiosk,\"",
+        "Device name,\"Note\nkiosk,x\nlobby,\"",
+        "Device name,\"Note\nkiosk\nlobby\"",
+        "\"Note\nx,kiosk\ny\",Device name",
+        "Device name,Note,\"Owner\nkiosk,a,b\nlobby,c,\"",
+    ] {
+        let table = format!("{header}\npc-1,x\n");
+        let list = parse(table.as_bytes(), None, Wanted::Names).unwrap();
+        assert_eq!(list.wrong[0].problem, Problem::QuotedRows, "{header}");
+        assert_eq!(list.devices, [], "{header}");
+    }
+    for header in [
+        "\"Device\nname\",Note",
+        "Device name,\"Note\n(of the owner)\"",
+        "Device name,\"Last\nseen\",\"Exposure\nlevel\"",
+        "\"Device\nname\"",
+    ] {
+        let row = "pc-1".to_owned() + &",".repeat(header.matches(',').count());
+        let table = format!("{header}\n{row}\n");
+        let list = parse(table.as_bytes(), None, Wanted::Names).unwrap();
+        assert_eq!(
+            (problems(&list).len(), list.devices.len()),
+            (0, 1),
+            "{header}"
+        );
+    }
     let list = parse(b"Device name\n\"pc-1\npc-2\"\npc-3\n", None, Wanted::Names).unwrap();
     assert_eq!(problems(&list), [(2, (2, 3), Problem::QuotedRows)]);
     assert_eq!(named(&list), ["pc-3"]);
@@ -667,6 +694,94 @@ fn json_is_read_in_every_form_that_apis_and_shells_write() {
 }
 
 #[test]
+fn the_link_to_a_missing_page_is_named() {
+    let one = format!("[{{\"id\":\"{ONE}\"}}]");
+    for (member, name) in [
+        ("\"nextLink\":\"x\"", "nextLink"),
+        ("\"$skipToken\":\"x\"", "$skipToken"),
+        ("\"paging\":{\"a\":1,\"next\":\"x\"}", "paging.next"),
+    ] {
+        let list = ids(&format!("{{{member},\"value\":{one}}}"));
+        assert_eq!(
+            problems(&list),
+            [(1, (1, 1), Problem::NotTheLastPage(name.to_owned()))]
+        );
+        let said = list.wrong[0].to_string();
+        assert!(said.contains(&format!("({name})")), "{said}");
+    }
+}
+
+#[test]
+fn another_list_is_not_the_next_page() {
+    let page = |member: &str, id: &str, more: &str| {
+        format!("{{\"{member}\":[{{\"id\":\"{id}\"}}]{more}}}\n")
+    };
+    let link = ",\"nextLink\":\"x\"";
+    let problem = || Problem::NotTheLastPage("nextLink".to_owned());
+    let other = page("value", ONE, link) + &page("results", TWO, "");
+    assert_eq!(problems(&ids(&other)), [(1, (1, 1), problem())]);
+    let both = page("value", ONE, link) + &page("results", TWO, link);
+    assert_eq!(
+        problems(&ids(&both)),
+        [(1, (1, 1), problem()), (2, (2, 2), problem())]
+    );
+    let mixed = page("value", ONE, link) + &page("results", TWO, "") + &page("Value", THREE, "");
+    assert_eq!(ids(&mixed).wrong, []);
+    let nested = format!("{{\"data\":{}}}", page("value", ONE, link).trim());
+    assert_eq!(problems(&ids(&nested)), [(1, (1, 1), problem())]);
+    assert_eq!(ids(&(nested + &page("value", TWO, ""))).wrong, []);
+}
+
+#[test]
+fn a_list_with_fewer_items_than_it_states_is_reported() {
+    let page = |count: &str, ids: &[&str]| {
+        let items: Vec<_> = ids
+            .iter()
+            .map(|id| format!("{{\"id\":\"{id}\"}}"))
+            .collect();
+        format!("{{{count}\"value\":[{}]}}\n", items.join(","))
+    };
+    let three = "\"@odata.count\":3,";
+    for whole in [
+        page(three, &[ONE, TWO, THREE]),
+        page(three, &[ONE]) + &page(three, &[TWO, THREE]),
+        page(three, &[ONE]) + &page("", &[TWO]) + &page("", &[THREE]),
+        page("\"@odata.count\":\"3\",", &[ONE, ONE, TWO]),
+        page("\"@odata.count\":1,", &[ONE]) + &page("\"@odata.count\":1,", &[TWO]),
+        page("\"@odata.count\":null,", &[ONE]),
+        format!("{{\"@odata.count\":2,\"value\":{}}}", page("", &[ONE, TWO])),
+    ] {
+        assert_eq!(ids(&whole).wrong, [], "{whole}");
+    }
+    let missing = |items| Problem::ItemsMissing { count: 3, items };
+    for (text, items) in [
+        (page(three, &[ONE, TWO]), 2),
+        (page("\"odata.count\":\"3\",", &[]), 0),
+        (page(three, &[ONE]) + &page(three, &[TWO]), 2),
+        (page(three, &[ONE]) + "{\"results\":[{\"id\":\"2\"},7]}", 1),
+        (
+            format!("{{\"@odata.count\":3,\"value\":{}}}", page("", &[ONE, TWO])),
+            2,
+        ),
+        (
+            format!("{{\"responses\":[{{\"body\":{}}}]}}", page(three, &[ONE])),
+            1,
+        ),
+    ] {
+        let wrong = problems(&ids(&text));
+        assert!(
+            wrong.iter().any(|wrong| wrong.2 == missing(items)),
+            "{text}: {wrong:?}"
+        );
+    }
+    let said = ids(&page(three, &[ONE])).wrong[0].to_string();
+    assert_eq!(
+        said,
+        "line 1 states that the list has 3 items (@odata.count), but it has 1"
+    );
+}
+
+#[test]
 fn json_that_loses_devices_is_reported() {
     let one = format!("{{\"id\":\"{ONE}\"}}");
     let cases = [
@@ -684,7 +799,11 @@ fn json_that_loses_devices_is_reported() {
         ),
         (
             format!("{{\"value\":[{one}],\n\"@odata.nextLink\":\"https://x\"}}"),
-            (1, (1, 1), Problem::NotTheLastPage),
+            (
+                1,
+                (1, 1),
+                Problem::NotTheLastPage("@odata.nextLink".to_owned()),
+            ),
         ),
         (
             format!("{{\"id\":\"{ONE}\",\"value\":[\"{TWO}\"]}}"),
@@ -710,11 +829,15 @@ fn json_that_loses_devices_is_reported() {
                 "{{\"responses\":[{{\"id\":\"1\",\"body\":{{\"value\":[{one}],\"@odata.nextLink\":\"x\"}}}},\n\
                  {{\"id\":\"2\",\"body\":{{\"value\":[]}}}}]}}"
             ),
-            (1, (1, 1), Problem::NotTheLastPage),
+            (
+                1,
+                (1, 1),
+                Problem::NotTheLastPage("@odata.nextLink".to_owned()),
+            ),
         ),
         (
             format!("{{\"value\":[{{\"value\":[{one}]}}],\"nextLink\":\"x\"}}"),
-            (1, (1, 1), Problem::NotTheLastPage),
+            (1, (1, 1), Problem::NotTheLastPage("nextLink".to_owned())),
         ),
         (
             "[".repeat(200) + &one + &"]".repeat(200),
@@ -852,16 +975,16 @@ fn a_quotation_mark_in_the_header_is_reported_with_its_line() {
 #[test]
 fn a_next_page_is_seen_in_other_shapes() {
     let page = |link: &str| ids(&format!("{{\"value\":[\"{ONE}\"],{link}}}"));
-    for link in [
-        r#""next":"https://x""#,
-        r#""links":{"next":"https://x"}"#,
-        r#""_links":{"next":{"href":"https://x"}}"#,
-        r#""$skipToken":"x""#,
+    for (link, name) in [
+        (r#""next":"https://x""#, "next"),
+        (r#""links":{"next":"https://x"}"#, "links.next"),
+        (r#""_links":{"next":{"href":"https://x"}}"#, "_links.next"),
+        (r#""$skipToken":"x""#, "$skipToken"),
     ] {
         let list = page(link);
         assert_eq!(
             problems(&list),
-            [(1, (1, 1), Problem::NotTheLastPage)],
+            [(1, (1, 1), Problem::NotTheLastPage(name.to_owned()))],
             "{link}"
         );
     }

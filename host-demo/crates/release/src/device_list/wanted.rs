@@ -234,8 +234,16 @@ pub enum Problem {
     #[error("is nested too deeply")]
     TooDeep,
     /// A page of a list, and not the last one.
-    #[error("has a link to a next page (@odata.nextLink) that is not in the list")]
-    NotTheLastPage,
+    #[error("has a link to a next page ({0}) that is not in the list")]
+    NotTheLastPage(String),
+    /// A list with fewer items than its pages state.
+    #[error("states that the list has {count} items (@odata.count), but it has {items}")]
+    ItemsMissing {
+        /// How many there should be.
+        count: u64,
+        /// How many there are.
+        items: u64,
+    },
 }
 
 impl Problem {

@@ -641,7 +641,7 @@ impl Play {
             }
             if !process.is_closed && self.at >= process.until {
                 process.is_closed = true;
-                process.book.close("it was stopped", now(self.at));
+                process.book.close("it was stopped", None, now(self.at));
                 self.close(&mut process, is_stop, now(self.at));
             }
             let news = self.begin(&mut process, now(self.at));

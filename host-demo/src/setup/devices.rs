@@ -1,0 +1,533 @@
+//! From arguments and lists to the devices that are meant, for every command that does something
+//! with devices.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use host_demo::contract::{Machine, Reason};
+use host_demo::files;
+use host_demo::grant::Operation;
+use host_demo::host::{CallError, Host, Patience};
+use host_demo::id::{DnsName, MachineId};
+use host_demo::input::{self, InputError, Listed, Named, Problem, Wanted};
+use host_demo::names::{self, Stuck, Unclear};
+use serde_json::{Value, json};
+
+use crate::args::{Devices, Output};
+use crate::commands::run;
+use crate::ui::output::{self, Advised};
+use crate::ui::step_progress::Steps;
+
+/// What is to be done with them, in the words for it.
+#[derive(Clone, Copy)]
+pub(crate) struct Verb {
+    pub(crate) plain: &'static str,
+    pub(crate) past: &'static str,
+}
+
+/// A device that is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Device {
+    pub(crate) id: MachineId,
+    /// The name that it was asked for by, if it was.
+    pub(crate) name: Option<String>,
+}
+
+/// What was asked for, before the service is asked which devices that is.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    /// Each once. Where one stands in a list: its line.
+    devices: Vec<(Named, Option<usize>)>,
+    /// What the list is called.
+    list: String,
+    pass_over: bool,
+}
+
+/// Every argument and every line is looked at before anything is sent; what stands there twice is
+/// one device.
+pub(crate) fn asked(args: &Devices, verb: Verb) -> anyhow::Result<Asked> {
+    let past = verb.past;
+    let wanted = match args.by_name {
+        true => Wanted::Names,
+        false => Wanted::Ids,
+    };
+    let mut seen = HashSet::new();
+    let mut devices = Vec::new();
+    let mut wrong = Vec::new();
+    for text in &args.machine_ids {
+        match wanted.read(text) {
+            Ok(device) if seen.insert(device.folded()) => devices.push((device, None)),
+            Ok(device) => note!("host-demo: {device} is named more than once; it is {past} once"),
+            Err(problem) => wrong.push(problem),
+        }
+    }
+    if let Some(first) = wrong.first() {
+        let all: Vec<_> = wrong.iter().map(ToString::to_string).collect();
+        bail!(Advised {
+            what: format!("machine-id: {}. Nothing was sent", all.join("; ")),
+            hint: advice(first).to_owned(),
+        });
+    }
+    let mut list = String::new();
+    if let Some(path) = &args.from {
+        list = called(path);
+        let (listed, mut repeated) = listed(path, &list, args, wanted)?;
+        for Listed { line, device } in listed {
+            if seen.insert(device.folded()) {
+                devices.push((device, Some(line)));
+            } else {
+                repeated += 1;
+            }
+        }
+        match repeated {
+            0 => {}
+            1 => note!("host-demo: 1 line names a device once more; it is {past} once"),
+            _ => note!("host-demo: {repeated} lines name a device once more; each is {past} once"),
+        }
+    }
+    Ok(Asked {
+        devices,
+        list,
+        pass_over: args.skip_invalid,
+    })
+}
+
+/// A file's name, for people.
+fn called(path: &Path) -> String {
+    match path == Path::new("-") {
+        true => "standard input".to_owned(),
+        false => output::clean(&path.display().to_string()),
+    }
+}
+
+/// What is in the list, and how many lines repeat another one, if nothing is wrong with it or what
+/// is wrong may be skipped.
+fn listed(
+    path: &Path,
+    name: &str,
+    args: &Devices,
+    wanted: Wanted,
+) -> anyhow::Result<(Vec<Listed>, usize)> {
+    /// A million lines of a wide table.
+    const MAX: u64 = 512 << 20;
+    /// So many problems are shown.
+    const SHOWN: usize = 5;
+
+    let file = match path == Path::new("-") {
+        true => Path::new("/dev/stdin"),
+        false => path,
+    };
+    let contents = files::read(file, MAX).with_context(|| format!("{name} can't be read"))?;
+    let list = input::parse(&contents.bytes, args.column.as_deref(), wanted);
+    let list = list.map_err(|error| unreadable(name, &error, wanted))?;
+    match (list.titles.first(), list.titles.last()) {
+        (Some(first), Some(last)) if first == last => {
+            note!("host-demo: {name}, line {first} is above the header and was skipped");
+        }
+        (Some(first), Some(last)) => {
+            note!(
+                "host-demo: {name}, lines {first} to {last} are above the header and were skipped"
+            );
+        }
+        _ => {}
+    }
+    let Some(first) = list.wrong.first() else {
+        return Ok((list.devices, list.repeated));
+    };
+    let count = list.wrong.len();
+    if count == 1 && !args.skip_invalid {
+        bail!(Advised {
+            what: format!("{name}, {first}. Nothing was sent"),
+            hint: format!("{}, or skip it with --skip-invalid", advice(&first.problem)),
+        });
+    }
+    for wrong in list.wrong.iter().take(SHOWN) {
+        note!("host-demo: {name}, {}", output::clean(&wrong.to_string()));
+    }
+    if count > SHOWN {
+        note!("host-demo: and {}", problems(count - SHOWN, " more"));
+    }
+    let problems = problems(count, "");
+    if !args.skip_invalid {
+        bail!(Advised {
+            what: format!("{name} has {problems} (the first: {first}). Nothing was sent"),
+            hint: format!(
+                "{}, or skip them with --skip-invalid",
+                advice(&first.problem)
+            ),
+        });
+    }
+    if list.devices.is_empty() {
+        bail!("{name} has {problems}, and no device besides. Nothing was sent");
+    }
+    note!("host-demo: {problems} skipped");
+    Ok((list.devices, list.repeated))
+}
+
+fn problems(count: usize, more: &str) -> String {
+    match count {
+        1 => format!("1{more} problem"),
+        _ => format!("{count}{more} problems"),
+    }
+}
+
+fn unreadable(name: &str, error: &InputError, wanted: Wanted) -> anyhow::Error {
+    let hint = match (error, wanted) {
+        (InputError::NotAList { .. }, _) => return anyhow::anyhow!("{name} {error}"),
+        (InputError::Empty, _) => "a list has one id a line, a table with a header, or JSON",
+        (InputError::NoColumn { .. }, Wanted::Names) => {
+            "name the column that has the names with --column"
+        }
+        (InputError::NoColumn { .. }, Wanted::Ids) => {
+            "name the column that has the ids with --column, or add --by-name to use names"
+        }
+        (InputError::SameColumns { .. }, _) => {
+            "rename one of them, or name another column with --column"
+        }
+        (InputError::NoHeader, _) => "add a header, or leave only the ids, one a line",
+    };
+    anyhow::Error::from(Advised {
+        what: format!("{name} {error}"),
+        hint: hint.to_owned(),
+    })
+}
+
+/// What to do about a line, or a text.
+fn advice(problem: &Problem) -> &'static str {
+    match problem {
+        Problem::Guid(_) => {
+            "give the machine id (\"Device ID\" in the portal's export), or the name with --by-name"
+        }
+        Problem::Name(_) => "if these are names of devices, add --by-name",
+        Problem::Address(_) => "copy the address of the device's page from the portal, or its id",
+        Problem::Number(_) => "export the list again, and import the column into the sheet as text",
+        Problem::Encoding(_) => "save the list as UTF-8",
+        Problem::Fields { .. } | Problem::NoRowFits(_) => {
+            "put fields that have a separator in quotation marks, and give each row every field"
+        }
+        Problem::OpenQuote | Problem::QuotedRows | Problem::AfterQuote | Problem::StrayQuote => {
+            "remove the quotation mark, or close it and double those inside"
+        }
+        Problem::NotTheLastPage => "add the next page to the list",
+        Problem::AboveHeader { .. } => "remove the lines above the header",
+        Problem::OtherHeader => "pass the two tables one after the other",
+        Problem::CutOff => "get the list again: its end is missing",
+        Problem::Digits { .. }
+        | Problem::NoId(_)
+        | Problem::NoName(_)
+        | Problem::Hidden { .. }
+        | Problem::Empty { .. }
+        | Problem::Nul
+        | Problem::Json(_)
+        | Problem::Twice(_)
+        | Problem::Different(..)
+        | Problem::SeveralLists
+        | Problem::TooDeep => "correct it",
+    }
+}
+
+/// Whether so many are meant.
+pub(crate) fn confirmed(
+    confirm_above: usize,
+    yes: bool,
+    many: usize,
+    what: &str,
+    verb: Verb,
+) -> anyhow::Result<()> {
+    if yes || many <= confirm_above {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        bail!(
+            "{many} {what} are more than {confirm_above}, and there is nobody to ask: --yes goes on \
+             all the same, and --confirm-above sets another number"
+        );
+    }
+    let mut question = format!("{} {many} {what}? [y/N] ", verb.plain);
+    question[..1].make_ascii_uppercase();
+    let _ = write!(std::io::stderr(), "{question}");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => bail!("nothing was sent"),
+    }
+}
+
+impl Asked {
+    /// How many devices that is, at most.
+    pub(crate) fn len(&self) -> usize {
+        self.devices.len()
+    }
+
+    /// The devices. Names are looked for first, all of them; what leads to no device, or may lead
+    /// to several, is reported, and nothing is begun unless it may be skipped.
+    ///
+    /// Where it is stopped meanwhile, the error is [`CallError::Stopped`].
+    pub(crate) async fn devices(
+        self,
+        host: &Host,
+        verb: Verb,
+        patience: Patience,
+        format: Output,
+    ) -> anyhow::Result<Vec<Device>> {
+        let name = |(device, _): &(Named, _)| match device {
+            Named::Name(name) => Some(name.clone()),
+            Named::Id(_) => None,
+        };
+        let names: Vec<DnsName> = self.devices.iter().filter_map(name).collect();
+        let found = match names.is_empty() {
+            true => Vec::new(),
+            false => find(host, names, patience, format).await?,
+        };
+        let (devices, unclear) = together(self.devices, found, |id, name, before| {
+            note!(
+                "host-demo: {name} is {id}, as {before} is; it is {} once",
+                verb.past
+            );
+        });
+        for (name, line, why) in &unclear {
+            tell(
+                name,
+                line.map(|line| (self.list.as_str(), line)),
+                why,
+                format,
+            );
+        }
+        match (unclear.first(), self.pass_over) {
+            (None, _) => Ok(devices),
+            (Some(_), true) if devices.is_empty() => bail!("no name leads to a device"),
+            (Some(_), true) => {
+                let count = unclear.len();
+                note!(
+                    "host-demo: {count} {} skipped",
+                    if count == 1 { "name" } else { "names" }
+                );
+                Ok(devices)
+            }
+            (Some((name, _, why)), false) => bail!(Advised {
+                what: format!(
+                    "{} no device or several (the first: {name}: {why}). Nothing was {}",
+                    match unclear.len() {
+                        1 => "1 name matches".to_owned(),
+                        count => format!("{count} names match"),
+                    },
+                    verb.past
+                ),
+                hint: "name these devices by their ids, or skip them with --skip-invalid"
+                    .to_owned(),
+            }),
+        }
+    }
+}
+
+/// A name without a device, its line, and why.
+type Missed = (DnsName, Option<usize>, Unclear);
+
+/// What was asked for, with what was found of the names among it, in their order. Those that turn
+/// out to be one device are told of.
+fn together(
+    asked: Vec<(Named, Option<usize>)>,
+    found: Vec<Result<MachineId, Unclear>>,
+    mut on_same: impl FnMut(&MachineId, &Named, &Named),
+) -> (Vec<Device>, Vec<Missed>) {
+    let mut found = found.into_iter();
+    let mut first: HashMap<MachineId, Named> = HashMap::new();
+    let (mut devices, mut missed) = (Vec::new(), Vec::new());
+    for (device, line) in asked {
+        let (id, name) = match &device {
+            Named::Id(id) => (id.clone(), None),
+            Named::Name(name) => match found.next() {
+                Some(Ok(id)) => (id, Some(name.to_string())),
+                Some(Err(why)) => {
+                    missed.push((name.clone(), line, why));
+                    continue;
+                }
+                None => break,
+            },
+        };
+        match first.get(&id) {
+            Some(before) => on_same(&id, &device, before),
+            None => {
+                first.insert(id.clone(), device);
+                devices.push(Device { id, name });
+            }
+        }
+    }
+    (devices, missed)
+}
+
+/// Asks the service for these names, and shows how far that is.
+async fn find(
+    host: &Host,
+    names: Vec<DnsName>,
+    patience: Patience,
+    format: Output,
+) -> anyhow::Result<Vec<Result<MachineId, Unclear>>> {
+    let count = names.len();
+    let most = names::most_calls(&names);
+    let searches = match most == count {
+        true => "searches",
+        false => "searches at most",
+    };
+    let stop = patience.stop.clone();
+    let steps = Steps::new(host, count, "names looked for", format);
+    let waits = Arc::clone(steps.waits());
+    let foretold = run::foretell(host, Operation::FindMachines, most, searches);
+    tokio::select! {
+        _ = waits.watch(foretold) => {}
+        () = crate::setup::interrupt::pressed(stop) => return Err(CallError::Stopped.into()),
+    }
+    let patience = Patience {
+        on_wait: Some(waits.on_wait()),
+        ..patience
+    };
+    let shown = Arc::clone(&steps);
+    let on_answer = move |name: &DnsName| shown.done(name.as_str());
+    let found = waits
+        .watch(names::find(host, names, patience, on_answer))
+        .await;
+    steps.end();
+    found.map_err(explained)
+}
+
+/// What keeps names from being looked for, and what to do about it.
+fn explained(stuck: Stuck) -> anyhow::Error {
+    let Stuck { name, error } = stuck;
+    if error == CallError::Stopped {
+        return error.into();
+    }
+    let what = match error.reason() {
+        Some(Reason::Forbidden(_)) => {
+            format!("cannot look for {name}; devices can also be named by their ids")
+        }
+        _ => format!("looking for {name}"),
+    };
+    anyhow::Error::from(error).context(what)
+}
+
+/// Says why a name is no device, and which it may be.
+fn tell(name: &DnsName, place: Option<(&str, usize)>, why: &Unclear, format: Output) {
+    let at = place.map_or(String::new(), |(list, line)| {
+        format!("{list}, line {line}: ")
+    });
+    let said = output::clean(&why.to_string());
+    note!("host-demo: {at}{name}: {said}");
+    for machine in why.candidates() {
+        note!("  {}", candidate(machine));
+    }
+    if format == Output::Json {
+        let candidates = why.candidates().iter().map(candidate_json);
+        output::json_line(&json!({
+            "type": "name",
+            "name": name.as_str(),
+            "line": place.map(|(_, line)| line),
+            "problem": why.name(),
+            "candidates": candidates.collect::<Vec<_>>(),
+            "error": { "message": why.to_string(), "advice": null },
+        }));
+    }
+}
+
+/// A device in one line, by what it is told from others.
+fn candidate(machine: &Machine) -> String {
+    let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "?".to_owned());
+    let mut line = format!(
+        "{}  {:<8}  {:<9}  last seen {}  {}",
+        machine.id,
+        known(&machine.health_status),
+        known(&machine.onboarding_status),
+        known(&machine.last_seen),
+        known(&machine.os_platform),
+    );
+    if let Some(into) = &machine.merged_into_machine_id {
+        line += &format!("  merged into {into}");
+    }
+    output::clean(&line)
+}
+
+fn candidate_json(machine: &Machine) -> Value {
+    json!({
+        "machine_id": machine.id,
+        "health_status": machine.health_status,
+        "onboarding_status": machine.onboarding_status,
+        "last_seen": machine.last_seen,
+        "os_platform": machine.os_platform,
+        "merged_into_machine_id": machine.merged_into_machine_id,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id(n: usize) -> MachineId {
+        format!("{n:040x}").parse().unwrap()
+    }
+
+    fn device(n: usize, name: Option<&str>) -> Device {
+        Device {
+            id: id(n),
+            name: name.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn names_and_ids_come_together_in_their_order_and_one_device_comes_once() {
+        let name = |name: &str| Named::Name(name.parse().unwrap());
+        let asked = vec![
+            (name("pc-1"), None),
+            (Named::Id(id(2)), None),
+            (name("pc-2"), Some(1)),
+            (name("gone"), Some(2)),
+            (name("pc-1.contoso.com"), Some(3)),
+            (Named::Id(id(3)), Some(4)),
+        ];
+        let found = vec![Ok(id(1)), Ok(id(2)), Err(Unclear::Nobody), Ok(id(1))];
+        let mut same = Vec::new();
+        let (devices, missed) = together(asked, found, |id, name, before| {
+            same.push((id.clone(), name.to_string(), before.to_string()));
+        });
+        let expected = [device(1, Some("pc-1")), device(2, None), device(3, None)];
+        assert_eq!(devices, expected);
+        let gone = "gone".parse().unwrap();
+        assert_eq!(missed, [(gone, Some(2), Unclear::Nobody)]);
+        assert_eq!(
+            same,
+            [
+                (id(2), "pc-2".to_owned(), id(2).to_string()),
+                (id(1), "pc-1.contoso.com".to_owned(), "pc-1".to_owned()),
+            ]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn every_name_and_every_id_is_a_device_the_same_as_another_or_missed(
+            asked in proptest::collection::vec((any::<bool>(), proptest::option::of(0..4_usize)), 0..12),
+        ) {
+            let mut found = Vec::new();
+            let asked: Vec<(Named, Option<usize>)> = asked
+                .into_iter()
+                .enumerate()
+                .map(|(n, (by_name, is))| match (by_name, is) {
+                    (false, is) => (Named::Id(id(is.unwrap_or(9))), Some(n)),
+                    (true, is) => {
+                        found.push(is.map(id).ok_or(Unclear::Nobody));
+                        (Named::Name(format!("pc-{n}").parse().unwrap()), Some(n))
+                    }
+                })
+                .collect();
+            let (all, mut same) = (asked.len(), 0);
+            let (devices, missed) = together(asked, found, |_, _, _| same += 1);
+            prop_assert_eq!(devices.len() + missed.len() + same, all);
+            let once: HashSet<_> = devices.iter().map(|device| &device.id).collect();
+            prop_assert_eq!(once.len(), devices.len());
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! How the actions of many devices are read, and how what they say is put.
+
+use std::sync::Arc;
+
+use host_demo::contract::MachineActionFilter;
+use host_demo::history::{Step, When};
+use host_demo::host::{CallError, Host, Patience};
+use host_demo::kind::Kind;
+use host_demo::survey::{self, Bounds, Survey};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::ui::waits::Waits;
+
+/// Restrictions and releases.
+pub(crate) fn filter() -> MachineActionFilter {
+    MachineActionFilter {
+        types: [Kind::Restrict, Kind::Release]
+            .map(Kind::action_type)
+            .to_vec(),
+        ..MachineActionFilter::everything()
+    }
+}
+
+/// Reads them, and reports what it waits for.
+pub(crate) async fn take(
+    host: &Host,
+    filter: &MachineActionFilter,
+    bounds: Bounds,
+    waits: &Arc<Waits>,
+) -> Result<Survey, CallError> {
+    let reading = survey::survey(host, filter, bounds, patience(waits));
+    waits.watch(reading).await
+}
+
+/// As long as it takes, and not in silence.
+pub(crate) fn patience(waits: &Arc<Waits>) -> Patience {
+    Patience {
+        on_wait: Some(waits.on_wait()),
+        ..Patience::default()
+    }
+}
+
+/// What is missing from a picture that is cut.
+pub(crate) fn cut(oldest: Option<Timestamp>, newest: Option<Timestamp>) -> String {
+    let reach = match (oldest, newest) {
+        (Some(oldest), Some(newest)) => format!(
+            ": it has actions that were created from {} to {}",
+            time(oldest),
+            time(newest)
+        ),
+        _ => String::new(),
+    };
+    format!("the picture is cut, and devices may be missing or out of date{reach}")
+}
+
+/// So many of something.
+pub(crate) fn counted(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
+/// Who asked for a step and why, for people.
+pub(crate) fn asked(step: &Step) -> String {
+    let by = step.requestor.as_deref().unwrap_or("somebody unknown");
+    let comment = step.comment.as_deref().unwrap_or("no comment");
+    format!("by {by}: {comment}")
+}
+
+/// A time, for people.
+pub(crate) fn time(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// A time as it is known, for people.
+pub(crate) fn when(when: Option<&When>) -> String {
+    match when {
+        Some(When::At(at)) => time(*at),
+        Some(When::Unread(text)) => format!("{text:?}"),
+        None => "at an unknown time".to_owned(),
+    }
+}
+
+/// When it was done: the same, with its creation where nothing better is known.
+pub(crate) fn done(step: &Step) -> Option<&When> {
+    step.updated.as_ref().or(step.created.as_ref())
+}
+
+/// What is under way, for people.
+pub(crate) fn pending(steps: &[Step]) -> String {
+    let one = |step: &Step| {
+        let (kind, status) = (step.kind.noun(), step.status.as_str());
+        format!("{kind} {} {status}", step.id)
+    };
+    let all: Vec<_> = steps.iter().map(one).collect();
+    all.join("; ")
+}
+
+/// A step, for programs.
+pub(crate) fn step_json(step: &Step) -> Value {
+    let when = |when: &Option<When>| when.as_ref().map(When::to_string);
+    json!({
+        "id": step.id,
+        "type": step.kind.action_type().as_str(),
+        "status": step.status.as_str(),
+        "requestor": step.requestor,
+        "comment": step.comment,
+        "created": when(&step.created),
+        "updated": when(&step.updated),
+    })
+}

@@ -1,0 +1,15 @@
+//! What people and programs see: text and JSON, progress, questions, hints and suggested commands.
+
+/// Tells people something, on standard error. Unlike `eprintln!` it does not panic where nobody can
+/// be told: the work goes on.
+macro_rules! note {
+    ($($text:tt)*) => { $crate::ui::output::note(&format!($($text)*)) };
+}
+
+pub(crate) mod action_text;
+pub(crate) mod hint;
+pub(crate) mod output;
+pub(crate) mod progress;
+pub(crate) mod step_progress;
+pub(crate) mod suggest;
+pub(crate) mod waits;

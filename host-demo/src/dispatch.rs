@@ -11,7 +11,7 @@ use crate::commands::{
 };
 use crate::exit::Exit;
 use crate::setup::interrupt;
-use crate::ui::{output, suggest};
+use crate::ui::{error_text, output, suggest};
 
 /// Reads the arguments, runs the command, and reports what kept it from running.
 pub(crate) fn run() -> Exit {
@@ -30,7 +30,7 @@ pub(crate) fn run() -> Exit {
                 true => args::Output::Json,
                 false => args::Output::Text,
             };
-            return match output::misused(format, &error) {
+            return match error_text::misused(format, &error) {
                 true => Exit::CouldNotRun,
                 false => Exit::Done,
             };
@@ -47,7 +47,7 @@ pub(crate) fn run() -> Exit {
             .and_then(|runtime| runtime.block_on(dispatch(command, format))),
     };
     let exit = result.unwrap_or_else(|error| {
-        output::could_not_run(format, &error);
+        error_text::could_not_run(format, &error);
         match error.downcast_ref() {
             Some(CallError::Stopped) => Exit::Interrupted,
             _ => Exit::CouldNotRun,
@@ -80,10 +80,7 @@ async fn dispatch(command: Command, format: args::Output) -> anyhow::Result<Exit
         Command::Report(args) => report::run(&args, format),
         Command::Audit {
             command: args::Audit::Verify(args),
-        } => {
-            let is_named = args.file.is_some() || args.key.is_some();
-            audit::verify(&config::verify(args)?, is_named, format)
-        }
+        } => audit::run(args, format),
         Command::Gateway(args) => gateway::run(*args, format).await,
         Command::Mock(args) => mock::run(args, format).await,
         Command::Demo => interrupt::stoppable(demo::run()).await,

@@ -1,85 +1,33 @@
-//! The record of what was done: where it is kept, and `host-demo audit verify`.
+//! `host-demo audit verify`
 
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use etcetera::BaseStrategy as _;
-use host_demo::audit::{self, Audit, AuditError, Key, OpenCall, VerifyError, Who};
-use host_demo::host::Host;
+use host_demo::audit::{self, Key, OpenCall, VerifyError};
 use host_demo::journal::Runs;
 use serde_json::{Value, json};
 
-use crate::args::{Connection, Output, Verify};
+use crate::args::{Output, Verify};
 use crate::exit::Exit;
-use crate::setup::host;
+use crate::setup::{paths, settings};
 use crate::ui::output;
 
-/// Where the calls of this run are recorded. Without it there is no run.
-pub(crate) fn open(args: &Connection) -> anyhow::Result<Arc<Audit>> {
-    let path = file(args)?;
-    let key = match &args.audit_key {
-        Some(path) => path.clone(),
-        None => private(key_folder()?)?.join(KEY),
-    };
-    let audit = Audit::open(&path, &key, who(args))
-        .context("without a record of what is done, nothing is")?;
-    if path.metadata()?.mode() & 0o020 != 0 {
-        let shown = output::clean(&path.display().to_string());
-        note!("host-demo: the group of {shown} can change it; close it: chmod 600 {shown}");
-    }
-    Ok(Arc::new(audit))
+/// Verifies the log that the arguments or the configuration name.
+pub(crate) fn run(args: Verify, format: Output) -> anyhow::Result<Exit> {
+    let is_named = args.file.is_some() || args.key.is_some();
+    verify(&settings::verify(args)?, is_named, format)
 }
-
-/// The file of the record.
-pub(crate) fn file(args: &Connection) -> anyhow::Result<PathBuf> {
-    match &args.audit {
-        Some(path) => Ok(path.clone()),
-        None => Ok(private(folder()?)?.join(RECORD)),
-    }
-}
-
-pub(crate) fn private(folder: PathBuf) -> anyhow::Result<PathBuf> {
-    host::make_private(&folder)
-        .with_context(|| format!("the folder {} can't be used", folder.display()))?;
-    Ok(folder)
-}
-
-/// Why what was done is not on record, if it is not after a last attempt. What was done is not
-/// affected.
-pub(crate) async fn missing(host: &Host) -> Option<AuditError> {
-    missing_of(host.audit()).await
-}
-
-/// The same, of a record.
-pub(crate) async fn missing_of(audit: Option<&Arc<Audit>>) -> Option<AuditError> {
-    let audit = audit?;
-    audit.catch_up().await;
-    let error = audit.unwritten()?;
-    let text = format!("{NOT_RECORDED}: {error}; {KEEP_THIS}");
-    note!("host-demo: {}", output::clean(&text));
-    Some(error)
-}
-
-/// The same, for programs.
-pub(crate) fn missing_json(error: &AuditError) -> Value {
-    json!({ "message": format!("{NOT_RECORDED}: {error}"), "advice": KEEP_THIS })
-}
-
-const NOT_RECORDED: &str = "what came of a call is not recorded";
-const KEEP_THIS: &str = "keep what is printed here in its place";
 
 /// `is_named`: the command line names the log or its key, so both have to be there.
-pub(crate) fn verify(args: &Verify, is_named: bool, format: Output) -> anyhow::Result<Exit> {
+fn verify(args: &Verify, is_named: bool, format: Output) -> anyhow::Result<Exit> {
     let path = match &args.file {
         Some(path) => path.clone(),
-        None => folder()?.join(RECORD),
+        None => paths::usual_audit_log()?,
     };
     let key = match &args.key {
         Some(path) => path.clone(),
-        None => key_folder()?.join(KEY),
+        None => paths::usual_audit_key()?,
     };
     let shown = output::clean(&path.display().to_string());
     if is_absent(&path) && !is_named {
@@ -161,7 +109,7 @@ fn is_absent(path: &Path) -> bool {
 
 /// A run whose journal says that its calls are recorded in this file. Reading makes no folder.
 fn recorded_run(path: &Path) -> Option<String> {
-    let runs = Runs::new(folder().ok()?.join("runs"));
+    let runs = Runs::new(paths::state_folder().ok()?.join("runs"));
     let path = path.display().to_string();
     let names = runs.names().ok()?;
     names.into_iter().find(|name| {
@@ -225,35 +173,4 @@ fn open_json(call: &OpenCall) -> Value {
         "machine": call.machine,
         "action": call.action,
     })
-}
-
-const RECORD: &str = "audit.jsonl";
-const KEY: &str = "audit.key";
-
-pub(crate) fn folder() -> anyhow::Result<PathBuf> {
-    let strategy = etcetera::choose_base_strategy().context("there is no home directory")?;
-    let state = strategy.state_dir().unwrap_or_else(|| strategy.data_dir());
-    Ok(state.join("host-demo"))
-}
-
-/// Where the record and its key are, where nobody says.
-pub(crate) fn usual_files() -> anyhow::Result<[PathBuf; 2]> {
-    Ok([folder()?.join(RECORD), key_folder()?.join(KEY)])
-}
-
-/// Apart from the record: who copies or backs up the one does not take the other along.
-fn key_folder() -> anyhow::Result<PathBuf> {
-    let strategy = etcetera::choose_base_strategy().context("there is no home directory")?;
-    Ok(strategy.data_dir().join("host-demo/keys"))
-}
-
-fn who(args: &Connection) -> Who {
-    Who {
-        user: whoami::username().unwrap_or_default(),
-        uid: rustix::process::getuid().as_raw(),
-        host: whoami::hostname().unwrap_or_default(),
-        process: std::process::id(),
-        ticket: args.ticket.clone(),
-        run: args.run.clone(),
-    }
 }

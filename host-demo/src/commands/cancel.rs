@@ -13,13 +13,12 @@ use host_demo::id::{ActionId, IdError};
 use serde_json::{Value, json};
 
 use crate::args::{Cancel, Output};
-use crate::commands::{audit, run};
 use crate::exit::Exit;
-use crate::setup::devices::{self, Verb};
-use crate::setup::host;
 use crate::setup::interrupt::Interrupt;
+use crate::setup::{forecast, host, policy};
+use crate::ui::confirm::{self, Verb};
 use crate::ui::step_progress::Steps;
-use crate::ui::{output, suggest};
+use crate::ui::{error_text, output, suggest, unrecorded};
 
 const CANCEL: Verb = Verb {
     plain: "cancel",
@@ -28,15 +27,15 @@ const CANCEL: Verb = Verb {
 
 pub(crate) async fn run(args: Cancel, format: Output) -> anyhow::Result<Exit> {
     let ids = actions(&args.action_ids)?;
-    devices::confirmed(args.confirm_above, args.yes, ids.len(), "actions", CANCEL)?;
+    confirm::confirmed(args.confirm_above, args.yes, ids.len(), "actions", CANCEL)?;
     let host = host::host(&args.connection)?;
-    granted(&host, Operation::CancelMachineAction, "cancelling")?;
+    policy::granted(&host, Operation::CancelMachineAction, "cancelling")?;
 
     let interrupt = Interrupt::finishes();
     let steps = Steps::new(&host, ids.len(), "actions dealt with", format);
     let waits = Arc::clone(steps.waits());
     let operation = Operation::CancelMachineAction;
-    let foretold = run::foretell(&host, operation, ids.len(), "cancellations");
+    let foretold = forecast::foretell(&host, operation, ids.len(), "cancellations");
     interrupt.unless_pressed(waits.watch(foretold)).await;
     let shown = Arc::clone(&steps);
     let patience = Patience {
@@ -48,7 +47,7 @@ pub(crate) async fn run(args: Cancel, format: Output) -> anyhow::Result<Exit> {
     let cancelling = cancel::cancel(&host, ids.clone(), &args.comment, patience, on_outcome);
     let outcomes = waits.watch(cancelling).await;
     steps.end();
-    let missing = audit::missing(&host).await;
+    let missing = unrecorded::missing(&host).await;
 
     for (id, outcome) in ids.iter().zip(&outcomes) {
         match format {
@@ -87,25 +86,6 @@ fn actions(texts: &[String]) -> anyhow::Result<Vec<ActionId>> {
     Ok(ids)
 }
 
-/// Whether the configuration allows it. If not: what to write there, which is all that is allowed
-/// now and this besides.
-pub(crate) fn granted(host: &Host, operation: Operation, what: &str) -> anyhow::Result<()> {
-    let policy = host.policy();
-    let Err(denial) = policy.allows(operation) else {
-        return Ok(());
-    };
-    let routes = policy.routes().iter().copied().chain(denial.rule());
-    let allow: Vec<String> = routes
-        .map(|route| format!("{:?}", route.to_string()))
-        .collect();
-    bail!(
-        "the configuration does not allow {what}. This line in its [policy] would (`{}` names \
-         the file): allow = [{}]. Nothing was sent",
-        suggest::command(&["config", "show"]),
-        allow.join(", ")
-    )
-}
-
 fn exit(outcomes: &[Outcome]) -> Exit {
     let all = |name| outcomes.iter().all(|outcome| outcome.name() == name);
     let is_open =
@@ -128,7 +108,7 @@ fn action_json(host: &Host, id: &ActionId, outcome: &Outcome) -> Value {
         "outcome": outcome.name(),
         "action": outcome.action().map(MachineAction::to_json),
         "recorded": host.audit().is_none_or(|audit| audit.has_all_of(id.as_str())),
-        "error": outcome.error().map(output::error_json),
+        "error": outcome.error().map(error_text::error_json),
     })
 }
 
@@ -144,7 +124,7 @@ fn summary_json(outcomes: &[Outcome], missing: Option<&AuditError>) -> Value {
         "unknown": count("unknown"),
         "not_run": count("not-run"),
         "recorded": missing.is_none(),
-        "error": missing.map(audit::missing_json),
+        "error": missing.map(unrecorded::missing_json),
     })
 }
 
@@ -175,10 +155,10 @@ fn detail(id: &ActionId, outcome: &Outcome) -> String {
             suggest::command(&["status", id.as_str()])
         ),
         Outcome::EndedBefore(a) => format!("{} is {}", action(a), status(a)),
-        Outcome::Refused(error, seen) => format!("{}{}", output::explain(error), stands(seen)),
+        Outcome::Refused(error, seen) => format!("{}{}", error_text::explain(error), stands(seen)),
         Outcome::Unknown(error, seen) => format!(
             "{}{}; cancelling again does no harm",
-            output::explain(error).trim_end_matches('.'),
+            error_text::explain(error).trim_end_matches('.'),
             stands(seen)
         ),
         Outcome::NotRun(_) => "nothing was sent".to_owned(),
@@ -215,7 +195,7 @@ fn summarise(outcomes: &[Outcome]) {
     // What kept one from being tried kept the others too, and is said once.
     let why = outcomes.iter().find_map(|outcome| match outcome {
         Outcome::NotRun(CallError::Stopped) => None,
-        Outcome::NotRun(error) => Some(output::explain(error)),
+        Outcome::NotRun(error) => Some(error_text::explain(error)),
         _ => None,
     });
     if let Some(why) = why {

@@ -8,14 +8,13 @@ use host_demo::identity::IdentityError;
 use serde_json::{Value, json};
 
 use crate::args::{self, Output};
-use crate::commands::config;
 use crate::exit::Exit;
-use crate::setup::host;
+use crate::setup::{host, read_actions, settings};
 use crate::ui::waits::Waits;
-use crate::ui::{action_text, hint, output};
+use crate::ui::{hint, output};
 
 pub(crate) async fn run(args: args::Check, format: Output) -> anyhow::Result<Exit> {
-    let (mut connection, settings) = config::settle(&args.connection)?;
+    let (mut connection, settings) = settings::settle(&args.connection)?;
     let tape = Tape::new();
     connection.tape = args.pilot.is_some().then(|| tape.clone());
     let (host, service) = host::settled(&connection, &settings)?;
@@ -28,7 +27,7 @@ pub(crate) async fn run(args: args::Check, format: Output) -> anyhow::Result<Exi
         proxy: connection.proxy.clone(),
     };
     let waits = Waits::new(&host, format);
-    let patience = action_text::patience(&waits);
+    let patience = read_actions::patience(&waits);
     let facts = waits
         .watch(check::look(&host, &service, way, &patience))
         .await;

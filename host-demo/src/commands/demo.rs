@@ -20,8 +20,9 @@ use tokio::sync::watch;
 
 use crate::args;
 use crate::exit::Exit;
-use crate::setup::host;
+use crate::setup::plugin;
 use crate::ui::output::{clean, line};
+use crate::ui::run_text;
 
 /// How many times as fast time runs in the story: a minute takes three seconds.
 const SCALE: u32 = 20;
@@ -55,7 +56,7 @@ pub(crate) async fn run() -> anyhow::Result<Exit> {
     step(
         "The plugin is a WebAssembly component. It gets no clock, no file, no socket and no secret:",
     );
-    let plugin = host::load(&args::Plugin::default())?;
+    let plugin = plugin::load(&args::Plugin::default())?;
     let about = plugin.about();
     line(&format!(
         "    {} bytes, sha256 {}…",
@@ -209,7 +210,7 @@ async fn many(host: &Host, mock: &Mock, ids: &[String]) -> anyhow::Result<()> {
     let finished = told?;
 
     let outcomes: Vec<Outcome> = finished.outcomes().collect();
-    for (outcome, count) in crate::commands::run::by_outcome(&outcomes) {
+    for (outcome, count) in run_text::by_outcome(&outcomes) {
         line(&format!("    {count:>4}  {}", outcome.name(Kind::Release)));
     }
     let count = |outcome| outcomes.iter().filter(|o| **o == outcome).count();

@@ -7,15 +7,16 @@ use host_demo::history::{Device, History, Standing, Step};
 use host_demo::host::{CallError, Host};
 use host_demo::id::MachineId;
 use host_demo::kind::Kind;
+use host_demo::report::roughly;
 use host_demo::survey::{Bounds, Survey};
 use serde_json::{Value, json};
 
 use crate::args::Output;
-use crate::commands::{audit, quota};
 use crate::exit::Exit;
+use crate::setup::{forecast, read_actions};
 use crate::ui::action_text::{self, asked, counted, done, step_json, when};
-use crate::ui::output;
 use crate::ui::waits::Waits;
+use crate::ui::{output, quota_text, unrecorded};
 
 /// Up to so many devices are asked for one by one: that shows all that ever was of each. More of
 /// them are looked for among the actions of all devices, which costs no read for each.
@@ -86,7 +87,7 @@ pub(crate) async fn run(
     format: Output,
 ) -> anyhow::Result<Exit> {
     let read = read(host, ids, &Waits::new(host, format)).await;
-    let missing = audit::missing(host).await;
+    let missing = unrecorded::missing(host).await;
     let survey = read?;
     let history = History::of(&survey.actions);
     let previews: Vec<_> = ids
@@ -103,7 +104,7 @@ pub(crate) async fn run(
         (*quota, left)
     });
     let quotas: Vec<_> = quotas.collect();
-    let forecast = host.forecast(operation, calls, quota::ANSWER).await?;
+    let forecast = host.forecast(operation, calls, forecast::ANSWER).await?;
 
     match format {
         Output::Json => {
@@ -126,7 +127,7 @@ pub(crate) async fn run(
                     "seconds": forecast.map(|time| time.as_secs_f64().ceil()),
                 },
                 "recorded": missing.is_none(),
-                "error": missing.as_ref().map(audit::missing_json),
+                "error": missing.as_ref().map(unrecorded::missing_json),
             }));
         }
         Output::Text => {
@@ -138,11 +139,15 @@ pub(crate) async fn run(
             let devices = counted(ids.len(), "device", "devices");
             output::line(&format!("{devices}: {}", counts.join(", ")));
             let left = quotas.iter().map(|(quota, left)| {
-                format!("{left} of {} ({})", quota.calls, quota::window(quota.per))
+                format!(
+                    "{left} of {} ({})",
+                    quota.calls,
+                    quota_text::window(quota.per)
+                )
             });
             let left: Vec<_> = left.collect();
             let time = match forecast {
-                Some(time) => format!("can be sent within {}", quota::roughly(time)),
+                Some(time) => format!("can be sent within {}", roughly(time)),
                 None => "can never be sent".to_owned(),
             };
             let calls = counted(calls, "call", "calls");
@@ -172,7 +177,7 @@ async fn read(host: &Host, ids: &[String], waits: &Arc<Waits>) -> Result<Survey,
     let bounds = Bounds::default();
     let (first, others) = match ids {
         [first, others @ ..] if ids.len() <= FEW => (first, others),
-        _ => return action_text::take(host, &action_text::filter(), bounds, waits).await,
+        _ => return read_actions::take(host, &read_actions::filter(), bounds, waits).await,
     };
     let bounds = Bounds {
         reads: bounds.reads / FEW,
@@ -180,11 +185,11 @@ async fn read(host: &Host, ids: &[String], waits: &Arc<Waits>) -> Result<Survey,
     };
     let of = |id: &String| MachineActionFilter {
         machine_id: Some(id.clone()),
-        ..action_text::filter()
+        ..read_actions::filter()
     };
-    let mut all = action_text::take(host, &of(first), bounds, waits).await?;
+    let mut all = read_actions::take(host, &of(first), bounds, waits).await?;
     for id in others {
-        let more = action_text::take(host, &of(id), bounds, waits).await?;
+        let more = read_actions::take(host, &of(id), bounds, waits).await?;
         all.actions.extend(more.actions);
         all.reads += more.reads;
         all.is_cut |= more.is_cut;

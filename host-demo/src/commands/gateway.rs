@@ -1,6 +1,6 @@
 //! `host-demo gateway`
 
-use std::fs::{File, Metadata, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -11,18 +11,18 @@ use host_demo::identity::Method;
 use serde_json::json;
 
 use crate::args::{self, Output};
-use crate::commands::{audit, config};
 use crate::exit::Exit;
-use crate::setup::host;
 use crate::setup::interrupt::Interrupt;
-use crate::ui::output;
+use crate::setup::own_file::{self, OwnFile};
+use crate::setup::{host, paths, settings};
+use crate::ui::{output, unrecorded};
 
 pub(crate) async fn run(args: args::Gateway, format: Output) -> anyhow::Result<Exit> {
     let plugin = &args.connection.plugin;
     if plugin.file.is_some() || plugin.sha256.is_some() {
         bail!("the gateway runs no plugin: leave out --plugin and --plugin-sha256");
     }
-    let (connection, settings) = config::settle(&args.connection)?;
+    let (connection, settings) = settings::settle(&args.connection)?;
     if settings.text(Key::Auth) == Some(Method::DeviceCode.name()) {
         bail!(
             "nobody is there to sign in when a gateway needs a token: let it be an application, or a \
@@ -35,7 +35,7 @@ pub(crate) async fn run(args: args::Gateway, format: Output) -> anyhow::Result<E
         // An engine may be started elsewhere.
         Some(path) => std::path::absolute(path)?,
         // A gateway beside this one has another port.
-        None => audit::private(audit::folder()?)?
+        None => paths::private(paths::state_folder()?)?
             .join(format!("gateway-{}.key", gateway.address()?.port())),
     };
     let failed = || format!("the key can't be written to {}", key_file.display());
@@ -45,42 +45,12 @@ pub(crate) async fn run(args: args::Gateway, format: Output) -> anyhow::Result<E
     let key = OwnFile::new(key_file);
 
     let interrupt = Interrupt::finishes();
-    introduce(gateway.base_url(), &key.path, format);
+    introduce(gateway.base_url(), key.path(), format);
     gateway.serve(interrupt.stop.clone()).await;
     drop(key);
     drop(claim);
-    let missing = audit::missing_of(egress.audit()).await;
+    let missing = unrecorded::missing_of(egress.audit()).await;
     Ok(Exit::Done.failed_if(missing.is_some()))
-}
-
-/// A file of this process: it is removed in the end, because what is in it is of no use then. A file
-/// that another process has put in its place since stays.
-pub(crate) struct OwnFile {
-    path: PathBuf,
-    own: Option<(u64, u64)>,
-}
-
-impl OwnFile {
-    /// The file that this process has written to the path.
-    pub(crate) fn new(path: PathBuf) -> Self {
-        let own = std::fs::symlink_metadata(&path).ok();
-        let own = own.as_ref().map(identity);
-        Self { path, own }
-    }
-}
-
-impl Drop for OwnFile {
-    fn drop(&mut self) {
-        let found = std::fs::symlink_metadata(&self.path).ok();
-        if self.own.is_some() && found.as_ref().map(identity) == self.own {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// What tells a file from another one at its path.
-fn identity(file: &Metadata) -> (u64, u64) {
-    (file.dev(), file.ino())
 }
 
 /// Rejects a file that holds something else than a gateway's key: it would be replaced, and removed in
@@ -147,9 +117,9 @@ impl Claim {
                 );
             }
             // The gateway that had it may have removed it since it was opened here.
-            let locked = identity(&about);
+            let locked = own_file::identity(&about);
             let there = std::fs::symlink_metadata(&path).ok();
-            if there.as_ref().map(identity) == Some(locked) {
+            if there.as_ref().map(own_file::identity) == Some(locked) {
                 return Ok(Self {
                     _lock_file: OwnFile::new(path),
                     _lock: lock,

@@ -3,14 +3,13 @@
 use serde_json::json;
 
 use crate::args::{Inspect, Output};
-use crate::commands::config;
 use crate::exit::Exit;
-use crate::setup::host;
+use crate::setup::{plugin, settings};
 use crate::ui::output;
 
 pub(crate) fn run(args: &Inspect, format: Output) -> anyhow::Result<Exit> {
-    let (settings, _) = config::settings(args.plugin.config.as_deref(), [])?;
-    let plugin = host::load(&config::plugin(&args.plugin, &settings))?;
+    let (settings, _) = settings::settings(args.plugin.config.as_deref(), [])?;
+    let plugin = plugin::load(&settings::plugin(&args.plugin, &settings))?;
     let about = plugin.about();
     let policy = settings.policy(settings.service()?.origin().clone());
     let routes: Vec<String> = policy.routes().iter().map(ToString::to_string).collect();

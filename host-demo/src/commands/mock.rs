@@ -15,11 +15,10 @@ use host_demo::shell::Shell;
 use serde_json::json;
 
 use crate::args::{self, Output};
-use crate::commands::audit;
-use crate::commands::gateway::OwnFile;
 use crate::exit::Exit;
-use crate::setup::host;
 use crate::setup::interrupt::Interrupt;
+use crate::setup::own_file::OwnFile;
+use crate::setup::{paths, read};
 use crate::ui::output;
 
 pub(crate) async fn run(args: args::Mock, format: Output) -> anyhow::Result<Exit> {
@@ -43,7 +42,7 @@ pub(crate) async fn run(args: args::Mock, format: Output) -> anyhow::Result<Exit
         .port(args.port)
         .plain_http(args.plain_http);
     if let Some(path) = &args.replay {
-        let json = host::read(path, "the record")?;
+        let json = read::file(path, "the record")?;
         let replay = Replay::read(&json).with_context(|| {
             let path = output::clean(&path.display().to_string());
             format!("the record {path} can't be replayed")
@@ -83,7 +82,7 @@ fn token_file(
         }
         None if args.plain_http => {
             let port = mock.base_url().rsplit(':').next().unwrap_or_default();
-            let folder = audit::folder().and_then(audit::private);
+            let folder = paths::state_folder().and_then(paths::private);
             let folder = folder.context("name a file for the token with --token-out FILE")?;
             let path = folder.join(format!("stand-in-{port}.token"));
             files::write(&path, mock.token(grant).as_bytes())

@@ -1,29 +1,18 @@
-//! `host-demo quota`, and where calls are counted.
+//! `host-demo quota`
 
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use host_demo::clock::{Clock, Moment, SystemClock};
-use host_demo::limits::{
-    Budget, Key, Ledger, LedgerName, Memory, NotUntil, Quota, Redis, RedisOptions, Sqlite, Why,
-    boot_id,
-};
-pub(crate) use host_demo::report::roughly;
-use host_demo::stray;
+use host_demo::limits::{Budget, Key, Ledger, LedgerName, NotUntil, Quota, Sqlite, Why};
+use host_demo::report::roughly;
 use serde_json::{Value, json};
 
 use crate::args::{self, Output, QuotaCommand};
-use crate::commands::{audit, config};
 use crate::exit::Exit;
-use crate::setup::host;
 use crate::setup::interrupt::{self, Interrupt};
-use crate::ui::{output, suggest};
-
-/// What a forecast takes an answer to need. The service's are faster as a rule; what matters is the
-/// quota.
-pub(crate) const ANSWER: Duration = Duration::from_secs(1);
+use crate::setup::{forecast, ledger, settings};
+use crate::ui::{output, quota_text, suggest, time_text};
 
 /// From one look to the next, by the machine's own time, however fast the one runs that is shown: a
 /// person looks.
@@ -38,9 +27,9 @@ pub(crate) async fn run(args: args::Quota, format: Output) -> anyhow::Result<Exi
 }
 
 async fn show(args: &args::Quota, format: Output) -> anyhow::Result<Exit> {
-    let (named, settings) = config::counted(&args.counted)?;
+    let (named, settings) = settings::counted(&args.counted)?;
     let clock = SystemClock::scaled(args.counted.time_scale);
-    let ledger = ledger(&named, args.counted.time_scale)?;
+    let ledger = ledger::open(&named, args.counted.time_scale)?;
     let mut drawn = 0;
     let interrupt = Interrupt::stops();
     loop {
@@ -93,8 +82,8 @@ fn draw(mut lines: Vec<String>, before: usize) -> usize {
 }
 
 async fn open(counted: &args::Counted, format: Output) -> anyhow::Result<Exit> {
-    let (named, _) = config::counted(counted)?;
-    ledger(&named, counted.time_scale)?.reopen().await?;
+    let (named, _) = settings::counted(counted)?;
+    ledger::open(&named, counted.time_scale)?.reopen().await?;
     told(
         format,
         "open",
@@ -104,8 +93,8 @@ async fn open(counted: &args::Counted, format: Output) -> anyhow::Result<Exit> {
 }
 
 fn renew(counted: &args::Counted, format: Output) -> anyhow::Result<Exit> {
-    let (named, _) = config::counted(counted)?;
-    let LedgerName::File(path) = name_of(&named)? else {
+    let (named, _) = settings::counted(counted)?;
+    let LedgerName::File(path) = ledger::name_of(&named)? else {
         bail!("only a ledger in a file can be put aside: a server is emptied by its own means");
     };
     let aside = Sqlite::renew(&path)?;
@@ -126,77 +115,6 @@ fn told(format: Output, what: &str, text: &str) {
         Output::Text => output::line(&output::clean(text)),
     }
 }
-
-/// Who this is, for those who look at the ledger.
-pub(crate) fn name() -> String {
-    let user = whoami::username().unwrap_or_default();
-    let machine = whoami::hostname().unwrap_or_default();
-    format!("{user}@{machine}, process {}", std::process::id())
-}
-
-/// Where calls are counted.
-pub(crate) fn ledger(args: &args::Ledger, time_scale: u32) -> anyhow::Result<Arc<dyn Ledger>> {
-    let clock = Arc::new(SystemClock::scaled(time_scale));
-    // What is played out faster is not counted with what is real.
-    if args.at.is_none() && time_scale > 1 {
-        return Ok(Arc::new(Memory::new(clock)));
-    }
-    Ok(match name_of(args)? {
-        LedgerName::Memory => Arc::new(Memory::new(clock)),
-        // What is played out faster is not counted with what is real.
-        LedgerName::File(mut path) => {
-            if time_scale > 1 {
-                path.as_mut_os_string().push(format!(".x{time_scale}"));
-            }
-            Arc::new(Sqlite::open(&path, clock, &boot_id())?)
-        }
-        LedgerName::Redis(url) => {
-            let password = match &args.password_file {
-                Some(path) => Some(host::read_secret_text(path, "the ledger's password file")?),
-                None => host::secret("HOST_DEMO_LEDGER_PASSWORD")?,
-            };
-            if password.as_deref().is_some_and(stray::is_quoted) {
-                note!(
-                    "warning: the ledger's password begins and ends with quotation marks, which are \
-                     sent as part of it"
-                );
-            }
-            let authorities = args.ca_file.as_deref();
-            let authorities = authorities
-                .map(|path| host::read(path, "the ledger's CA file"))
-                .transpose()?;
-            let time: Option<Arc<dyn Clock>> = match time_scale {
-                0 | 1 => None,
-                _ => Some(Arc::clone(&clock) as _),
-            };
-            let options = RedisOptions {
-                password,
-                authorities,
-                time,
-                ..RedisOptions::default()
-            };
-            Arc::new(Redis::open(&url, options, clock)?)
-        }
-    })
-}
-
-fn name_of(args: &args::Ledger) -> anyhow::Result<LedgerName> {
-    match &args.at {
-        Some(at) => at.parse().context("--ledger"),
-        None => Ok(LedgerName::File(default()?)),
-    }
-}
-
-fn default() -> anyhow::Result<PathBuf> {
-    Ok(audit::private(audit::folder()?)?.join(LEDGER))
-}
-
-/// The ledger's file, where nobody says; it need not be there.
-pub(crate) fn usual_file() -> anyhow::Result<PathBuf> {
-    Ok(audit::folder()?.join(LEDGER))
-}
-
-const LEDGER: &str = "ledger.sqlite";
 
 /// One key, as it is shown.
 struct View<'a> {
@@ -234,7 +152,7 @@ impl View<'_> {
     /// How long so many more calls take, if they are ever possible.
     fn takes(&self, calls: u32) -> Option<Duration> {
         let log = self.budget.log();
-        let end = log.forecast(self.quotas, self.now, calls as usize, ANSWER);
+        let end = log.forecast(self.quotas, self.now, calls as usize, forecast::ANSWER);
         end.map(|end| end.since(self.now))
     }
 
@@ -249,8 +167,8 @@ impl View<'_> {
         for quota in self.quotas {
             let used = self.used(*quota);
             let (calls, left) = (quota.calls, self.left(*quota));
-            let window = window(quota.per);
-            let bar = bar(used, calls as usize);
+            let window = quota_text::window(quota.per);
+            let bar = quota_text::bar(used, calls as usize);
             lines.push(format!(
                 "  {window:<8} {bar}  {used:>5} of {calls}, {left} left"
             ));
@@ -280,7 +198,7 @@ impl View<'_> {
 
     /// A moment, on the calendar.
     fn at(&self, moment: Moment) -> String {
-        output::moment(self.time(moment), self.wall)
+        time_text::moment(self.time(moment), self.wall)
     }
 
     fn time(&self, moment: Moment) -> jiff::Timestamp {
@@ -345,49 +263,5 @@ impl View<'_> {
             "holders": holders.collect::<Vec<_>>(),
             "forecast": forecast,
         })
-    }
-}
-
-/// A quota's window, for people.
-pub(crate) fn window(per: Duration) -> String {
-    match per.as_secs() {
-        60 => "minute".to_owned(),
-        3600 => "hour".to_owned(),
-        seconds => format!("{seconds} s"),
-    }
-}
-
-fn bar(used: usize, of: usize) -> String {
-    const WIDTH: usize = 24;
-    let full = match of {
-        0 => WIDTH,
-        // What is used at all is seen.
-        of => (used * WIDTH).div_ceil(of).min(WIDTH),
-    };
-    format!("{}{}", "█".repeat(full), "░".repeat(WIDTH - full))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bar_shows_what_is_used_and_no_more_than_all() {
-        for (used, of, full) in [
-            (0, 100, 0),
-            (1, 100, 1),
-            (50, 100, 12),
-            (100, 100, 24),
-            (7, 5, 24),
-            (0, 0, 24),
-        ] {
-            let bar = bar(used, of);
-            assert_eq!(
-                bar.chars().filter(|c| *c == '█').count(),
-                full,
-                "{used} of {of}"
-            );
-            assert_eq!(bar.chars().count(), 24);
-        }
     }
 }

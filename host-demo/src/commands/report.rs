@@ -7,25 +7,25 @@ use host_demo::files;
 use host_demo::harmless::clean;
 use host_demo::journal::Runs;
 use host_demo::limits::Quota;
-use host_demo::report::{Pace, Report, roughly};
+use host_demo::report::{Pace, Report};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::args::{self, Output};
-use crate::commands::{run, runs};
 use crate::exit::Exit;
-use crate::ui::{output, suggest};
+use crate::setup::paths;
+use crate::ui::{output, report_text, run_text, time_text};
 
 pub(crate) fn run(args: &args::Report, format: Output) -> anyhow::Result<Exit> {
     let to_output = args.csv.as_deref() == Some(Path::new("-"));
     if to_output && format == Output::Json {
         bail!("standard output takes a table or JSON: leave out --output json, or name a file");
     }
-    let runs = Runs::new(run::folder(&args.runs)?);
+    let runs = Runs::new(paths::runs(&args.runs)?);
     let id = runs.find(&args.run)?;
     let record = runs.read(&id)?;
     let standing = runs.standing(&id, &record.run);
-    let report = with_commands(Report::new(&record, standing, Timestamp::now()));
+    let report = report_text::with_commands(Report::new(&record, standing, Timestamp::now()));
     if let Some(path) = &args.html {
         write(path, &report.html())?;
     }
@@ -42,13 +42,6 @@ pub(crate) fn run(args: &args::Report, format: Output) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// The report, with commands that read and reach what this invocation and the run's own do.
-pub(crate) fn with_commands(report: Report<'_>) -> Report<'_> {
-    let run = &report.record.run;
-    let (resume, verify) = (suggest::resume(run), suggest::verify_of(run));
-    report.with_commands(resume, verify)
-}
-
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     let shown = clean(&path.display().to_string());
     files::write(path, text.as_bytes()).with_context(|| format!("{shown} can't be written"))?;
@@ -57,8 +50,8 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
 }
 
 fn print(report: &Report<'_>) {
-    let mut lines = heading(report);
-    lines.extend(outcomes(report));
+    let mut lines = report_text::heading(report);
+    lines.extend(report_text::outcomes(report));
     if !report.troubles.is_empty() {
         lines.push("what went wrong:".to_owned());
     }
@@ -95,52 +88,6 @@ fn print(report: &Report<'_>) {
     }
 }
 
-/// What holds for all of a run.
-pub(crate) fn heading(report: &Report<'_>) -> Vec<String> {
-    let run = &report.record.run;
-    let mut lines = vec![
-        format!(
-            "run {}: {} of {} devices",
-            run.id,
-            run.kind.noun(),
-            report.record.entries.len()
-        ),
-        format!("  comment  {}", run.comment),
-        format!("  began    {} UTC, by {}", time(run.created), run.who),
-        format!("  state    {}", report.standing),
-    ];
-    if let Some(ended) = run.ended {
-        let took = report.duration().map(roughly).unwrap_or_default();
-        lines[3] = format!("  ended    {} UTC, after {took}", time(ended));
-    }
-    lines.extend(run.ending.iter().map(|why| format!("  because  {why}")));
-    let whose = [("tenant", &run.tenant), ("application", &run.application)];
-    let whose = whose
-        .into_iter()
-        .filter_map(|(what, id)| Some(format!(", {what} {}", id.as_ref()?)));
-    lines.push(format!(
-        "  service  {}{}",
-        run.service,
-        whose.collect::<String>()
-    ));
-    lines.iter().map(|line| clean(line)).collect()
-}
-
-/// How many came to what, and what to do about it.
-pub(crate) fn outcomes(report: &Report<'_>) -> Vec<String> {
-    let run = &report.record.run;
-    let line = |(outcome, devices): &(host_demo::batch::Outcome, Vec<usize>)| {
-        let entries = devices.iter().map(|&n| &report.record.entries[n]);
-        let advice = outcome.advice_for(run.kind, &report.resume, entries);
-        let advice = advice.unwrap_or_default();
-        let name = outcome.name(run.kind);
-        let line = format!("{:>7}  {name:<19}  {}", devices.len(), clean(&advice));
-        line.trim_end().to_owned()
-    };
-    let devices = std::iter::once("devices:".to_owned());
-    devices.chain(report.outcomes.iter().map(line)).collect()
-}
-
 /// A few of them by name, and how many more there are.
 fn some_of(report: &Report<'_>, devices: &[usize]) -> String {
     const NAMED: usize = 3;
@@ -161,8 +108,8 @@ fn pace(pace: &Pace) -> String {
         "{:>7}  {:<25}  {} to {} UTC; at most {} of {} in a minute, and {} of {} in an hour",
         pace.calls(),
         pace.operation.to_string(),
-        time(first),
-        time(last),
+        time_text::short(first),
+        time_text::short(last),
         pace.most(minute),
         minute.calls,
         pace.most(hour),
@@ -173,7 +120,7 @@ fn pace(pace: &Pace) -> String {
 fn json(report: &Report<'_>) -> Value {
     let (record, run) = (report.record, &report.record.run);
     let counts = report.counts();
-    let mut value = runs::run_json(run, &report.standing, record.entries.len(), &counts);
+    let mut value = run_text::standing_json(run, &report.standing, record.entries.len(), &counts);
     value["type"] = json!("report");
     value["seconds"] = json!(report.duration().map(|took| took.as_secs()));
     let advice = report.outcomes.iter().map(|(outcome, devices)| {
@@ -210,9 +157,4 @@ fn json(report: &Report<'_>) -> Value {
     value["calls"] = calls.collect();
     value["verify"] = json!(report.verify);
     value
-}
-
-/// A time, for people: all of them are UTC.
-pub(crate) fn time(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%d %H:%M:%S").to_string()
 }

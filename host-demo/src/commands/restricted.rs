@@ -13,12 +13,11 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use crate::args::{Output, Restricted};
-use crate::commands::audit;
 use crate::exit::Exit;
-use crate::setup::host;
+use crate::setup::{host, read_actions};
 use crate::ui::action_text::{self, counted, done, pending, step_json};
 use crate::ui::waits::Waits;
-use crate::ui::{output, suggest};
+use crate::ui::{output, suggest, time_text, unrecorded};
 
 const HEADER: [&str; 6] = [
     "machineId",
@@ -36,10 +35,10 @@ pub(crate) async fn run(args: Restricted, format: Output) -> anyhow::Result<Exit
     let since = host.clock().wall().saturating_sub(ago)?;
     let filter = MachineActionFilter {
         created_since: Some(since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
-        ..action_text::filter()
+        ..read_actions::filter()
     };
-    let taken = action_text::take(&host, &filter, Bounds::default(), &waits).await;
-    let missing = audit::missing(&host).await;
+    let taken = read_actions::take(&host, &filter, Bounds::default(), &waits).await;
+    let missing = unrecorded::missing(&host).await;
     let survey = taken?;
     let history = History::of(&survey.actions);
     let found = Found::new(&history, &args.comment_contains.unwrap_or_default());
@@ -62,7 +61,7 @@ pub(crate) async fn run(args: Restricted, format: Output) -> anyhow::Result<Exit
                 "oldest": survey.oldest.map(|time| time.to_string()),
                 "newest": survey.newest.map(|time| time.to_string()),
                 "recorded": missing.is_none(),
-                "error": missing.as_ref().map(audit::missing_json),
+                "error": missing.as_ref().map(unrecorded::missing_json),
             }));
         }
         Output::Text if std::io::stdout().is_terminal() => {
@@ -81,7 +80,7 @@ pub(crate) async fn run(args: Restricted, format: Output) -> anyhow::Result<Exit
          read)",
         counted(found.rows.len(), "device is", "devices are"),
         survey.actions.len(),
-        action_text::time(since),
+        time_text::utc(since),
         counted(survey.reads, "page", "pages"),
     );
     if found.restricting > 0 {

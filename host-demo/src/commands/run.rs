@@ -1,49 +1,30 @@
 //! `host-demo unrestrict`, `restrict` and `resume`: a run of many devices, or of one.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use host_demo::audit::AuditError;
-use host_demo::batch::{self, Entry, Finished, Follow, Outcome, Plan, Problem, State, Verdict};
+use host_demo::batch::{self, Entry, Follow, Outcome, Plan, State, Verdict};
 use host_demo::clock::Moment;
-use host_demo::grant::Operation;
 use host_demo::host::CallError;
 use host_demo::host::{Host, Patience, TOKEN_RETRY_RUN};
 use host_demo::identity::IdentityError;
-use host_demo::journal::{Journal, JournalError, Record, Run, Runs};
+use host_demo::journal::{Journal, Record, Run, Runs};
 use host_demo::kind::Kind;
-use serde_json::{Map, Value, json};
 
 use crate::args::{self, Output};
-use crate::commands::{audit, config, dry_run, quota};
+use crate::commands::dry_run;
 use crate::exit::Exit;
-use crate::setup::devices::{self, Device, Verb};
-use crate::setup::host;
+use crate::setup::devices::{self, Device};
 use crate::setup::interrupt::Interrupt;
+use crate::setup::{forecast, host, ledger, paths, settings};
+use crate::ui::confirm::{self, verb};
 use crate::ui::progress::Progress;
 use crate::ui::waits::Waits;
-use crate::ui::{hint, output, suggest};
+use crate::ui::{error_text, output, run_text, suggest, unrecorded};
 
 /// How long one device is followed where nobody says.
 const FOLLOW: Duration = Duration::from_secs(600);
-
-/// So many devices are told of one by one.
-pub(crate) const FEW: usize = 25;
-
-const fn verb(kind: Kind) -> Verb {
-    match kind {
-        Kind::Release => Verb {
-            plain: "release",
-            past: "released",
-        },
-        Kind::Restrict => Verb {
-            plain: "restrict",
-            past: "restricted",
-        },
-    }
-}
 
 /// Begins a run.
 pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyhow::Result<Exit> {
@@ -51,8 +32,8 @@ pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyh
     let asked = devices::asked(&args.devices, verb(kind))?;
     let (above, yes) = (args.devices.confirm_above, args.devices.yes);
     let yes = yes || args.dry_run;
-    devices::confirmed(above, yes, asked.len(), "devices", verb(kind))?;
-    let (mut connection, settings) = config::settle(&args.connection)?;
+    confirm::confirmed(above, yes, asked.len(), "devices", verb(kind))?;
+    let (mut connection, settings) = settings::settle(&args.connection)?;
     let id = Runs::name(jiff::Timestamp::now());
     connection.run = Some(id.clone());
     let (host, service) = host::settled(&connection, &settings)?;
@@ -99,8 +80,8 @@ pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyh
         service: service.origin().to_string(),
         tenant: principal.as_ref().map(|who| who.tenant.clone()),
         application: principal.map(|who| who.application),
-        who: quota::name(),
-        audit: Some(audit::file(&connection)?.display().to_string()),
+        who: ledger::name(),
+        audit: Some(paths::audit_log(&connection)?.display().to_string()),
         override_pending: args.override_pending,
         follows: plan.follow != Follow::Not,
         created: host.clock().wall(),
@@ -110,7 +91,7 @@ pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyh
     };
     let entry = |device: Device| Entry::new(device.id, device.name);
     let entries: Vec<Entry> = devices.into_iter().map(entry).collect();
-    let runs = Runs::new(folder(&args.runs)?);
+    let runs = Runs::new(paths::runs(&args.runs)?);
     let journal = runs.create(&run, &entries).context(NO_JOURNAL)?;
     if entries.len() > 1 && format == Output::Text {
         note!("host-demo: run {}", run.id);
@@ -121,9 +102,9 @@ pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyh
 
 /// Goes on with one.
 pub(crate) async fn resume(args: args::Resume, format: Output) -> anyhow::Result<Exit> {
-    let runs = Runs::new(folder(&args.runs)?);
+    let runs = Runs::new(paths::runs(&args.runs)?);
     let id = runs.find(&args.run)?;
-    let (mut connection, settings) = config::settle(&args.connection)?;
+    let (mut connection, settings) = settings::settle(&args.connection)?;
     connection.run = Some(id.clone());
     let (host, service) = host::settled(&connection, &settings)?;
     let interrupt = Interrupt::finishes();
@@ -185,20 +166,12 @@ fn is_for(run: &Run, what: &str, then: Option<&String>, now: &str) -> anyhow::Re
     }
 }
 
-/// The folder of the runs.
-pub(crate) fn folder(args: &args::Runs) -> anyhow::Result<PathBuf> {
-    match &args.folder {
-        Some(folder) => Ok(folder.clone()),
-        None => Ok(audit::private(audit::folder()?)?.join("runs")),
-    }
-}
-
 fn plan(args: &args::Pace, devices: usize, host: &Host) -> Plan {
     Plan {
         deadline: args.deadline.map(|time| host.clock().now() + time),
         at_once: args.at_once.max(1),
         pause_above: args.pause_above,
-        advice: output::advice,
+        advice: error_text::advice,
         ..Plan::new(match (args.no_wait, args.deadline) {
             (true, _) => Follow::Not,
             (false, None) if devices == 1 => Follow::For(FOLLOW),
@@ -240,27 +213,10 @@ async fn unless_over<T>(
     interrupt.unless_pressed(work).await.flatten()
 }
 
-/// Says how long it will take to send them all, where the quota makes that long, and returns when
-/// they are sent then. What keeps it from being known keeps the calls from being made as well, and
-/// is told there.
-pub(crate) async fn foretell(
-    host: &Host,
-    operation: Operation,
-    calls: usize,
-    what: &str,
-) -> Option<Moment> {
-    const LONG: Duration = Duration::from_secs(60);
-    let forecast = host.forecast(operation, calls, quota::ANSWER).await;
-    let time = forecast.ok().flatten().filter(|time| *time >= LONG)?;
-    let roughly = quota::roughly(time);
-    note!("host-demo: by what is left of the quota, {calls} {what} take {roughly} to be sent");
-    Some(host.clock().now() + time)
-}
-
 /// The same for a run.
 async fn foretell_run(host: &Host, kind: Kind, devices: usize) -> Option<Moment> {
     let what = format!("{}s", kind.name());
-    foretell(host, kind.operation(), devices, &what).await
+    forecast::foretell(host, kind.operation(), devices, &what).await
 }
 
 async fn drive(
@@ -273,7 +229,7 @@ async fn drive(
 ) -> anyhow::Result<Exit> {
     let (run, format) = (journal.run(), progress.format());
     if format == Output::Json {
-        output::json_line(&run_json(run, entries.len()));
+        output::json_line(&run_text::run_json(run, entries.len()));
     }
     let progress = Arc::new(progress);
     let driven = batch::drive(
@@ -287,7 +243,7 @@ async fn drive(
     let finished = progress.waits().watch(driven).await;
     progress.end();
     let finished = finished.context(NO_JOURNAL)?;
-    let missing = audit::missing(host).await;
+    let missing = unrecorded::missing(host).await;
     if let Some(error) = &finished.unwritten {
         note!(
             "host-demo: {}; what came last is not in it, and is looked up when the run goes on",
@@ -295,8 +251,10 @@ async fn drive(
         );
     }
     match format {
-        Output::Json => output::json_line(&summary_json(run, &finished, missing.as_ref())),
-        Output::Text => summarise(run, &finished),
+        Output::Json => {
+            output::json_line(&run_text::summary_json(run, &finished, missing.as_ref()))
+        }
+        Output::Text => run_text::summarise(run, &finished),
     }
     if interrupt.is_pressed() {
         return Ok(Exit::Interrupted);
@@ -316,185 +274,5 @@ fn exit(outcomes: &[Outcome]) -> Exit {
         Exit::Open
     } else {
         Exit::Done
-    }
-}
-
-/// A run, for programs.
-pub(crate) fn run_json(run: &Run, devices: usize) -> Value {
-    json!({
-        "type": "run",
-        "run": run.id,
-        "kind": run.kind.name(),
-        "comment": run.comment,
-        "devices": devices,
-        "service": run.service,
-        "created": run.created.to_string(),
-        "audit": run.audit,
-    })
-}
-
-/// A device of a run, for programs.
-pub(crate) fn device_json(kind: Kind, entry: &Entry, outcome: Outcome) -> Value {
-    let mut action = json!(entry.action);
-    if let Value::Object(action) = &mut action {
-        action.insert("machineId".to_owned(), json!(entry.machine.as_str()));
-    }
-    json!({
-        "type": "device",
-        "machine_id": entry.machine.as_str(),
-        "name": entry.name,
-        "outcome": outcome.name(kind),
-        "action": action,
-        "adopted": entry.is_adopted,
-        "requests": entry.sends,
-        "error": entry.problem.as_ref().map(Problem::to_json),
-    })
-}
-
-fn summary_json(run: &Run, finished: &Finished, missing: Option<&AuditError>) -> Value {
-    let outcomes: Vec<Outcome> = finished.outcomes().collect();
-    let count = |verdict| outcomes.iter().filter(|o| o.verdict() == verdict).count();
-    let unwritten = finished.unwritten.as_ref().map(JournalError::to_string);
-    let error = missing.map(audit::missing_json);
-    let error = error.or_else(|| {
-        unwritten
-            .clone()
-            .map(|message| json!({ "message": message }))
-    });
-    let named: Map<String, Value> = by_outcome(&outcomes)
-        .into_iter()
-        .map(|(outcome, count)| (outcome.name(run.kind).to_owned(), json!(count)))
-        .collect();
-    json!({
-        "type": "summary",
-        "run": run.id,
-        "devices": outcomes.len(),
-        "done": count(Verdict::Done),
-        "failed": count(Verdict::Failed),
-        "unknown": count(Verdict::Unknown),
-        "open": count(Verdict::Open),
-        "not_run": count(Verdict::NotRun),
-        "outcomes": named,
-        "recorded": missing.is_none(),
-        "journaled": unwritten.is_none(),
-        "error": error,
-    })
-}
-
-/// How many of each outcome there are, in the order of the outcomes.
-pub(crate) fn by_outcome(outcomes: &[Outcome]) -> Vec<(Outcome, usize)> {
-    let count = |outcome| outcomes.iter().filter(|o| **o == outcome).count();
-    let counts = Outcome::ALL.map(|outcome| (outcome, count(outcome)));
-    counts.into_iter().filter(|(_, count)| *count > 0).collect()
-}
-
-/// What became of every device, and what to do about it.
-fn summarise(run: &Run, finished: &Finished) {
-    table(run, &finished.entries, finished.follows);
-    // What kept one from being tried kept the others too, and is said once.
-    if let Some(why) = &finished.hopeless {
-        note!("host-demo: {}", output::clean(&output::explain(why)));
-        if let Some(hint) = hint::of_call(why) {
-            note!("hint: {}", output::clean(&hint));
-        }
-    }
-}
-
-/// The devices of a run by their outcomes: a few of them one by one, of many those that want
-/// something done.
-pub(crate) fn table(run: &Run, entries: &[Entry], follows: bool) {
-    let kind = run.kind;
-    let resume = suggest::resume(run);
-    let outcomes: Vec<Outcome> = entries.iter().map(|entry| entry.outcome(follows)).collect();
-    let is_few = entries.len() <= FEW;
-    for (outcome, _) in by_outcome(&outcomes) {
-        let of_it = entries
-            .iter()
-            .zip(&outcomes)
-            .filter(|(_, o)| **o == outcome);
-        let shown = match outcome.verdict() {
-            _ if is_few => usize::MAX,
-            Verdict::Done => 0,
-            _ => FEW,
-        };
-        for (entry, outcome) in of_it.take(shown) {
-            let detail = output::clean(&detail(entry, *outcome));
-            let line = format!("{:<19}  {}  {detail}", outcome.name(kind), entry.machine);
-            output::line(line.trim_end());
-        }
-    }
-    let advice = |outcome: Outcome| {
-        let all = entries.iter().zip(&outcomes);
-        let of_it = all.filter(|(_, o)| **o == outcome).map(|(entry, _)| entry);
-        outcome.advice_for(kind, &resume, of_it)
-    };
-    if entries.len() == 1 {
-        let outcome = outcomes[0];
-        if matches!(outcome.verdict(), Verdict::Open | Verdict::Unknown)
-            && let Some(advice) = advice(outcome)
-        {
-            output::line(&format!("                     {advice}"));
-        }
-        return;
-    }
-    output::line(&format!("{} devices:", entries.len()));
-    for (outcome, count) in by_outcome(&outcomes) {
-        let advice = advice(outcome).unwrap_or_default();
-        let line = format!("{count:>7}  {:<19}  {advice}", outcome.name(kind));
-        output::line(line.trim_end());
-    }
-    if !is_few {
-        let show = suggest::command(&["runs", "show", &run.id]);
-        output::line(&format!("all of them: {show}"));
-    }
-}
-
-/// What there is to say of one device, in a line.
-pub(crate) fn detail(entry: &Entry, outcome: Outcome) -> String {
-    let problem = || {
-        let problem = entry.problem.as_ref();
-        let text = problem.map(|p| (p.message(), p.advice()));
-        match text {
-            Some((message, Some(advice))) => {
-                format!("{}; {advice}", message.trim_end_matches('.'))
-            }
-            Some((message, None)) => message,
-            None => String::new(),
-        }
-    };
-    let name = entry.name.as_deref().unwrap_or("no name known");
-    let Some(action) = &entry.action else {
-        return match outcome {
-            Outcome::NotRun => match entry.problem.as_ref().map(Problem::message) {
-                Some(why) if why.contains("sent") => why,
-                Some(why) => format!("nothing was sent: {why}"),
-                None => "nothing was sent".to_owned(),
-            },
-            Outcome::Unknown if entry.problem.is_none() => {
-                "a request for it may have arrived".to_owned()
-            }
-            _ => problem(),
-        };
-    };
-    let adopted = match entry.is_adopted {
-        true => ", which was there before",
-        false => "",
-    };
-    let action = format!("{name}, action {}{adopted}", action.id);
-    let status = entry.action.as_ref().map_or("", |action| &action.status);
-    match outcome {
-        Outcome::Done => action,
-        Outcome::Accepted => format!("{action}; not followed"),
-        Outcome::Pending => format!("{action} is {status}"),
-        Outcome::NotVerifiable => {
-            format!(
-                "{action} was accepted, but its state cannot be read: {}",
-                problem()
-            )
-        }
-        Outcome::Failed | Outcome::TimedOut | Outcome::Cancelled => {
-            format!("{action} ended as {status}")
-        }
-        _ => problem(),
     }
 }

@@ -1,19 +1,16 @@
 //! `host-demo runs`: which runs there are, what became of one, and which are no longer needed.
 
-use std::io::{IsTerminal as _, Write as _};
-
-use anyhow::bail;
 use host_demo::batch::{Outcome, Verdict};
 use host_demo::harmless::clean;
-use host_demo::journal::{JournalError, Overview, Run, Runs, Standing};
+use host_demo::journal::{JournalError, Overview, Runs, Standing};
 use host_demo::report::Report;
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use crate::args::{self, Output, RunsCommand};
-use crate::commands::{report, run};
 use crate::exit::Exit;
-use crate::ui::{output, suggest};
+use crate::setup::paths;
+use crate::ui::{confirm, output, report_text, run_text, suggest, time_text};
 
 pub(crate) fn run(args: args::Listed, format: Output) -> anyhow::Result<Exit> {
     match args.command {
@@ -24,7 +21,7 @@ pub(crate) fn run(args: args::Listed, format: Output) -> anyhow::Result<Exit> {
 }
 
 fn list(args: &args::Runs, format: Output) -> anyhow::Result<Exit> {
-    let runs = Runs::new(run::folder(args)?);
+    let runs = Runs::new(paths::runs(args)?);
     let names = runs.names()?;
     if names.is_empty() {
         note!("host-demo: there is no run yet");
@@ -36,7 +33,7 @@ fn list(args: &args::Runs, format: Output) -> anyhow::Result<Exit> {
             (Ok(overview), Output::Json) => {
                 let devices = overview.outcomes.iter().map(|(_, count)| count).sum();
                 let (run, standing) = (&overview.run, &overview.standing);
-                let mut value = run_json(run, standing, devices, &overview.outcomes);
+                let mut value = run_text::standing_json(run, standing, devices, &overview.outcomes);
                 value["touched"] = json!(overview.touched.to_string());
                 value["bytes"] = json!(overview.size);
                 output::json_line(&value);
@@ -76,51 +73,23 @@ fn line(overview: &Overview) -> String {
     clean(&format!(
         "{:<21}  {}  {:<8}  {}: {}  ({comment})",
         run.id,
-        report::time(run.created),
+        time_text::short(run.created),
         run.kind.name(),
         overview.standing,
         outcomes.join(", "),
     ))
 }
 
-/// A run and how it stands, for programs.
-pub(crate) fn run_json(
-    run: &Run,
-    standing: &Standing,
-    devices: usize,
-    outcomes: &[(Outcome, usize)],
-) -> Value {
-    let (state, driven_by) = match standing {
-        Standing::Driven(by) => ("driven", Some(by)),
-        Standing::Ended => ("ended", None),
-        Standing::Interrupted => ("interrupted", None),
-    };
-    let outcomes: Map<String, Value> = outcomes
-        .iter()
-        .map(|(outcome, count)| (outcome.name(run.kind).to_owned(), json!(count)))
-        .collect();
-    let mut value = run::run_json(run, devices);
-    value["state"] = json!(state);
-    value["driven_by"] = json!(driven_by);
-    value["ended"] = json!(run.ended.map(|at| at.to_string()));
-    value["ending"] = json!(run.ending);
-    value["who"] = json!(run.who);
-    value["tenant"] = json!(run.tenant);
-    value["application"] = json!(run.application);
-    value["outcomes"] = json!(outcomes);
-    value
-}
-
 fn show(args: &args::ShowRun, format: Output) -> anyhow::Result<Exit> {
-    let runs = Runs::new(run::folder(&args.runs)?);
+    let runs = Runs::new(paths::runs(&args.runs)?);
     let id = runs.find(&args.run)?;
     let record = runs.read(&id)?;
     let standing = runs.standing(&id, &record.run);
-    let report = report::with_commands(Report::new(&record, standing, Timestamp::now()));
+    let report = report_text::with_commands(Report::new(&record, standing, Timestamp::now()));
     let run = &record.run;
     if format == Output::Json {
         let counts = report.counts();
-        output::json_line(&run_json(
+        output::json_line(&run_text::standing_json(
             run,
             &report.standing,
             record.entries.len(),
@@ -128,29 +97,29 @@ fn show(args: &args::ShowRun, format: Output) -> anyhow::Result<Exit> {
         ));
         for entry in &record.entries {
             let outcome = entry.outcome(run.follows);
-            output::json_line(&run::device_json(run.kind, entry, outcome));
+            output::json_line(&run_text::device_json(run.kind, entry, outcome));
         }
         return Ok(Exit::Done);
     }
-    for line in report::heading(&report) {
+    for line in report_text::heading(&report) {
         output::line(&line);
     }
     for (outcome, devices) in &report.outcomes {
         for &n in devices {
             let entry = &record.entries[n];
-            let (name, detail) = (outcome.name(run.kind), run::detail(entry, *outcome));
+            let (name, detail) = (outcome.name(run.kind), run_text::detail(entry, *outcome));
             let line = format!("{name:<19}  {}  {}", entry.machine, clean(&detail));
             output::line(line.trim_end());
         }
     }
-    for line in report::outcomes(&report) {
+    for line in report_text::outcomes(&report) {
         output::line(&line);
     }
     Ok(Exit::Done)
 }
 
 fn purge(args: &args::Purge, format: Output) -> anyhow::Result<Exit> {
-    let runs = Runs::new(run::folder(&args.runs)?);
+    let runs = Runs::new(paths::runs(&args.runs)?);
     let meant = match args.older_than {
         None => named(&runs, &args.named)?,
         Some(age) => {
@@ -170,7 +139,7 @@ fn purge(args: &args::Purge, format: Output) -> anyhow::Result<Exit> {
         }
     }
     if !removable.is_empty() && !args.yes {
-        confirm(&removable)?;
+        confirm::removal(&removable)?;
     }
     for name in removable {
         match runs.purge(&name) {
@@ -237,27 +206,4 @@ fn why_kept(overview: &Result<Overview, JournalError>, yes: bool) -> Option<Stri
         let resume = suggest::resume(&overview.run);
         format!("{open} of its devices are open: {resume}; to remove it all the same: --yes")
     })
-}
-
-fn confirm(names: &[String]) -> anyhow::Result<()> {
-    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        bail!(
-            "nothing was removed, because there is nobody to ask: --yes removes without a question"
-        );
-    }
-    for name in names {
-        note!("  {}", clean(name));
-    }
-    let runs = if names.len() == 1 {
-        "this run"
-    } else {
-        "these runs"
-    };
-    let _ = write!(std::io::stderr(), "Remove {runs}? [y/N] ");
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    match answer.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => bail!("nothing was removed"),
-    }
 }

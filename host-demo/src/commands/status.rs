@@ -7,12 +7,11 @@ use host_demo::id::{ActionId, IdError, MachineId};
 use serde_json::{Value, json};
 
 use crate::args::{Output, Status};
-use crate::commands::audit;
 use crate::exit::Exit;
-use crate::setup::host;
+use crate::setup::{host, read_actions};
 use crate::ui::action_text::{self, asked, done, step_json, when};
 use crate::ui::waits::Waits;
-use crate::ui::{hint, output};
+use crate::ui::{error_text, hint, output, unrecorded};
 
 /// What is read of a device: one page, the longest there is.
 const READ: u32 = 1000;
@@ -39,9 +38,9 @@ pub(crate) async fn run(args: Status, format: Output) -> anyhow::Result<Exit> {
 
 async fn of_action(host: &Host, id: &str, format: Output) -> anyhow::Result<Exit> {
     let waits = Waits::new(host, format);
-    let reading = host.get_machine_action(id, action_text::patience(&waits));
+    let reading = host.get_machine_action(id, read_actions::patience(&waits));
     let read = waits.watch(reading).await;
-    let missing = audit::missing(host).await;
+    let missing = unrecorded::missing(host).await;
     let line = |action: Option<&MachineAction>, error: Option<Value>| {
         output::json_line(&json!({
             "type": "action",
@@ -53,7 +52,10 @@ async fn of_action(host: &Host, id: &str, format: Output) -> anyhow::Result<Exit
     match read {
         Ok(action) => {
             match format {
-                Output::Json => line(Some(&action), missing.as_ref().map(audit::missing_json)),
+                Output::Json => line(
+                    Some(&action),
+                    missing.as_ref().map(unrecorded::missing_json),
+                ),
                 Output::Text => print(&action),
             }
             let exit = match action.status {
@@ -74,12 +76,12 @@ async fn of_action(host: &Host, id: &str, format: Output) -> anyhow::Result<Exit
 async fn of_machine(host: &Host, id: &MachineId, format: Output) -> anyhow::Result<Exit> {
     let filter = MachineActionFilter {
         machine_id: Some(id.to_string()),
-        ..action_text::filter()
+        ..read_actions::filter()
     };
     let waits = Waits::new(host, format);
-    let reading = host.list_machine_actions(&filter, READ, 0, action_text::patience(&waits));
+    let reading = host.list_machine_actions(&filter, READ, 0, read_actions::patience(&waits));
     let read = waits.watch(reading).await;
-    let missing = audit::missing(host).await;
+    let missing = unrecorded::missing(host).await;
     let page = match read {
         Ok(page) => page,
         Err(error) => {
@@ -113,7 +115,7 @@ async fn of_machine(host: &Host, id: &MachineId, format: Output) -> anyhow::Resu
             "history": steps.iter().map(step_json).collect::<Vec<_>>(),
             "cut": page.truncated,
             "recorded": missing.is_none(),
-            "error": missing.as_ref().map(audit::missing_json),
+            "error": missing.as_ref().map(unrecorded::missing_json),
         })),
         Output::Text => print_device(id, device, &steps),
     }
@@ -140,9 +142,9 @@ fn refused(error: CallError, format: Output, line: impl Fn(Value)) -> anyhow::Re
         return Err(error.into());
     }
     match format {
-        Output::Json => line(output::error_json(&error)),
+        Output::Json => line(error_text::error_json(&error)),
         Output::Text => {
-            note!("host-demo: {}", output::clean(&output::explain(&error)));
+            note!("host-demo: {}", output::clean(&error_text::explain(&error)));
             if let Some(hint) = hint::of_call(&error) {
                 note!("hint: {}", output::clean(&hint));
             }
@@ -160,7 +162,7 @@ const fn is_an_answer(reason: &Reason) -> bool {
 }
 
 fn print(action: &MachineAction) {
-    output::line(&output::action_line(action));
+    output::line(&action_text::action_line(action));
     let rows = [
         ("machine id", &action.machine_id),
         ("requested by", &action.requestor),

@@ -2,31 +2,24 @@
 //! with devices.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use host_demo::contract::{Machine, Reason};
+use host_demo::contract::Reason;
 use host_demo::files;
 use host_demo::grant::Operation;
 use host_demo::host::{CallError, Host, Patience};
 use host_demo::id::{DnsName, MachineId};
-use host_demo::input::{self, InputError, Listed, Named, Problem, Wanted};
+use host_demo::input::{self, Listed, Named, Wanted};
 use host_demo::names::{self, Stuck, Unclear};
-use serde_json::{Value, json};
 
+use super::{forecast, interrupt};
 use crate::args::{Devices, Output};
-use crate::commands::run;
-use crate::ui::output::{self, Advised};
+use crate::ui::confirm::Verb;
+use crate::ui::error_text::Advised;
 use crate::ui::step_progress::Steps;
-
-/// What is to be done with them, in the words for it.
-#[derive(Clone, Copy)]
-pub(crate) struct Verb {
-    pub(crate) plain: &'static str,
-    pub(crate) past: &'static str,
-}
+use crate::ui::{list_text, name_text, output};
 
 /// A device that is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +61,7 @@ pub(crate) fn asked(args: &Devices, verb: Verb) -> anyhow::Result<Asked> {
         let all: Vec<_> = wrong.iter().map(ToString::to_string).collect();
         bail!(Advised {
             what: format!("machine-id: {}. Nothing was sent", all.join("; ")),
-            hint: advice(first).to_owned(),
+            hint: list_text::advice(first).to_owned(),
         });
     }
     let mut list = String::new();
@@ -122,7 +115,7 @@ fn listed(
     };
     let contents = files::read(file, MAX).with_context(|| format!("{name} can't be read"))?;
     let list = input::parse(&contents.bytes, args.column.as_deref(), wanted);
-    let list = list.map_err(|error| unreadable(name, &error, wanted))?;
+    let list = list.map_err(|error| list_text::unreadable(name, &error, wanted))?;
     match (list.titles.first(), list.titles.last()) {
         (Some(first), Some(last)) if first == last => {
             note!("host-demo: {name}, line {first} is above the header and was skipped");
@@ -141,22 +134,28 @@ fn listed(
     if count == 1 && !args.skip_invalid {
         bail!(Advised {
             what: format!("{name}, {first}. Nothing was sent"),
-            hint: format!("{}, or skip it with --skip-invalid", advice(&first.problem)),
+            hint: format!(
+                "{}, or skip it with --skip-invalid",
+                list_text::advice(&first.problem)
+            ),
         });
     }
     for wrong in list.wrong.iter().take(SHOWN) {
         note!("host-demo: {name}, {}", output::clean(&wrong.to_string()));
     }
     if count > SHOWN {
-        note!("host-demo: and {}", problems(count - SHOWN, " more"));
+        note!(
+            "host-demo: and {}",
+            list_text::problems(count - SHOWN, " more")
+        );
     }
-    let problems = problems(count, "");
+    let problems = list_text::problems(count, "");
     if !args.skip_invalid {
         bail!(Advised {
             what: format!("{name} has {problems} (the first: {first}). Nothing was sent"),
             hint: format!(
                 "{}, or skip them with --skip-invalid",
-                advice(&first.problem)
+                list_text::advice(&first.problem)
             ),
         });
     }
@@ -165,96 +164,6 @@ fn listed(
     }
     note!("host-demo: {problems} skipped");
     Ok((list.devices, list.repeated))
-}
-
-fn problems(count: usize, more: &str) -> String {
-    match count {
-        1 => format!("1{more} problem"),
-        _ => format!("{count}{more} problems"),
-    }
-}
-
-fn unreadable(name: &str, error: &InputError, wanted: Wanted) -> anyhow::Error {
-    let hint = match (error, wanted) {
-        (InputError::NotAList { .. }, _) => return anyhow::anyhow!("{name} {error}"),
-        (InputError::Empty, _) => "a list has one id a line, a table with a header, or JSON",
-        (InputError::NoColumn { .. }, Wanted::Names) => {
-            "name the column that has the names with --column"
-        }
-        (InputError::NoColumn { .. }, Wanted::Ids) => {
-            "name the column that has the ids with --column, or add --by-name to use names"
-        }
-        (InputError::SameColumns { .. }, _) => {
-            "rename one of them, or name another column with --column"
-        }
-        (InputError::NoHeader, _) => "add a header, or leave only the ids, one a line",
-    };
-    anyhow::Error::from(Advised {
-        what: format!("{name} {error}"),
-        hint: hint.to_owned(),
-    })
-}
-
-/// What to do about a line, or a text.
-fn advice(problem: &Problem) -> &'static str {
-    match problem {
-        Problem::Guid(_) => {
-            "give the machine id (\"Device ID\" in the portal's export), or the name with --by-name"
-        }
-        Problem::Name(_) => "if these are names of devices, add --by-name",
-        Problem::Address(_) => "copy the address of the device's page from the portal, or its id",
-        Problem::Number(_) => "export the list again, and import the column into the sheet as text",
-        Problem::Encoding(_) => "save the list as UTF-8",
-        Problem::Fields { .. } | Problem::NoRowFits(_) => {
-            "put fields that have a separator in quotation marks, and give each row every field"
-        }
-        Problem::OpenQuote | Problem::QuotedRows | Problem::AfterQuote | Problem::StrayQuote => {
-            "remove the quotation mark, or close it and double those inside"
-        }
-        Problem::NotTheLastPage => "add the next page to the list",
-        Problem::AboveHeader { .. } => "remove the lines above the header",
-        Problem::OtherHeader => "pass the two tables one after the other",
-        Problem::CutOff => "get the list again: its end is missing",
-        Problem::Digits { .. }
-        | Problem::NoId(_)
-        | Problem::NoName(_)
-        | Problem::Hidden { .. }
-        | Problem::Empty { .. }
-        | Problem::Nul
-        | Problem::Json(_)
-        | Problem::Twice(_)
-        | Problem::Different(..)
-        | Problem::SeveralLists
-        | Problem::TooDeep => "correct it",
-    }
-}
-
-/// Whether so many are meant.
-pub(crate) fn confirmed(
-    confirm_above: usize,
-    yes: bool,
-    many: usize,
-    what: &str,
-    verb: Verb,
-) -> anyhow::Result<()> {
-    if yes || many <= confirm_above {
-        return Ok(());
-    }
-    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        bail!(
-            "{many} {what} are more than {confirm_above}, and there is nobody to ask: --yes goes on \
-             all the same, and --confirm-above sets another number"
-        );
-    }
-    let mut question = format!("{} {many} {what}? [y/N] ", verb.plain);
-    question[..1].make_ascii_uppercase();
-    let _ = write!(std::io::stderr(), "{question}");
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    match answer.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => bail!("nothing was sent"),
-    }
 }
 
 impl Asked {
@@ -290,7 +199,7 @@ impl Asked {
             );
         });
         for (name, line, why) in &unclear {
-            tell(
+            name_text::tell(
                 name,
                 line.map(|line| (self.list.as_str(), line)),
                 why,
@@ -376,10 +285,10 @@ async fn find(
     let stop = patience.stop.clone();
     let steps = Steps::new(host, count, "names looked for", format);
     let waits = Arc::clone(steps.waits());
-    let foretold = run::foretell(host, Operation::FindMachines, most, searches);
+    let foretold = forecast::foretell(host, Operation::FindMachines, most, searches);
     tokio::select! {
         _ = waits.watch(foretold) => {}
-        () = crate::setup::interrupt::pressed(stop) => return Err(CallError::Stopped.into()),
+        () = interrupt::pressed(stop) => return Err(CallError::Stopped.into()),
     }
     let patience = Patience {
         on_wait: Some(waits.on_wait()),
@@ -407,57 +316,6 @@ fn explained(stuck: Stuck) -> anyhow::Error {
         _ => format!("looking for {name}"),
     };
     anyhow::Error::from(error).context(what)
-}
-
-/// Says why a name is no device, and which it may be.
-fn tell(name: &DnsName, place: Option<(&str, usize)>, why: &Unclear, format: Output) {
-    let at = place.map_or(String::new(), |(list, line)| {
-        format!("{list}, line {line}: ")
-    });
-    let said = output::clean(&why.to_string());
-    note!("host-demo: {at}{name}: {said}");
-    for machine in why.candidates() {
-        note!("  {}", candidate(machine));
-    }
-    if format == Output::Json {
-        let candidates = why.candidates().iter().map(candidate_json);
-        output::json_line(&json!({
-            "type": "name",
-            "name": name.as_str(),
-            "line": place.map(|(_, line)| line),
-            "problem": why.name(),
-            "candidates": candidates.collect::<Vec<_>>(),
-            "error": { "message": why.to_string(), "advice": null },
-        }));
-    }
-}
-
-/// A device in one line, by what it is told from others.
-fn candidate(machine: &Machine) -> String {
-    let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "?".to_owned());
-    let mut line = format!(
-        "{}  {:<8}  {:<9}  last seen {}  {}",
-        machine.id,
-        known(&machine.health_status),
-        known(&machine.onboarding_status),
-        known(&machine.last_seen),
-        known(&machine.os_platform),
-    );
-    if let Some(into) = &machine.merged_into_machine_id {
-        line += &format!("  merged into {into}");
-    }
-    output::clean(&line)
-}
-
-fn candidate_json(machine: &Machine) -> Value {
-    json!({
-        "machine_id": machine.id,
-        "health_status": machine.health_status,
-        "onboarding_status": machine.onboarding_status,
-        "last_seen": machine.last_seen,
-        "os_platform": machine.os_platform,
-        "merged_into_machine_id": machine.merged_into_machine_id,
-    })
 }
 
 #[cfg(test)]

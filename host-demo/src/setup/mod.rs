@@ -1,5 +1,16 @@
 //! From arguments, configuration and environment to what a command works with.
 
+pub(crate) mod audit;
 pub(crate) mod devices;
+pub(crate) mod forecast;
 pub(crate) mod host;
+pub(crate) mod identity;
 pub(crate) mod interrupt;
+pub(crate) mod ledger;
+pub(crate) mod own_file;
+pub(crate) mod paths;
+pub(crate) mod plugin;
+pub(crate) mod policy;
+pub(crate) mod read;
+pub(crate) mod read_actions;
+pub(crate) mod settings;

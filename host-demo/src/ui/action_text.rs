@@ -1,53 +1,20 @@
-//! How the actions of many devices are read, and how what they say is put.
+//! What the actions of devices say, for people and for programs.
 
-use std::sync::Arc;
-
-use host_demo::contract::MachineActionFilter;
+use host_demo::contract::MachineAction;
+use host_demo::harmless::clean;
 use host_demo::history::{Step, When};
-use host_demo::host::{CallError, Host, Patience};
-use host_demo::kind::Kind;
-use host_demo::survey::{self, Bounds, Survey};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::ui::waits::Waits;
-
-/// Restrictions and releases.
-pub(crate) fn filter() -> MachineActionFilter {
-    MachineActionFilter {
-        types: [Kind::Restrict, Kind::Release]
-            .map(Kind::action_type)
-            .to_vec(),
-        ..MachineActionFilter::everything()
-    }
-}
-
-/// Reads them, and reports what it waits for.
-pub(crate) async fn take(
-    host: &Host,
-    filter: &MachineActionFilter,
-    bounds: Bounds,
-    waits: &Arc<Waits>,
-) -> Result<Survey, CallError> {
-    let reading = survey::survey(host, filter, bounds, patience(waits));
-    waits.watch(reading).await
-}
-
-/// As long as it takes, and not in silence.
-pub(crate) fn patience(waits: &Arc<Waits>) -> Patience {
-    Patience {
-        on_wait: Some(waits.on_wait()),
-        ..Patience::default()
-    }
-}
+use super::time_text;
 
 /// What is missing from a picture that is cut.
 pub(crate) fn cut(oldest: Option<Timestamp>, newest: Option<Timestamp>) -> String {
     let reach = match (oldest, newest) {
         (Some(oldest), Some(newest)) => format!(
             ": it has actions that were created from {} to {}",
-            time(oldest),
-            time(newest)
+            time_text::utc(oldest),
+            time_text::utc(newest)
         ),
         _ => String::new(),
     };
@@ -66,15 +33,10 @@ pub(crate) fn asked(step: &Step) -> String {
     format!("by {by}: {comment}")
 }
 
-/// A time, for people.
-pub(crate) fn time(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
-}
-
 /// A time as it is known, for people.
 pub(crate) fn when(when: Option<&When>) -> String {
     match when {
-        Some(When::At(at)) => time(*at),
+        Some(When::At(at)) => time_text::utc(*at),
         Some(When::Unread(text)) => format!("{text:?}"),
         None => "at an unknown time".to_owned(),
     }
@@ -107,4 +69,19 @@ pub(crate) fn step_json(step: &Step) -> Value {
         "created": when(&step.created),
         "updated": when(&step.updated),
     })
+}
+
+/// A machine action in one line, for people.
+pub(crate) fn action_line(action: &MachineAction) -> String {
+    let device = action
+        .computer_dns_name
+        .as_deref()
+        .or(action.machine_id.as_deref());
+    format!(
+        "{}  {}  {}  {}",
+        clean(action.status.as_str()),
+        clean(action.type_.as_str()),
+        clean(device.unwrap_or("(no device named)")),
+        clean(&action.id),
+    )
 }

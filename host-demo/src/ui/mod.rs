@@ -7,9 +7,18 @@ macro_rules! note {
 }
 
 pub(crate) mod action_text;
+pub(crate) mod confirm;
+pub(crate) mod error_text;
 pub(crate) mod hint;
+pub(crate) mod list_text;
+pub(crate) mod name_text;
 pub(crate) mod output;
 pub(crate) mod progress;
+pub(crate) mod quota_text;
+pub(crate) mod report_text;
+pub(crate) mod run_text;
 pub(crate) mod step_progress;
 pub(crate) mod suggest;
+pub(crate) mod time_text;
+pub(crate) mod unrecorded;
 pub(crate) mod waits;

@@ -15,10 +15,9 @@ use host_demo::waiting::Waiting;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::waits::Waits;
+use super::{error_text, output, run_text};
 use crate::args::Output;
-use crate::commands::run;
-use crate::ui::output;
-use crate::ui::waits::Waits;
 
 /// How many are sent is told for the last minute.
 const LATELY: Duration = Duration::from_secs(60);
@@ -58,7 +57,7 @@ impl Progress {
             tally.note(entry);
         }
         let bar = bar(entries.len(), format);
-        let is_sparse = entries.len() > run::FEW && format == Output::Text;
+        let is_sparse = entries.len() > run_text::FEW && format == Output::Text;
         Self {
             kind,
             format,
@@ -107,7 +106,10 @@ impl Progress {
             // First, so that a narrow terminal shows it.
             let parts = self.waits.short().into_iter().chain([self.text(tally)]);
             self.bar.set_message(parts.collect::<Vec<_>>().join("; "));
-        } else if self.devices > run::FEW && self.format == Output::Text && self.waits.may_print() {
+        } else if self.devices > run_text::FEW
+            && self.format == Output::Text
+            && self.waits.may_print()
+        {
             let parts = [self.text(tally)].into_iter().chain(self.waits.short());
             note!("{}", parts.collect::<Vec<_>>().join("; "));
         }
@@ -200,7 +202,7 @@ impl Reporter for Progress {
             let now = self.clock.now();
             tally.accepted.push_back(now);
         }
-        if self.bar.is_hidden() && self.devices <= run::FEW {
+        if self.bar.is_hidden() && self.devices <= run_text::FEW {
             if let (true, Some(action)) = (is_news, &entry.action) {
                 let status = output::clean(&action.status);
                 let id = output::clean(&action.id);
@@ -216,13 +218,13 @@ impl Reporter for Progress {
         if self.format == Output::Json {
             let machine = entry.machine.as_str();
             let audit = self.audit.as_ref();
-            let mut value = run::device_json(self.kind, entry, outcome);
+            let mut value = run_text::device_json(self.kind, entry, outcome);
             value["recorded"] = json!(audit.is_none_or(|audit| audit.has_all_of(machine)));
             return output::json_line(&value);
         }
         let is_bad = matches!(outcome.verdict(), Verdict::Failed | Verdict::Unknown);
-        if is_bad && self.devices > run::FEW {
-            let detail = output::clean(&run::detail(entry, outcome));
+        if is_bad && self.devices > run_text::FEW {
+            let detail = output::clean(&run_text::detail(entry, outcome));
             let line = format!("{}  {}  {detail}", entry.machine, outcome.name(self.kind));
             match self.bar.is_hidden() {
                 true => note!("{line}"),
@@ -238,10 +240,10 @@ impl Reporter for Progress {
                 "what": what.name(),
                 "message": what.to_string(),
                 "status": why.status(),
-                "error": output::error_json(why),
+                "error": error_text::error_json(why),
             }));
         }
-        let why = output::clean(&output::explain(why));
+        let why = output::clean(&error_text::explain(why));
         self.waits.say(&format!("host-demo: {what}: {why}"));
     }
 }

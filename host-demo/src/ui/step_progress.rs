@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use host_demo::host::Host;
 use indicatif::ProgressBar;
 
+use super::progress::bar;
+use super::waits::Waits;
 use crate::args::Output;
-use crate::ui::progress::bar;
-use crate::ui::waits::Waits;
 
 /// From one line to the next: what the quota takes a minute for.
 const TOLD: usize = 100;

@@ -12,8 +12,8 @@ use indicatif::ProgressBar;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::{output, suggest, time_text};
 use crate::args::Output;
-use crate::ui::{output, suggest};
 
 /// Shorter waits are not worth a word.
 const LONG: Duration = Duration::from_secs(5);
@@ -151,7 +151,7 @@ impl Waits {
         }
         let until = waiting
             .until
-            .map(|at| output::moment(at, self.clock.wall()))
+            .map(|at| time_text::moment(at, self.clock.wall()))
             .unwrap_or_default();
         Some(match &waiting.cause {
             Cause::Quota(_) => format!("quota exhausted until {until}"),
@@ -245,7 +245,7 @@ fn message(cause: &Cause) -> String {
 /// A wait, for people. Times are in the universal time of the record, not the terminal's.
 fn line(waiting: &Waiting, now: Timestamp) -> String {
     let message = message(&waiting.cause);
-    let until = waiting.until.map(|at| output::moment(at, now));
+    let until = waiting.until.map(|at| time_text::moment(at, now));
     match (&waiting.cause, until) {
         (Cause::Quota(_), Some(until)) => {
             format!("waiting for the service's quota, until {until}: {message}")

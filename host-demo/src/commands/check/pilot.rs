@@ -18,11 +18,11 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::args::Output;
-use crate::commands::{audit, cancel};
 use crate::exit::Exit;
 use crate::setup::interrupt::{self, Interrupt};
+use crate::setup::{policy, read_actions};
 use crate::ui::waits::Waits;
-use crate::ui::{action_text, output, suggest};
+use crate::ui::{error_text, output, suggest, unrecorded};
 
 /// What was asked for.
 pub(crate) struct Wanted {
@@ -34,7 +34,7 @@ pub(crate) struct Wanted {
 /// Whether the configuration allows restricting. The person who asks can't grant it: only the
 /// configuration says what may leave, here as elsewhere.
 pub(crate) fn granted(host: &Host) -> anyhow::Result<()> {
-    cancel::granted(host, Operation::RestrictCodeExecution, "restricting")
+    policy::granted(host, Operation::RestrictCodeExecution, "restricting")
 }
 
 /// Restricts a device and releases it, and says what the service's answers mean.
@@ -51,7 +51,7 @@ pub(crate) async fn run(
     let waits = Waits::new(host, format);
     let patience = Patience {
         stop: Some(stop.clone()),
-        ..action_text::patience(&waits)
+        ..read_actions::patience(&waits)
     };
     let device = free(host, &wanted.device, patience).await?;
     let named = match &device.name {
@@ -108,7 +108,7 @@ pub(crate) async fn run(
             "findings": findings,
             "release_with": matches!(ended.device, Left::MayBeRestricted(_) | Left::ReleasePending)
                 .then_some(&release),
-            "error": error(&ended.device).map(output::error_json),
+            "error": error(&ended.device).map(error_text::error_json),
         })),
         Output::Text => print(&findings, &wanted.record),
     }
@@ -119,7 +119,7 @@ pub(crate) async fn run(
             shown(&wanted.record)
         );
     }
-    let missing = audit::missing(host).await;
+    let missing = unrecorded::missing(host).await;
     Ok(exit(&ended).failed_if(missing.is_some() || written.is_err()))
 }
 
@@ -230,7 +230,7 @@ fn conclude(ended: &Ended, named: &str, release: &str) {
     match &ended.device {
         Left::Untouched(error) => note!(
             "error: {named} was not restricted: {}",
-            output::clean(&output::explain(error))
+            output::clean(&error_text::explain(error))
         ),
         Left::RestrictedByAnother(action) => note!(
             "error: {named} IS RESTRICTED by another action, {}, which the pilot leaves alone",
@@ -244,7 +244,7 @@ fn conclude(ended: &Ended, named: &str, release: &str) {
         Left::MayBeRestricted(error) => {
             let why = error.as_ref().map_or_else(
                 || "no release of it succeeded".to_owned(),
-                |error| format!("its release failed: {}", output::explain(error)),
+                |error| format!("its release failed: {}", error_text::explain(error)),
             );
             note!(
                 "error: {named} MAY STILL BE RESTRICTED: {}\nhint: release it with:\n  {release}",

@@ -1,0 +1,59 @@
+//! The plugin that a command runs.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+#[cfg(not(feature = "bundled-plugin"))]
+use anyhow::bail;
+use etcetera::BaseStrategy as _;
+use host_demo::files;
+use host_demo::plugin::{self, Digest, LoadError, Plugin};
+
+use crate::args;
+
+/// The plugin in the file that was named, or the one that is built in.
+pub(crate) fn load(args: &args::Plugin) -> anyhow::Result<Plugin> {
+    let engine = plugin::engine(cache().as_deref())?;
+    let pin = args.sha256.as_ref();
+    match &args.file {
+        Some(path) => match pin {
+            Some(pin) => Plugin::from_file_pinned(&engine, path, pin),
+            None => Plugin::from_file(&engine, path),
+        }
+        .map_err(|error| match error {
+            LoadError::Unreadable { .. } => anyhow::Error::from(error).context("no plugin"),
+            _ => anyhow::Error::from(error)
+                .context(format!("the plugin {} is not loaded", path.display())),
+        }),
+        None => bundled(&engine, pin),
+    }
+}
+
+#[cfg(feature = "bundled-plugin")]
+fn bundled(engine: &wasmtime::Engine, pin: Option<&Digest>) -> anyhow::Result<Plugin> {
+    match pin {
+        Some(pin) => Plugin::from_bytes_pinned(engine, plugin::BUNDLED, pin),
+        None => Plugin::bundled(engine),
+    }
+    .context("the plugin that is built in is not loaded")
+}
+
+#[cfg(not(feature = "bundled-plugin"))]
+fn bundled(_: &wasmtime::Engine, _: Option<&Digest>) -> anyhow::Result<Plugin> {
+    bail!("this host-demo was built without a plugin: name one with --plugin FILE")
+}
+
+/// Where compiled code is kept: a directory of the user's own, out of everyone else's reach,
+/// because what lies in it is run. Without one, the plugin is compiled anew each time.
+fn cache() -> Option<PathBuf> {
+    let directory = etcetera::choose_base_strategy()
+        .ok()?
+        .cache_dir()
+        .join("host-demo/compiled");
+    files::make_private(&directory)
+        .and_then(|()| files::out_of_reach(&directory))
+        .inspect_err(|error| {
+            tracing::warn!(%error, directory = %directory.display(), "compiled code is not kept");
+        })
+        .ok()
+}

@@ -6,8 +6,8 @@ use host_demo::kind::Kind;
 
 use crate::args::{self, Cli, Command};
 use crate::commands::{
-    audit, cancel, check, config, demo, gateway, inspect, mock, quota, report, restricted, run,
-    runs, status,
+    audit, cancel, check, config, demo, dry_run, gateway, inspect, mock, quota, report, restricted,
+    run, runs, status,
 };
 use crate::exit::Exit;
 use crate::setup::interrupt;
@@ -64,6 +64,12 @@ pub(crate) fn run() -> Exit {
 
 async fn dispatch(command: Command, format: args::Output) -> anyhow::Result<Exit> {
     match command {
+        Command::Unrestrict(args) if args.dry_run => {
+            dry_run::run(Kind::Release, *args, format).await
+        }
+        Command::Restrict(args) if args.dry_run => {
+            dry_run::run(Kind::Restrict, *args, format).await
+        }
         Command::Unrestrict(args) => run::begin(Kind::Release, *args, format).await,
         Command::Restrict(args) => run::begin(Kind::Restrict, *args, format).await,
         Command::Resume(args) => run::resume(*args, format).await,

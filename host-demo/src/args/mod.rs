@@ -13,7 +13,6 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use host_demo::cloud::{Cloud, Region};
 use host_demo::config::duration;
-use host_demo::egress::Tape;
 use host_demo::plugin::Digest;
 
 use self::help::{
@@ -692,14 +691,6 @@ pub(crate) struct Connection {
     /// scale.
     #[arg(long, value_name = "N", hide = true, default_value_t = 1)]
     pub(crate) time_scale: u32,
-
-    /// The run that calls belong to, for the record.
-    #[arg(skip)]
-    pub(crate) run: Option<String>,
-
-    /// What a pilot keeps its exchanges on.
-    #[arg(skip)]
-    pub(crate) tape: Option<Tape>,
 }
 
 #[derive(Debug, Args)]

@@ -9,15 +9,19 @@ use serde_json::{Value, json};
 
 use crate::args::{self, Output};
 use crate::exit::Exit;
-use crate::setup::{host, read_actions, settings};
+use crate::setup::host::{self, Recording};
+use crate::setup::{read_actions, settings};
 use crate::ui::waits::Waits;
 use crate::ui::{hint, output};
 
 pub(crate) async fn run(args: args::Check, format: Output) -> anyhow::Result<Exit> {
-    let (mut connection, settings) = settings::settle(&args.connection)?;
+    let (connection, settings) = settings::settle(&args.connection)?;
     let tape = Tape::new();
-    connection.tape = args.pilot.is_some().then(|| tape.clone());
-    let (host, service) = host::settled(&connection, &settings)?;
+    let recording = Recording {
+        run: None,
+        tape: args.pilot.is_some().then(|| tape.clone()),
+    };
+    let (host, service) = host::settled(&connection, &settings, recording)?;
     if args.pilot.is_some() {
         pilot::granted(&host)?;
     }

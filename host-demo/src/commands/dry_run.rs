@@ -1,4 +1,4 @@
-//! What `--dry-run` says: what would happen to each device, by what the service knows of it.
+//! `host-demo unrestrict --dry-run` and `restrict --dry-run`: what would happen to each device, by what the service knows of it.
 
 use std::sync::Arc;
 
@@ -11,10 +11,13 @@ use host_demo::report::roughly;
 use host_demo::survey::{Bounds, Survey};
 use serde_json::{Value, json};
 
-use crate::args::Output;
+use crate::args::{self, Output};
 use crate::exit::Exit;
+use crate::setup::interrupt::Interrupt;
+use crate::setup::prepare::{self, Prepared};
 use crate::setup::{forecast, read_actions};
 use crate::ui::action_text::{self, asked, counted, done, step_json, when};
+use crate::ui::confirm::verb;
 use crate::ui::waits::Waits;
 use crate::ui::{output, quota_text, unrecorded};
 
@@ -79,13 +82,24 @@ impl Would {
     }
 }
 
-/// Says what would happen to devices, and sends nothing but reads.
-pub(crate) async fn run(
-    host: &Host,
-    kind: Kind,
-    ids: &[String],
-    format: Output,
-) -> anyhow::Result<Exit> {
+/// Says what would happen to the devices of a run, and sends nothing but reads.
+pub(crate) async fn run(kind: Kind, args: args::Batch, format: Output) -> anyhow::Result<Exit> {
+    let Prepared { asked, host, .. } = prepare::prepare(kind, &args)?;
+    let deadline = prepare::deadline(&args.pace, &host);
+    let interrupt = Interrupt::stops();
+    let patience = prepare::patience(deadline, &interrupt, &Waits::new(&host, format));
+    let devices = asked.devices(&host, verb(kind), patience, format).await?;
+    let ids: Vec<String> = devices.iter().map(|device| device.id.to_string()).collect();
+    match interrupt
+        .unless_pressed(preview(&host, kind, &ids, format))
+        .await
+    {
+        Some(result) => result,
+        None => Ok(Exit::Interrupted),
+    }
+}
+
+async fn preview(host: &Host, kind: Kind, ids: &[String], format: Output) -> anyhow::Result<Exit> {
     let read = read(host, ids, &Waits::new(host, format)).await;
     let missing = unrecorded::missing(host).await;
     let survey = read?;

@@ -12,9 +12,10 @@ use serde_json::json;
 
 use crate::args::{self, Output};
 use crate::exit::Exit;
+use crate::setup::host::{self, Recording};
 use crate::setup::interrupt::Interrupt;
 use crate::setup::own_file::{self, OwnFile};
-use crate::setup::{host, paths, settings};
+use crate::setup::{paths, settings};
 use crate::ui::{output, unrecorded};
 
 pub(crate) async fn run(args: args::Gateway, format: Output) -> anyhow::Result<Exit> {
@@ -29,7 +30,7 @@ pub(crate) async fn run(args: args::Gateway, format: Output) -> anyhow::Result<E
              user who is signed in already (--auth azure-cli)"
         );
     }
-    let (egress, _) = host::boundary(&connection, &settings)?;
+    let (egress, _) = host::boundary(&connection, &settings, Recording::default())?;
     let gateway = Gateway::bind(&egress, args.listen).await?;
     let key_file = match &args.key_file {
         // An engine may be started elsewhere.

@@ -7,18 +7,19 @@ use anyhow::{Context as _, bail};
 use host_demo::batch::{self, Entry, Follow, Outcome, Plan, State, Verdict};
 use host_demo::clock::Moment;
 use host_demo::host::CallError;
-use host_demo::host::{Host, Patience, TOKEN_RETRY_RUN};
+use host_demo::host::Host;
 use host_demo::identity::IdentityError;
 use host_demo::journal::{Journal, Record, Run, Runs};
 use host_demo::kind::Kind;
 
 use crate::args::{self, Output};
-use crate::commands::dry_run;
 use crate::exit::Exit;
-use crate::setup::devices::{self, Device};
+use crate::setup::devices::Device;
+use crate::setup::host::{self, Recording};
 use crate::setup::interrupt::Interrupt;
-use crate::setup::{forecast, host, ledger, paths, settings};
-use crate::ui::confirm::{self, verb};
+use crate::setup::prepare::{self, Prepared};
+use crate::setup::{forecast, ledger, paths, settings};
+use crate::ui::confirm::verb;
 use crate::ui::progress::Progress;
 use crate::ui::waits::Waits;
 use crate::ui::{error_text, output, run_text, suggest, unrecorded};
@@ -28,34 +29,20 @@ const FOLLOW: Duration = Duration::from_secs(600);
 
 /// Begins a run.
 pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyhow::Result<Exit> {
-    batch::check_comment(&args.comment)?;
-    let asked = devices::asked(&args.devices, verb(kind))?;
-    let (above, yes) = (args.devices.confirm_above, args.devices.yes);
-    let yes = yes || args.dry_run;
-    confirm::confirmed(above, yes, asked.len(), "devices", verb(kind))?;
-    let (mut connection, settings) = settings::settle(&args.connection)?;
-    let id = Runs::name(jiff::Timestamp::now());
-    connection.run = Some(id.clone());
-    let (host, service) = host::settled(&connection, &settings)?;
+    let Prepared {
+        id,
+        asked,
+        connection,
+        host,
+        service,
+    } = prepare::prepare(kind, &args)?;
     let plan = plan(&args.pace, asked.len(), &host);
-    let interrupt = match args.dry_run {
-        true => Interrupt::stops(),
-        false => Interrupt::finishes(),
-    };
+    let interrupt = Interrupt::finishes();
     let waits = Waits::new(&host, format);
-    let patience = patience(&plan, &interrupt, &waits);
+    let patience = prepare::patience(plan.deadline, &interrupt, &waits);
     let devices = asked
         .devices(&host, verb(kind), patience.clone(), format)
         .await?;
-    if args.dry_run {
-        let ids: Vec<String> = devices.iter().map(|device| device.id.to_string()).collect();
-        let preview = dry_run::run(&host, kind, &ids, format);
-        return match interrupt.unless_pressed(preview).await {
-            Some(result) => result,
-            None => Ok(Exit::Interrupted),
-        };
-    }
-
     // To know what is left of a quota, and whose the run is, one has to know who this is, which a
     // token may have to say.
     let principal = unless_over(
@@ -104,9 +91,12 @@ pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyh
 pub(crate) async fn resume(args: args::Resume, format: Output) -> anyhow::Result<Exit> {
     let runs = Runs::new(paths::runs(&args.runs)?);
     let id = runs.find(&args.run)?;
-    let (mut connection, settings) = settings::settle(&args.connection)?;
-    connection.run = Some(id.clone());
-    let (host, service) = host::settled(&connection, &settings)?;
+    let (connection, settings) = settings::settle(&args.connection)?;
+    let recording = Recording {
+        run: Some(id.clone()),
+        tape: None,
+    };
+    let (host, service) = host::settled(&connection, &settings, recording)?;
     let interrupt = Interrupt::finishes();
     let (journal, record) = runs.resume(&id)?;
     let Record {
@@ -128,7 +118,7 @@ pub(crate) async fn resume(args: args::Resume, format: Output) -> anyhow::Result
         &host,
         plan.deadline,
         waits.watch(async {
-            let patience = patience(&plan, &interrupt, &waits);
+            let patience = prepare::patience(plan.deadline, &interrupt, &waits);
             if let Ok(who) = host.principal_within(&patience).await {
                 is_for(&run, "tenant", run.tenant.as_ref(), &who.tenant)?;
                 let application = run.application.as_ref();
@@ -168,7 +158,7 @@ fn is_for(run: &Run, what: &str, then: Option<&String>, now: &str) -> anyhow::Re
 
 fn plan(args: &args::Pace, devices: usize, host: &Host) -> Plan {
     Plan {
-        deadline: args.deadline.map(|time| host.clock().now() + time),
+        deadline: prepare::deadline(args, host),
         at_once: args.at_once.max(1),
         pause_above: args.pause_above,
         advice: error_text::advice,
@@ -177,17 +167,6 @@ fn plan(args: &args::Pace, devices: usize, host: &Host) -> Plan {
             (false, None) if devices == 1 => Follow::For(FOLLOW),
             (false, _) => Follow::ToTheEnd,
         })
-    }
-}
-
-/// How long a run waits before it begins.
-fn patience(plan: &Plan, interrupt: &Interrupt, waits: &Arc<Waits>) -> Patience {
-    Patience {
-        until: plan.deadline,
-        stop: Some(interrupt.stop.clone()),
-        token_retry: plan.deadline.is_none().then_some(TOKEN_RETRY_RUN),
-        on_wait: Some(waits.on_wait()),
-        ..Patience::default()
     }
 }
 

@@ -10,11 +10,11 @@ use super::paths;
 use crate::args::Connection;
 use crate::ui::output;
 
-/// Where the calls of this run are recorded. Without it there is no run.
-pub(super) fn open(args: &Connection) -> anyhow::Result<Arc<Audit>> {
+/// Where calls are recorded, and as whose and which run's. Without it there is none.
+pub(super) fn open(args: &Connection, run: Option<String>) -> anyhow::Result<Arc<Audit>> {
     let path = paths::audit_log(args)?;
     let key = paths::audit_key(args)?;
-    let audit = Audit::open(&path, &key, who(args))
+    let audit = Audit::open(&path, &key, who(args, run))
         .context("without a record of what is done, nothing is")?;
     if path.metadata()?.mode() & 0o020 != 0 {
         let shown = output::clean(&path.display().to_string());
@@ -23,13 +23,13 @@ pub(super) fn open(args: &Connection) -> anyhow::Result<Arc<Audit>> {
     Ok(Arc::new(audit))
 }
 
-fn who(args: &Connection) -> Who {
+fn who(args: &Connection, run: Option<String>) -> Who {
     Who {
         user: whoami::username().unwrap_or_default(),
         uid: rustix::process::getuid().as_raw(),
         host: whoami::hostname().unwrap_or_default(),
         process: std::process::id(),
         ticket: args.ticket.clone(),
-        run: args.run.clone(),
+        run,
     }
 }

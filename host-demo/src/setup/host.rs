@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use host_demo::clock::{Clock, SystemClock};
 use host_demo::cloud::Service;
 use host_demo::config::Settings;
-use host_demo::egress::{Egress, Setup};
+use host_demo::egress::{Egress, Setup, Tape};
 use host_demo::host::Host;
 use host_demo::network::Network;
 use host_demo::stray;
@@ -16,18 +16,28 @@ use host_demo::transport;
 use super::{audit, identity, ledger, plugin, read, settings};
 use crate::args;
 
+/// What calls are recorded with, besides the audit log's own fields.
+#[derive(Default)]
+pub(crate) struct Recording {
+    /// The run that they belong to.
+    pub(crate) run: Option<String>,
+    /// What a pilot keeps its exchanges on.
+    pub(crate) tape: Option<Tape>,
+}
+
 /// A host for the service and the identity that the arguments and the environment name.
 pub(crate) fn host(args: &args::Connection) -> anyhow::Result<Host> {
     let (args, settings) = settings::settle(args)?;
-    Ok(settled(&args, &settings)?.0)
+    Ok(settled(&args, &settings, Recording::default())?.0)
 }
 
 /// The same, with the service that it is for, from arguments that are complete.
 pub(crate) fn settled(
     args: &args::Connection,
     settings: &Settings,
+    recording: Recording,
 ) -> anyhow::Result<(Host, Service)> {
-    let (egress, service) = boundary(args, settings)?;
+    let (egress, service) = boundary(args, settings, recording)?;
     Ok((Host::new(plugin::load(&args.plugin)?, &egress), service))
 }
 
@@ -35,6 +45,7 @@ pub(crate) fn settled(
 pub(crate) fn boundary(
     args: &args::Connection,
     settings: &Settings,
+    recording: Recording,
 ) -> anyhow::Result<(Egress, Service)> {
     let service = service(args, settings)?;
     let clock = clock(args.time_scale, &service)?;
@@ -44,10 +55,10 @@ pub(crate) fn boundary(
         quotas: settings.quotas().to_vec(),
         policy: settings.policy(service.origin().clone()),
         clock,
-        audit: Some(audit::open(args)?),
+        audit: Some(audit::open(args, recording.run)?),
         ledger: Some(ledger::open(&args.ledger, args.time_scale)?),
         name: ledger::name(),
-        tape: args.tape.clone(),
+        tape: recording.tape,
         ..Setup::new(service.clone(), tokens)
     };
     Ok((setup.build()?, service))

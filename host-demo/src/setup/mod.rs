@@ -11,6 +11,7 @@ pub(crate) mod own_file;
 pub(crate) mod paths;
 pub(crate) mod plugin;
 pub(crate) mod policy;
+pub(crate) mod prepare;
 pub(crate) mod read;
 pub(crate) mod read_actions;
 pub(crate) mod settings;

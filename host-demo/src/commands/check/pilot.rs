@@ -1,7 +1,7 @@
 //! `host-demo check --pilot`
 
 use std::fs::{File, OpenOptions};
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -22,7 +22,7 @@ use crate::exit::Exit;
 use crate::setup::interrupt::{self, Interrupt};
 use crate::setup::{policy, read_actions};
 use crate::ui::waits::Waits;
-use crate::ui::{error_text, output, suggest, unrecorded};
+use crate::ui::{confirm, error_text, output, suggest, unrecorded};
 
 /// What was asked for.
 pub(crate) struct Wanted {
@@ -58,7 +58,7 @@ pub(crate) async fn run(
         Some(name) => format!("{} ({})", device.id, output::clean(name)),
         None => device.id.to_string(),
     };
-    confirm(&named, service, wanted.yes, stop.clone()).await?;
+    confirmed(&named, service, wanted.yes, stop.clone()).await?;
     drop(asking);
     let _interrupt = Interrupt::finishes();
     // Before anything is sent: a record that can't be written is no reason to restrict a device.
@@ -143,7 +143,7 @@ async fn free(host: &Host, device: &str, patience: Patience) -> anyhow::Result<F
 }
 
 /// Asks on the terminal, unless it was said already.
-async fn confirm(
+async fn confirmed(
     named: &str,
     service: &Service,
     yes: bool,
@@ -152,29 +152,26 @@ async fn confirm(
     if yes {
         return Ok(());
     }
-    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+    if !confirm::is_possible() {
         bail!("cannot ask for confirmation here; add --yes to restrict and release {named}");
     }
-    let _ = write!(
-        std::io::stderr(),
+    let question = format!(
         "This restricts a device at {} and releases it again:\n  {named}\nFor some minutes it runs \
-         only programs signed by Microsoft. Continue? [y/N] ",
+         only programs signed by Microsoft. Continue?",
         service.origin()
     );
     // In a thread of its own, which an interrupt does not wait for.
     let (answered, answer) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
-        let mut answer = String::new();
-        let read = std::io::stdin().read_line(&mut answer);
-        let _ = answered.send(read.map(|_| answer));
+        let _ = answered.send(confirm::ask(&question));
     });
-    let answer = tokio::select! {
+    let is_meant = tokio::select! {
         answer = answer => answer.context("no answer can be read")??,
         () = interrupt::pressed(Some(stop)) => return Err(CallError::Stopped.into()),
     };
-    match answer.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => bail!("not confirmed; nothing was sent but reads"),
+    match is_meant {
+        true => Ok(()),
+        false => bail!("not confirmed; nothing was sent but reads"),
     }
 }
 

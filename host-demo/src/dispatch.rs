@@ -1,4 +1,4 @@
-//! The command `host-demo`: what people and scripts see of the library.
+//! Reads the arguments, runs the subcommand that they name, and reports what kept it from running.
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use host_demo::host::CallError;

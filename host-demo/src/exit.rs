@@ -1,4 +1,4 @@
-//! How a command ends: its exit code.
+//! The exit codes of the command.
 
 use std::process::ExitCode;
 

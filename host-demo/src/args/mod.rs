@@ -1,4 +1,4 @@
-//! The command line: subcommands, flags and their help. Nothing here runs anything.
+//! The command line: subcommands, flags and their help.
 
 pub(crate) mod dashes;
 pub(crate) mod help;

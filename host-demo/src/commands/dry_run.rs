@@ -1,4 +1,5 @@
-//! `host-demo unrestrict --dry-run` and `restrict --dry-run`: what would happen to each device, by what the service knows of it.
+//! `host-demo unrestrict --dry-run` and `restrict --dry-run`: what would happen to each device, by what
+//! the service knows of it.
 
 use std::sync::Arc;
 

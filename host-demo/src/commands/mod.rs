@@ -1,4 +1,4 @@
-//! The subcommands, one file for each.
+//! The subcommands, one file for each. They do not use each other.
 
 pub(crate) mod audit;
 pub(crate) mod cancel;

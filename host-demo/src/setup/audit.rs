@@ -1,4 +1,4 @@
-//! The audit log that a command's calls are recorded in.
+//! Opens the audit log that a subcommand's calls are recorded in.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::paths;
 use crate::args::Connection;
 use crate::ui::output;
 
-/// Where calls are recorded, and as whose and which run's. Without it there is none.
+/// Opens the audit log, for calls of this user and this run. Without it no call is made.
 pub(super) fn open(args: &Connection, run: Option<String>) -> anyhow::Result<Arc<Audit>> {
     let path = paths::audit_log(args)?;
     let key = paths::audit_key(args)?;

@@ -1,5 +1,4 @@
-//! From arguments and lists to the devices that are meant, for every command that does something
-//! with devices.
+//! Reads the devices that arguments and lists name, and looks their ids up.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;

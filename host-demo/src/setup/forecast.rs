@@ -1,4 +1,4 @@
-//! How long calls will take by what is left of the quota.
+//! Forecasts how long calls will take, by what is left of the quota.
 
 use std::time::Duration;
 

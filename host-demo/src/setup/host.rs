@@ -1,4 +1,4 @@
-//! The host that a command calls through, and the boundary around it.
+//! Builds the host that a subcommand calls through, and the boundary around it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use host_demo::transport;
 use super::{audit, identity, ledger, plugin, read, settings};
 use crate::args;
 
-/// What calls are recorded with, besides the audit log's own fields.
+/// What a subcommand adds to the record of its calls.
 #[derive(Default)]
 pub(crate) struct Recording {
     /// The run that they belong to.

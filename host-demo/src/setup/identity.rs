@@ -1,4 +1,4 @@
-//! How a command signs in: from the settings to a source of tokens.
+//! Builds the source of tokens that the arguments and the settings name.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::read::{expect_content, secret, secret_bytes, secret_text, text};
 use crate::args;
 use crate::ui::output::clean;
 
-/// The source of tokens that the arguments and the settings name.
+/// Builds the source of tokens.
 pub(super) fn tokens(
     args: &args::Connection,
     settings: &Settings,

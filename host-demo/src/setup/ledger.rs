@@ -1,4 +1,4 @@
-//! The ledger that a command's calls are counted in.
+//! Opens the ledger that a subcommand's calls are counted in.
 
 use std::sync::Arc;
 
@@ -56,7 +56,7 @@ pub(crate) fn open(args: &args::Ledger, time_scale: u32) -> anyhow::Result<Arc<d
     })
 }
 
-/// Which one, by its name, or the usual file.
+/// The ledger that the arguments name, or the default file.
 pub(crate) fn name_of(args: &args::Ledger) -> anyhow::Result<LedgerName> {
     match &args.at {
         Some(at) => at.parse().context("--ledger"),

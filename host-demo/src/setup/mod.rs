@@ -1,4 +1,5 @@
-//! From arguments, configuration and environment to what a command works with.
+//! Makes what a subcommand works with from arguments, configuration and environment: host, audit log,
+//! ledger, devices.
 
 pub(crate) mod audit;
 pub(crate) mod devices;

@@ -19,6 +19,7 @@ impl OwnFile {
         Self { path, own }
     }
 
+    /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

@@ -1,4 +1,4 @@
-//! Where a command's own files are: the audit log and its key, the ledger, the runs.
+//! The paths of a subcommand's own files: the audit log and its key, the ledger, the runs.
 
 use std::path::PathBuf;
 
@@ -12,20 +12,20 @@ const AUDIT_LOG: &str = "audit.jsonl";
 const AUDIT_KEY: &str = "audit.key";
 const LEDGER: &str = "ledger.sqlite";
 
-/// The folder of what is kept from one run to the next.
+/// The folder of everything that one run leaves to the next.
 pub(crate) fn state_folder() -> anyhow::Result<PathBuf> {
     let strategy = etcetera::choose_base_strategy().context("there is no home directory")?;
     let state = strategy.state_dir().unwrap_or_else(|| strategy.data_dir());
     Ok(state.join("host-demo"))
 }
 
-/// Apart from the record: who copies or backs up the one does not take the other along.
+/// The folder of the key, apart from the audit log: who copies or backs up the one does not take the other along.
 fn key_folder() -> anyhow::Result<PathBuf> {
     let strategy = etcetera::choose_base_strategy().context("there is no home directory")?;
     Ok(strategy.data_dir().join("host-demo/keys"))
 }
 
-/// The folder, which is made if it is not there, for this user only.
+/// Makes the folder if it is missing, for this user only.
 pub(crate) fn private(folder: PathBuf) -> anyhow::Result<PathBuf> {
     make_private(&folder)
         .with_context(|| format!("the folder {} can't be used", folder.display()))?;
@@ -48,22 +48,22 @@ pub(super) fn audit_key(args: &args::Connection) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// The audit log, where nobody says; it need not be there.
+/// The default path of the audit log, which need not exist.
 pub(crate) fn usual_audit_log() -> anyhow::Result<PathBuf> {
     Ok(state_folder()?.join(AUDIT_LOG))
 }
 
-/// The same for its key.
+/// The default path of its key, which need not exist.
 pub(crate) fn usual_audit_key() -> anyhow::Result<PathBuf> {
     Ok(key_folder()?.join(AUDIT_KEY))
 }
 
-/// The ledger's file, in a folder that is there.
+/// The default path of the ledger, in a folder that exists.
 pub(super) fn ledger() -> anyhow::Result<PathBuf> {
     Ok(private(state_folder()?)?.join(LEDGER))
 }
 
-/// The ledger's file, where nobody says; it need not be there.
+/// The default path of the ledger, which need not exist.
 pub(crate) fn usual_ledger() -> anyhow::Result<PathBuf> {
     Ok(state_folder()?.join(LEDGER))
 }

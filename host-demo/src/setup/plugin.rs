@@ -1,4 +1,4 @@
-//! The plugin that a command runs.
+//! Loads the plugin that a subcommand runs.
 
 use std::path::PathBuf;
 

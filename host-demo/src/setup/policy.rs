@@ -1,4 +1,4 @@
-//! What the configuration's policy has to allow before a command begins.
+//! Checks that the configuration's policy allows an operation, before a subcommand begins.
 
 use anyhow::bail;
 use host_demo::grant::Operation;

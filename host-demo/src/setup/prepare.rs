@@ -1,4 +1,4 @@
-//! What a run begins with, and its dry run: the devices that are asked for, and the host.
+//! Prepares a run or a dry run: the devices that are asked for, and the host.
 
 use std::sync::Arc;
 
@@ -51,7 +51,7 @@ pub(crate) fn prepare(kind: Kind, args: &args::Batch) -> anyhow::Result<Prepared
     })
 }
 
-/// When a run has to be over, if that is said.
+/// The moment at which a run has to be over, if there is one.
 pub(crate) fn deadline(args: &args::Pace, host: &Host) -> Option<Moment> {
     args.deadline.map(|time| host.clock().now() + time)
 }

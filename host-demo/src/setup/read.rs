@@ -29,7 +29,7 @@ pub(super) fn secret(name: &str) -> anyhow::Result<Option<String>> {
     Ok(Some(text.to_owned()))
 }
 
-/// Reads a file that is no secret.
+/// Reads a file that is not secret.
 pub(crate) fn file(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
     Ok(contents(path, what)?.bytes)
 }
@@ -58,7 +58,7 @@ pub(super) fn secret_bytes(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
     Ok(found.bytes)
 }
 
-/// Reads a file that is no larger than such files are.
+/// Reads a file with its permissions, up to a size that no such file has.
 pub(super) fn contents(path: &Path, what: &str) -> anyhow::Result<Contents> {
     /// Far more than any certificate, secret, token or configuration has.
     const MAX: u64 = 1 << 20;

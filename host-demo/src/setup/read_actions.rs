@@ -1,4 +1,4 @@
-//! How the actions of many devices are read.
+//! Reads the machine actions of many devices.
 
 use std::sync::Arc;
 

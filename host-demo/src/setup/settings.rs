@@ -1,4 +1,4 @@
-//! What the flags, the environment and the configuration file come to.
+//! Finds the configuration file, and joins it with the environment and the flags to settings.
 
 use std::path::{Path, PathBuf};
 

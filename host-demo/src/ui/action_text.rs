@@ -1,4 +1,4 @@
-//! What the actions of devices say, for people and for programs.
+//! Words and JSON for machine actions.
 
 use host_demo::contract::MachineAction;
 use host_demo::harmless::clean;

@@ -1,4 +1,4 @@
-//! Questions before something is done, for a person at a terminal.
+//! Confirmation prompts on a terminal.
 
 use std::io::{IsTerminal as _, Write as _};
 
@@ -27,7 +27,7 @@ pub(crate) const fn verb(kind: Kind) -> Verb {
     }
 }
 
-/// Whether there is somebody to ask.
+/// Whether standard input and standard error are a terminal, so that a person can answer.
 pub(crate) fn is_possible() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
@@ -65,7 +65,7 @@ pub(crate) fn confirmed(
     }
 }
 
-/// Whether these runs are to be removed.
+/// Asks whether to remove these runs; an error if not.
 pub(crate) fn removal(names: &[String]) -> anyhow::Result<()> {
     if !is_possible() {
         bail!(

@@ -1,4 +1,4 @@
-//! Errors, for people and for programs, and what to do about them.
+//! Words and JSON for errors, each with a hint.
 
 use clap::error::ErrorKind;
 use host_demo::audit::AuditError;

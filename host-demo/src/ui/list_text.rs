@@ -1,4 +1,4 @@
-//! What is wrong with a list of devices, and what to do about it.
+//! Words for problems of a device list, each with a hint.
 
 use host_demo::input::{InputError, Problem, Wanted};
 
@@ -38,7 +38,7 @@ pub(crate) fn advice(problem: &Problem) -> &'static str {
     }
 }
 
-/// So many problems.
+/// The number of problems, in words.
 pub(crate) fn problems(count: usize, more: &str) -> String {
     match count {
         1 => format!("1{more} problem"),
@@ -46,7 +46,7 @@ pub(crate) fn problems(count: usize, more: &str) -> String {
     }
 }
 
-/// Why a list can't be read.
+/// The error for a list that cannot be read.
 pub(crate) fn unreadable(name: &str, error: &InputError, wanted: Wanted) -> anyhow::Error {
     let hint = match (error, wanted) {
         (InputError::NotAList { .. }, _) => return anyhow::anyhow!("{name} {error}"),

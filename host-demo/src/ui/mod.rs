@@ -1,4 +1,5 @@
-//! What people and programs see: text and JSON, progress, questions, hints and suggested commands.
+//! Shows things to people and programs: text and JSON, progress bars, confirmation prompts, hints and
+//! suggested commands.
 
 /// Tells people something, on standard error. Unlike `eprintln!` it does not panic where nobody can
 /// be told: the work goes on.

@@ -1,4 +1,4 @@
-//! A name that leads to no device or to several, for people and for programs.
+//! Words and JSON for a name that matches no device or several.
 
 use host_demo::contract::Machine;
 use host_demo::id::DnsName;

@@ -1,4 +1,4 @@
-//! Quotas, for people.
+//! Words and bars for quotas.
 
 use std::time::Duration;
 

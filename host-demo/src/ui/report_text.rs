@@ -1,4 +1,4 @@
-//! The parts of a run's report that several commands print.
+//! The parts of a run's report that several subcommands print.
 
 use host_demo::harmless::clean;
 use host_demo::report::{Report, roughly};

@@ -1,4 +1,4 @@
-//! A run and its devices, for people and for programs.
+//! Words and JSON for a run and its devices.
 
 use host_demo::audit::AuditError;
 use host_demo::batch::{Entry, Finished, Outcome, Problem, Verdict};

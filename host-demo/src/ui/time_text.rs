@@ -1,4 +1,4 @@
-//! Times, for people: all of them are UTC.
+//! Words for times, all of them UTC.
 
 use jiff::Timestamp;
 
@@ -17,7 +17,7 @@ pub(crate) fn utc(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
-/// A date and a time, where the zone is said elsewhere.
+/// A date and a time, without the zone, which stands beside it.
 pub(crate) fn short(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%S").to_string()
 }

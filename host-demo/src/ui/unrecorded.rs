@@ -1,4 +1,4 @@
-//! What is said where the result of a call could not be written to the audit log.
+//! Reports results of calls that could not be written to the audit log.
 
 use std::sync::Arc;
 
@@ -7,6 +7,9 @@ use host_demo::host::Host;
 use serde_json::{Value, json};
 
 use super::output;
+
+const NOT_RECORDED: &str = "what came of a call is not recorded";
+const KEEP_THIS: &str = "keep what is printed here in its place";
 
 /// Why what was done is not on record, if it is not after a last attempt. What was done is not
 /// affected.
@@ -28,7 +31,3 @@ pub(crate) async fn missing_of(audit: Option<&Arc<Audit>>) -> Option<AuditError>
 pub(crate) fn missing_json(error: &AuditError) -> Value {
     json!({ "message": format!("{NOT_RECORDED}: {error}"), "advice": KEEP_THIS })
 }
-
-const NOT_RECORDED: &str = "what came of a call is not recorded";
-
-const KEEP_THIS: &str = "keep what is printed here in its place";

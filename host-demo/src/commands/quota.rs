@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use host_demo::clock::{Clock, Moment, SystemClock};
-use host_demo::limits::{Budget, Key, Ledger, LedgerName, NotUntil, Quota, Sqlite, Why};
+use host_demo::limits::{Budget, Key, LedgerName, NotUntil, Quota, Sqlite, Why};
 use host_demo::report::roughly;
 use serde_json::{Value, json};
 

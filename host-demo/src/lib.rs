@@ -60,8 +60,6 @@ pub use defender_release::{
     list_actions as survey, pilot, preflight as check, report, resolve_names as names,
 };
 
-pub mod settings;
-
 /// The boundary: which requests leave, and in which order that is decided.
 pub mod egress {
     #[doc(inline)]

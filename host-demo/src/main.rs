@@ -5,10 +5,19 @@
     allow(clippy::unwrap_used, reason = "a test that panics has failed")
 )]
 
-mod cli;
+// First, because it defines `note!`.
+#[macro_use]
+mod ui;
+
+mod args;
+mod commands;
+mod dispatch;
+mod exit;
+mod settings;
+mod setup;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    cli::run().into()
+    dispatch::run().into()
 }

@@ -44,6 +44,7 @@ mod redis;
 mod renewal;
 mod restriction;
 mod sharing;
+mod structure;
 mod survey;
 mod token_retry;
 mod transport;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use defender_mock::ListFilter;
 use host_demo::cloud::Service;
 use host_demo::grant::Operation;
 use host_demo::host::{Host, Patience, Setup};
 use host_demo::identity::FixedToken;
-use host_demo::mock::ListFilter;
 use host_demo::policy::Route;
 use serde_json::json;
 use tests::world::real_plugin;

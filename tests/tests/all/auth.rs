@@ -10,7 +10,7 @@ use rcgen::{CertificateParams, KeyPair};
 use tempfile::TempDir;
 
 /// Of no application anywhere; whoever reads it has it.
-const KEY: &str = include_str!("../../../host-demo/src/identity/tests/key.pem");
+const KEY: &str = include_str!("../../../host-demo/crates/connect/src/identity/tests/key.pem");
 
 /// The story's clock: polls of a sign-in are five seconds apart.
 const SCALE: u32 = 200;

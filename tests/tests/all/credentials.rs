@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use super::check::{Run, Stage};
 
 /// Of no application anywhere; whoever reads it has it.
-const KEY: &str = include_str!("../../../host-demo/src/identity/tests/key.pem");
+const KEY: &str = include_str!("../../../host-demo/crates/connect/src/identity/tests/key.pem");
 
 /// A certificate of version 1 for this key, as `openssl x509 -req -signkey` makes it.
-const VERSION_1: &str = include_str!("../../../host-demo/src/identity/tests/version-1.pem");
+const VERSION_1: &str = include_str!("../../../host-demo/crates/connect/src/identity/tests/version-1.pem");
 
 /// Runs it, and returns its report and what it says on standard error.
 #[track_caller]

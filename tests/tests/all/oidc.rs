@@ -14,7 +14,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use serde_json::Value;
 
 /// Of no application anywhere; whoever reads it has it.
-const KEY: &str = include_str!("../../../host-demo/src/identity/tests/key.pem");
+const KEY: &str = include_str!("../../../host-demo/crates/connect/src/identity/tests/key.pem");
 
 /// The server's secret of the application `with-secret`: it wants escaping.
 const SECRET: &str = "s+e cret/=~& of a client";

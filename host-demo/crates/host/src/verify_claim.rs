@@ -208,12 +208,11 @@ mod tests {
     const ACTION: &str = "8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a";
 
     fn answered(status: u16, body: &str) -> Seen {
-        Seen {
-            may_have_arrived: true,
-            status: Some(status),
-            answer: body.as_bytes().to_vec(),
-            ..Seen::default()
-        }
+        let mut seen = Seen::default();
+        seen.may_have_arrived = true;
+        seen.status = Some(status);
+        seen.answer = body.as_bytes().to_vec();
+        seen
     }
 
     fn contradiction(
@@ -312,10 +311,8 @@ mod tests {
                 held_roles: Vec::new(),
             })
         };
-        let held_back = Seen {
-            is_held_back: true,
-            ..Seen::default()
-        };
+        let mut held_back = Seen::default();
+        held_back.is_held_back = true;
         let error = |reason, status: Option<u16>| bindings::Error {
             effect: Effect::None,
             reason,

@@ -293,20 +293,19 @@ impl Pages {
         filter: &MachineActionFilter,
         patience: Patience,
     ) -> Result<(), CallError> {
-        let pages = self;
         loop {
-            pages.survey.reads += 1;
+            self.survey.reads += 1;
             let page =
-                host.list_machine_actions(filter, pages.bounds.page, pages.skip, patience.clone());
+                host.list_machine_actions(filter, self.bounds.page, self.skip, patience.clone());
             match page.await {
                 Ok(page) => {
-                    if !pages.add(page) {
+                    if !self.add(page) {
                         return Ok(());
                     }
                 }
                 Err(error)
                     if matches!(error.reason(), Some(Reason::RateLimited(_)))
-                        && pages.may_read() => {}
+                        && self.may_read() => {}
                 Err(error) => return Err(error),
             }
         }

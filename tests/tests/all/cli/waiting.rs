@@ -101,6 +101,21 @@ fn a_quota_is_waited_for_with_its_time() {
     assert!(quota["until"].is_string() && quota["status"].is_null());
 }
 
+/// The delay is in the message only.
+#[test]
+fn a_429_is_waited_for_with_the_command_that_ends_the_wait() {
+    let stage = Stage::new();
+    let body = r#"{"error":{"code":"TooManyRequests","message":"Too many requests. Try again in 50 seconds."}}"#;
+    stage.mock.inject(Fault::answer(429, body).on(LIST));
+    let said = stage.run(["restricted", "--output", "json"]).exits(0);
+    let waits = said.waits();
+    let quota = waits.iter().find(|wait| wait["reason"] == "quota");
+    let quota = quota.unwrap_or_else(|| panic!("{said}"));
+    let message = quota["message"].as_str().unwrap();
+    assert!(message.contains("`host-demo quota open"), "{message}");
+    said.mentions("the service said to wait (429); to call sooner: ");
+}
+
 #[test]
 fn a_response_that_does_not_come_is_waited_for_aloud() {
     let stage = Stage::new();

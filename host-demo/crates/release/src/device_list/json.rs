@@ -382,8 +382,9 @@ impl<'b> Reader<'_, 'b> {
                     }
                 }
             }
-            // What this program prints before its devices, after them, or in their place.
-            ([], Some("run" | "summary" | "error")) if !has_id(&parsed(value)) => {}
+            // What this program prints before its devices, between and after them, or in their place.
+            ([], Some("run" | "waiting" | "unreadable" | "line" | "summary" | "error"))
+                if !has_id(&parsed(value)) => {}
             _ => self.no_device(value),
         }
     }

@@ -124,6 +124,13 @@ fn a_summary_names_no_device_and_what_is_no_text_is_no_name() {
     assert_eq!(named(&list), [ONE], "it does name one");
     let lines = |list: &List| list.wrong.iter().map(|w| w.line).collect::<Vec<_>>();
     assert_eq!(lines(&list), [3, 4]);
+    // What a busy machine or a rejected filter adds to the printed lines.
+    let printed = format!(
+        "{{\"type\":\"waiting\",\"reason\":\"response\"}}\n{{\"type\":\"unreadable\",\"what\":\"list\"}}\n\
+         {{\"type\":\"line\",\"line\":3,\"error\":{{}}}}\n{{\"type\":\"device\",\"machine_id\":\"{ONE}\"}}\n"
+    );
+    let list = ids(&printed);
+    assert_eq!((named(&list), lines(&list)), (vec![ONE.to_owned()], vec![]));
     let list = parse(b"[7, true, \"pc-1\"]", None, Wanted::Names).unwrap();
     assert_eq!(
         (named(&list), lines(&list)),

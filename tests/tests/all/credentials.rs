@@ -16,7 +16,8 @@ use super::check::{Run, Stage};
 const KEY: &str = include_str!("../../../host-demo/crates/connect/src/identity/tests/key.pem");
 
 /// A certificate of version 1 for this key, as `openssl x509 -req -signkey` makes it.
-const VERSION_1: &str = include_str!("../../../host-demo/crates/connect/src/identity/tests/version-1.pem");
+const VERSION_1: &str =
+    include_str!("../../../host-demo/crates/connect/src/identity/tests/version-1.pem");
 
 /// Runs it, and returns its report and what it says on standard error.
 #[track_caller]

@@ -30,7 +30,7 @@ impl Folder {
     }
 
     fn file(&self) -> Result<LogFile, AuditError> {
-        LogFile::open(&self.log(), &self.key(), file::PAUSE)
+        LogFile::open(&self.log(), &self.key(), log_file::PAUSE)
     }
 
     /// A file of so many records.
@@ -141,7 +141,7 @@ fn a_link_is_not_followed_wherever_it_leads() {
     let link = folder.0.path().join("link");
     for target in [folder.log(), folder.0.path().join("new")] {
         std::os::unix::fs::symlink(&target, &link).unwrap();
-        let refused = LogFile::open(&link, &folder.key(), file::PAUSE).err();
+        let refused = LogFile::open(&link, &folder.key(), log_file::PAUSE).err();
         assert!(
             matches!(refused, Some(AuditError::Link { .. })),
             "{refused:?}"
@@ -312,7 +312,7 @@ fn what_is_no_file_of_records_is_refused_at_once() {
         (folder.0.path().to_owned(), "it is a folder"),
         (folder.0.path().join("no/such/folder/x"), "it has no folder"),
     ] {
-        let refused = LogFile::open(&path, &folder.key(), file::PAUSE).err();
+        let refused = LogFile::open(&path, &folder.key(), log_file::PAUSE).err();
         assert!(refused.is_some(), "{expected}");
     }
     fs::write(folder.log(), "something else\n").unwrap();
@@ -349,7 +349,7 @@ fn a_process_appends_where_it_is_told_to() {
     let mut file = LogFile::open(
         &folder.join("audit.jsonl"),
         &folder.join("audit.key"),
-        file::PAUSE,
+        log_file::PAUSE,
     )
     .unwrap();
     for n in 0..50 {
@@ -388,7 +388,7 @@ fn a_lock_that_is_never_let_go_is_waited_for_a_while_and_then_told_of() {
     let mut file = open().unwrap();
     let other = File::open(folder.log()).unwrap();
     other.lock().unwrap();
-    let reading = file::records(&folder.log(), Duration::ZERO).err();
+    let reading = log_file::records(&folder.log(), Duration::ZERO).err();
     for refused in [append(&mut file, "x").err(), open().err(), reading] {
         let Some(error @ AuditError::Held { .. }) = refused else {
             panic!("{refused:?}")
@@ -403,10 +403,10 @@ fn a_lock_that_is_never_let_go_is_waited_for_a_while_and_then_told_of() {
 #[test]
 fn who_verifies_holds_nobody_up_and_sees_no_half_a_record() {
     let folder = Folder::with(2);
-    let records = file::records(&folder.log(), Duration::ZERO).unwrap();
+    let records = log_file::records(&folder.log(), Duration::ZERO).unwrap();
     append(&mut folder.file().unwrap(), "meanwhile").unwrap();
     let key = Key::load(&folder.key()).unwrap();
-    let found = chain::verify(BufReader::new(records), &key, None).unwrap();
+    let found = hash_chain::verify(BufReader::new(records), &key, None).unwrap();
     assert_eq!(found.records, 2);
 }
 
@@ -514,13 +514,13 @@ async fn what_is_owed_is_tried_again_when_asked_for_and_a_last_time_at_the_end()
 async fn what_there_was_no_room_to_keep_stays_missing() {
     let works = Arc::new(Mutex::new(false));
     let (audit, written) = failing(&works);
-    for call in 0..=writer::OWED_MAX {
+    for call in 0..=writer_thread::OWED_MAX {
         let _nobody_listens = outcome(&audit, &call.to_string());
     }
     audit.catch_up().await;
     *lock(&works) = true;
     audit.catch_up().await;
-    assert_eq!(lock(&written).len(), writer::OWED_MAX);
+    assert_eq!(lock(&written).len(), writer_thread::OWED_MAX);
     assert_eq!(audit.unwritten(), Some(AuditError::TooSlow));
     assert!(!audit.has_all_of("m2"), "it is not known whose it was");
 }
@@ -671,7 +671,7 @@ async fn the_longest_outcome_has_room_in_what_is_kept_for_one() {
         bytes: u64::MAX,
         sha256: "0".repeat(64),
     });
-    let (closing, _) = chain::link(&Key::fleeting().unwrap(), &Head::start(), &torn);
+    let (closing, _) = hash_chain::link(&Key::fleeting().unwrap(), &Head::start(), &torn);
     let longest = outcome.len() + closing.len();
     assert!(longest > 50_000, "{longest} bytes: texts are cut further");
     assert!(longest as u64 + 3 < record::OUTCOME_MAX, "{longest} bytes");
@@ -778,7 +778,7 @@ fn the_action_in_an_answer_is_read_as_the_contract_has_it() {
 fn chain_of(key: &Key, records: usize) -> Vec<u8> {
     let (mut head, mut text) = (Head::start(), String::new());
     for n in 0..records {
-        let (line, next) = chain::link(key, &head, &record(&format!("record {n}")));
+        let (line, next) = hash_chain::link(key, &head, &record(&format!("record {n}")));
         text.push_str(&line);
         text.push('\n');
         head = next;
@@ -787,7 +787,7 @@ fn chain_of(key: &Key, records: usize) -> Vec<u8> {
 }
 
 fn damage(key: &Key, text: &[u8]) -> Option<u64> {
-    match chain::verify(text, key, None) {
+    match hash_chain::verify(text, key, None) {
         Ok(_) => None,
         Err(VerifyError::Damaged { line, .. }) => Some(line),
         Err(error) => panic!("{error}"),
@@ -878,7 +878,7 @@ fn a_closing_record_accounts_for_exactly_what_it_names() {
     let key = Key::fleeting().unwrap();
     let text = chain_of(&key, 1);
     let (line, head) = (String::from_utf8(text.clone()).unwrap(), text.len() as u64);
-    let (_, after) = chain::check(&key, line.trim_end().as_bytes()).unwrap();
+    let (_, after) = hash_chain::check(&key, line.trim_end().as_bytes()).unwrap();
     let closed_off = |offset, bytes, hashed: &[u8], left: &[u8]| {
         let sha256 = defender_core::digest::hex(&<sha2::Sha256 as sha2::Digest>::digest(hashed));
         let closing = record::closing(&Torn {
@@ -886,7 +886,7 @@ fn a_closing_record_accounts_for_exactly_what_it_names() {
             bytes,
             sha256,
         });
-        let (closing, _) = chain::link(&key, &after, &closing);
+        let (closing, _) = hash_chain::link(&key, &after, &closing);
         [line.as_bytes(), left, b"\n", closing.as_bytes(), b"\n"].concat()
     };
     let torn = |offset, bytes, hashed: &[u8]| closed_off(offset, bytes, hashed, b"left");
@@ -896,7 +896,7 @@ fn a_closing_record_accounts_for_exactly_what_it_names() {
     assert_eq!(damage(&key, &torn(0, 4, b"left")), Some(2));
 
     // Nor does it account for what is a whole object: no killed process leaves that.
-    let (record, _) = chain::link(&key, &after, &record("record 2"));
+    let (record, _) = hash_chain::link(&key, &after, &record("record 2"));
     for whole in [
         record.replace("record 2", "record 7"),
         r#"{"a":1} "#.to_owned(),

@@ -361,12 +361,28 @@ mod tests {
     use std::collections::VecDeque;
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    use std::io::Write as _;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use http::HeaderValue;
+    use http::header::{CONTENT_ENCODING, HeaderMap};
     use http_body_util::BodyExt as _;
     use proptest::prelude::*;
 
     use super::*;
-    use defender_connect::content_encoding::tests::{gzip, headers};
     use defender_core::clock::ManualClock;
+
+    fn gzip(text: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn headers(encodings: &[&str]) -> HeaderMap {
+        let value = |text: &&str| (CONTENT_ENCODING, HeaderValue::from_str(text).unwrap());
+        encodings.iter().map(value).collect()
+    }
 
     const TOKEN: &str = "eyJ0eXAi/eyJ0eXAiOiJKV1Qi.eyJ0eXAi/b+c-d_e~f==";
 

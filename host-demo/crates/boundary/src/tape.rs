@@ -61,6 +61,7 @@ pub struct Exchange {
     pub headers: Vec<(String, String)>,
     /// The response's body, as far as it was read.
     pub body: Vec<u8>,
+    /// Whether the exchange is over: nothing is added to it any more.
     pub is_closed: bool,
 }
 
@@ -151,32 +152,5 @@ impl Tape {
 impl fmt::Debug for Tape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tape").finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-impl Exchange {
-    /// One that took no time.
-    pub fn made_up(
-        operation: Operation,
-        method: Method,
-        url: &str,
-        status: u16,
-        body: &[u8],
-    ) -> Self {
-        Self {
-            step: "restrict",
-            operation,
-            method,
-            uri: url.parse().unwrap(),
-            request_body: Bytes::new(),
-            sent: Moment::ORIGIN,
-            sent_at: Timestamp::UNIX_EPOCH,
-            answered: Some(Moment::ORIGIN),
-            status: Some(status),
-            headers: Vec::new(),
-            body: body.to_vec(),
-            is_closed: true,
-        }
     }
 }

@@ -181,7 +181,7 @@ fn legible(name: &str) -> String {
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
     use flate2::Compression;
     use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
     use http::HeaderValue;
@@ -189,7 +189,7 @@ pub mod tests {
 
     use super::*;
 
-    pub fn gzip(text: &[u8]) -> Vec<u8> {
+    fn gzip(text: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
         encoder.write_all(text).unwrap();
         encoder.finish().unwrap()
@@ -207,7 +207,7 @@ pub mod tests {
         encoder.finish().unwrap()
     }
 
-    pub fn headers(encodings: &[&str]) -> HeaderMap {
+    fn headers(encodings: &[&str]) -> HeaderMap {
         let value = |text: &&str| (CONTENT_ENCODING, HeaderValue::from_str(text).unwrap());
         encodings.iter().map(value).collect()
     }

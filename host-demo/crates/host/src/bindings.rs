@@ -217,9 +217,8 @@ impl Effect {
     }
 }
 
-#[cfg(test)]
 impl MachineAction {
-    /// One of which nothing else is known.
+    /// Returns an action of which only this is known.
     pub fn blank(id: &str, type_: ActionType, status: ActionStatus) -> Self {
         Self {
             id: id.to_owned(),

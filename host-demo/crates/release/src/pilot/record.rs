@@ -208,7 +208,10 @@ fn header(redactor: &mut Redactor, name: &str, value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use defender_core::clock::Moment;
     use http::Method;
+    use jiff::Timestamp;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -221,13 +224,19 @@ mod tests {
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect(),
-            ..Exchange::made_up(
-                Operation::UnrestrictCodeExecution,
-                Method::POST,
-                &format!("https://api.security.microsoft.com{path}"),
-                status,
-                body.to_string().as_bytes(),
-            )
+            step: "restrict",
+            operation: Operation::UnrestrictCodeExecution,
+            method: Method::POST,
+            uri: format!("https://api.security.microsoft.com{path}")
+                .parse()
+                .unwrap(),
+            request_body: Bytes::new(),
+            sent: Moment::ORIGIN,
+            sent_at: Timestamp::UNIX_EPOCH,
+            answered: Some(Moment::ORIGIN),
+            status: Some(status),
+            body: body.to_string().into_bytes(),
+            is_closed: true,
         }
     }
 

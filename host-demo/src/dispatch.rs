@@ -6,8 +6,8 @@ use host_demo::kind::Kind;
 
 use crate::args::{self, Cli, Command};
 use crate::commands::{
-    audit, cancel, check, config, demo, dry_run, gateway, inspect, mock, quota, report, restricted,
-    run, runs, status,
+    audit, cancel, check, config, dry_run, gateway, inspect, quota, report, restricted, run, runs,
+    status,
 };
 use crate::exit::Exit;
 use crate::setup::interrupt;
@@ -88,8 +88,6 @@ async fn dispatch(command: Command, format: args::Output) -> anyhow::Result<Exit
             command: args::Audit::Verify(args),
         } => audit::run(args, format),
         Command::Gateway(args) => gateway::run(*args, format).await,
-        Command::Mock(args) => mock::run(args, format).await,
-        Command::Demo => interrupt::stoppable(demo::run()).await,
         Command::Completion { shell } => completion(shell),
     }
 }
@@ -107,9 +105,9 @@ fn diagnose(verbose: u8) {
     let filter = match verbose {
         0 => return,
         // Who runs a gateway sees each call that comes through it.
-        1 => "host_demo=warn,host_demo::gateway=info",
-        2 => "host_demo=debug",
-        _ => "debug,host_demo=trace",
+        1 => "host_demo=warn,defender=warn,defender_gateway=info",
+        2 => "host_demo=debug,defender=debug",
+        _ => "debug,host_demo=trace,defender=trace",
     };
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -18,7 +18,7 @@ use host_demo::limits::Quota;
 use host_demo::plugin::{self, Plugin};
 use serde_json::Value;
 use tests::bare::{self, COMMENT, Error};
-use tests::binary::host_demo_binary;
+use tests::binary::{defender_mock_binary, host_demo_binary};
 use tests::instances::instances;
 use tests::report::{Better, Report, Row};
 use tests::usage;
@@ -52,8 +52,9 @@ fn main() -> Result<(), Error> {
     let effort = if report.is_quick() { QUICK } else { THOROUGH };
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let binary = host_demo_binary();
-    let secure = StandIn::start(&binary, directory, "tls", true)?;
-    let plain = StandIn::start(&binary, directory, "plain", false)?;
+    let stand_in = defender_mock_binary();
+    let secure = StandIn::start(&stand_in, directory, "tls", true)?;
+    let plain = StandIn::start(&stand_in, directory, "plain", false)?;
 
     // First, while this process is small: a child's peak memory includes its parent's at the
     // time of the fork.
@@ -137,7 +138,7 @@ impl StandIn {
         let ca_file = directory.join(format!("{name}.pem"));
         let token_file = directory.join(format!("{name}.token"));
         let mut command = Command::new(binary);
-        command.args(["mock", "--output", "json", "--machines", &CROWD.to_string()]);
+        command.args(["--output", "json", "--machines", &CROWD.to_string()]);
         // No quota, and a device can be released over and over.
         for switch in ["per-minute=none", "per-hour=none", "duplicate=return"] {
             command.args(["--set", switch]);

@@ -1,4 +1,4 @@
-//! The command `host-demo`, and the library's examples, built as this program was.
+//! The programs `host-demo`, `defender-mock` and `demo`, and the examples, built as this program was.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,6 +10,24 @@ use std::process::Command;
 /// When it does not build.
 pub fn host_demo_binary() -> PathBuf {
     build(["--bin", "host-demo"]).join("host-demo")
+}
+
+/// Builds the stand-in's program, unless it is built already, and says where it is.
+///
+/// # Panics
+///
+/// When it does not build.
+pub fn defender_mock_binary() -> PathBuf {
+    build(["--bin", "defender-mock"]).join("defender-mock")
+}
+
+/// Builds the demonstration, unless it is built already, and says where it is.
+///
+/// # Panics
+///
+/// When it does not build.
+pub fn demo_binary() -> PathBuf {
+    build(["--bin", "demo"]).join("demo")
 }
 
 /// Builds an example of the library's, unless it is built already, and says where it is.

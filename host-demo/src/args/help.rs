@@ -8,7 +8,6 @@ pub(crate) const CONTEXT_HEADINGS: [&str; 6] = [
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
-  host-demo demo
   host-demo check
   host-demo restricted --comment-contains INC-42
   host-demo unrestrict --from devices.csv --comment 'INC-42: cleaned' --dry-run
@@ -18,7 +17,6 @@ Examples:
   host-demo status 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a
   host-demo cancel 8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a --comment 'INC-42: wrong device'
   host-demo report last --html report.html
-  host-demo mock --ca-out /tmp/ca.pem --machines 10
 
 Exit codes:
   0  all that was asked for is confirmed (with --no-wait: accepted)
@@ -31,7 +29,7 @@ With --output json, standard output has one JSON object a line. Its \"type\" say
 device, name (that leads to no device), summary, report, action, check, pilot, config, plugin, quota,
 audit, gateway or error. What went wrong stands in its \"error\", as a \"message\" and, where there is something
 to do about it, an \"advice\"; that holds for wrong arguments too. The other commands print text: completion,
-config example, demo, mock.";
+config example.";
 
 /// Where credentials come from: at the end of the help of every subcommand that wants some.
 macro_rules! credentials {

@@ -2,7 +2,6 @@
 
 pub(crate) mod dashes;
 pub(crate) mod help;
-mod mock_help;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -116,14 +115,6 @@ pub(crate) enum Command {
     /// each for one request, for one operation on one device.
     #[command(after_help = GATEWAY_HELP)]
     Gateway(Box<Gateway>),
-
-    /// Run a stand-in for Defender and Entra on this machine, to try things out.
-    #[command(after_help = mock_help::SWITCHES_HELP.as_str())]
-    Mock(Mock),
-
-    /// See it all at work, against the stand-in. Needs nothing and changes nothing.
-    #[command(after_help = PLAIN_EXIT_CODES)]
-    Demo,
 
     /// Print a completion script for a shell.
     ///
@@ -328,7 +319,7 @@ pub(crate) struct Check {
     )]
     pub(crate) pilot: Option<String>,
 
-    /// Write the redacted exchange to this new file (JSON), for `host-demo mock --replay`.
+    /// Write the redacted exchange to this new file (JSON), for `defender-mock --replay`.
     #[arg(long, value_name = "FILE", requires = "pilot", help_heading = "Pilot")]
     pub(crate) record: Option<PathBuf>,
 
@@ -706,49 +697,6 @@ pub(crate) struct Gateway {
 
     #[command(flatten)]
     pub(crate) connection: Connection,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Mock {
-    /// The port to listen on, on 127.0.0.1. 0 takes a free one.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) port: u16,
-
-    /// Write the certificate of its throw-away authority to this file (PEM). Needed, unless it is
-    /// --plain-http.
-    #[arg(long, value_name = "FILE", conflicts_with = "plain_http")]
-    pub(crate) ca_out: Option<PathBuf>,
-
-    /// Write a token that it accepts to this file, for clients that can't ask for one [default with
-    /// --plain-http: host-demo/stand-in-PORT.token in the user's state directory, removed in the
-    /// end].
-    #[arg(long, value_name = "FILE")]
-    pub(crate) token_out: Option<PathBuf>,
-
-    /// How many devices it knows.
-    #[arg(long, default_value_t = 10, value_name = "N")]
-    pub(crate) machines: usize,
-
-    /// A device that it knows besides.
-    #[arg(long = "machine", value_name = "MACHINE_ID")]
-    pub(crate) machine_ids: Vec<String>,
-
-    /// Answer an open question about the real service, as NAME=VALUE. See below.
-    #[arg(long = "set", value_name = "NAME=VALUE")]
-    pub(crate) switches: Vec<String>,
-
-    /// Answer as the service did whose answers are in this file, which `host-demo check --pilot`
-    /// wrote. Switches then change only tokens and quotas.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) replay: Option<PathBuf>,
-
-    /// Serve without TLS, for clients that can't be given a certificate authority.
-    #[arg(long)]
-    pub(crate) plain_http: bool,
-
-    /// Let time run so many times as fast.
-    #[arg(long, value_name = "N", hide = true, default_value_t = 1)]
-    pub(crate) time_scale: u32,
 }
 
 /// One of these names, which the help lists and a completion offers.

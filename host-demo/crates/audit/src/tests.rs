@@ -363,10 +363,7 @@ fn processes_append_in_turn_and_make_one_key() {
     let mut processes: Vec<_> = (0..3)
         .map(|_| {
             Command::new(std::env::current_exe().unwrap())
-                .args([
-                    "--exact",
-                    "audit::tests::a_process_appends_where_it_is_told_to",
-                ])
+                .args(["--exact", "tests::a_process_appends_where_it_is_told_to"])
                 .env("AUDIT_TEST_FOLDER", folder.0.path())
                 .stdout(std::process::Stdio::null())
                 .spawn()

@@ -266,9 +266,7 @@ fn what_runs_until_it_is_ended_exits_with_0() {
     for signal in ["-INT", "-TERM", "-HUP"] {
         let commands = [
             stage.bare(["quota", "--watch", "--output", "json"]).command,
-            stage
-                .bare(["mock", "--plain-http", "--output", "json"])
-                .command,
+            stage.stand_in(["--plain-http", "--output", "json"]).command,
             stage.run(["gateway", "--output", "json"]).command,
         ];
         for command in commands {

@@ -13,7 +13,7 @@ struct StandIn {
 
 impl StandIn {
     fn start(stage: &Stage, args: &[&str]) -> Self {
-        let mut command = stage.bare(["mock"]).with_args(args).command;
+        let mut command = stage.stand_in(args).command;
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut printed = String::new();
         let mut out = BufReader::new(child.stdout.take().unwrap());
@@ -123,7 +123,7 @@ fn what_is_pasted_signs_in_as_it_says() {
 fn without_tls_there_is_no_certificate_to_write() {
     let stage = Stage::new();
     stage
-        .bare(["mock", "--plain-http", "--ca-out", "x.pem"])
+        .stand_in(["--plain-http", "--ca-out", "x.pem"])
         .exits(2)
         .mentions("cannot be used with");
     assert!(!stage.folder.path().join("x.pem").exists());

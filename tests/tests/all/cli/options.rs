@@ -25,8 +25,6 @@ const COMMANDS: &[&[&str]] = &[
     &["report"],
     &["audit", "verify"],
     &["gateway"],
-    &["mock"],
-    &["demo"],
     &["completion"],
 ];
 

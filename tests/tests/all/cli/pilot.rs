@@ -554,7 +554,7 @@ fn what_is_no_record_is_not_replayed() {
         ),
     ] {
         std::fs::write(stage.folder.path().join("record.json"), text).unwrap();
-        let run = stage.bare(["mock", "--plain-http", "--replay", "record.json"]);
+        let run = stage.stand_in(["--plain-http", "--replay", "record.json"]);
         run.exits(2).mentions("record.json").mentions(why);
     }
 }

@@ -389,7 +389,7 @@ async fn a_second_handle_of_one_process_takes_no_lock_from_the_first() {
     drop(other);
     // A process that is the last to close the file, as far as it can see, clears it up.
     let status = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "limits::sqlite::tests::opens_and_closes"])
+        .args(["--exact", "sqlite::tests::opens_and_closes"])
         .env("LEDGER_TO_OPEN", place.file())
         .status();
     assert!(status.unwrap().success());

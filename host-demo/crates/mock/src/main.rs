@@ -1,27 +1,105 @@
-//! `host-demo mock`
+//! `defender-mock`: the stand-in as a program, to try clients out. See `defender-mock --help`.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::process::ExitCode;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use crate::settings::TOKEN_FILE;
 use anyhow::{Context as _, bail};
+use clap::{Parser, ValueEnum};
+use defender_core::clock::SystemClock;
+use defender_core::files;
+use defender_core::id::MachineId;
+use defender_core::shell::Shell;
 use defender_mock::{Grant, Machine, Mock, Replay, Switches};
-use host_demo::clock::SystemClock;
-use host_demo::files;
-use host_demo::id::MachineId;
-use host_demo::identity::Method;
-use host_demo::shell::Shell;
+use etcetera::BaseStrategy as _;
 use serde_json::json;
 
-use crate::args::{self, Output};
-use crate::exit::Exit;
-use crate::setup::interrupt::Interrupt;
-use crate::setup::own_file::OwnFile;
-use crate::setup::{paths, read};
-use crate::ui::output;
+/// Serves a stand-in for Defender and Entra on loopback, to try clients out.
+#[derive(Debug, Parser)]
+#[command(name = "defender-mock", version, after_help = &**SWITCHES_HELP)]
+struct Args {
+    /// The port to listen on, on 127.0.0.1. 0 takes a free one.
+    #[arg(long, default_value_t = 0)]
+    port: u16,
 
-pub(crate) async fn run(args: args::Mock, format: Output) -> anyhow::Result<Exit> {
+    /// Write the certificate of its throw-away authority to this file (PEM). Required, unless
+    /// --plain-http is given.
+    #[arg(long, value_name = "FILE", conflicts_with = "plain_http")]
+    ca_out: Option<PathBuf>,
+
+    /// Write a token that it accepts to this file, for clients that cannot request one [default with
+    /// --plain-http: host-demo/stand-in-PORT.token in the user's state directory, removed at the
+    /// end].
+    #[arg(long, value_name = "FILE")]
+    token_out: Option<PathBuf>,
+
+    /// How many devices it knows.
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    machines: usize,
+
+    /// A further device that it knows.
+    #[arg(long = "machine", value_name = "MACHINE_ID")]
+    machine_ids: Vec<String>,
+
+    /// Answer an open question about the real service, as NAME=VALUE. See below.
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    switches: Vec<String>,
+
+    /// Answer as the service did whose answers are in this file, which `host-demo check --pilot`
+    /// wrote. Switches then change only tokens and quotas.
+    #[arg(long, value_name = "FILE")]
+    replay: Option<PathBuf>,
+
+    /// Serve without TLS, for clients that cannot be given a certificate authority.
+    #[arg(long)]
+    plain_http: bool,
+
+    /// What to print: text for people, or JSON Lines for programs.
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Output,
+
+    /// Let time run so many times as fast.
+    #[arg(long, value_name = "N", hide = true, default_value_t = 1)]
+    time_scale: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    #[default]
+    Text,
+    Json,
+}
+
+/// The largest record that is replayed, in bytes.
+const RECORD_MAX: u64 = 16 << 20;
+
+/// What `--set` can be given, from the switches themselves.
+static SWITCHES_HELP: LazyLock<String> = LazyLock::new(|| {
+    let mut text = String::from(
+        "It listens on loopback only. Press Ctrl-C to stop it.\n\nWhat --set can be given:\n",
+    );
+    for switch in Switches::describe() {
+        let _ = writeln!(text, "  {}={}", switch.name, switch.default);
+        let _ = writeln!(text, "      {}", switch.question);
+        let _ = writeln!(text, "      One of: {}", switch.values);
+    }
+    text + "\nExit codes:\n  0  ended by Ctrl-C\n  2  it could not start, and says why"
+});
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
     if args.ca_out.is_none() && !args.plain_http {
         bail!(
             "name a file with --ca-out FILE, for the certificate that clients have to trust; or \
@@ -31,7 +109,9 @@ pub(crate) async fn run(args: args::Mock, format: Output) -> anyhow::Result<Exit
     let mut switches = Switches::default();
     for setting in &args.switches {
         let (name, value) = setting.split_once('=').with_context(|| {
-            format!("--set {setting:?} is not of the form NAME=VALUE; `host-demo mock --help` lists them")
+            format!(
+                "--set {setting:?} is not of the form NAME=VALUE; `defender-mock --help` lists them"
+            )
         })?;
         switches.set(name, value)?;
     }
@@ -42,35 +122,67 @@ pub(crate) async fn run(args: args::Mock, format: Output) -> anyhow::Result<Exit
         .port(args.port)
         .plain_http(args.plain_http);
     if let Some(path) = &args.replay {
-        let json = read::file(path, "the record")?;
-        let replay = Replay::read(&json).with_context(|| {
-            let path = output::clean(&path.display().to_string());
-            format!("the record {path} can't be replayed")
-        })?;
+        let shown = path.display();
+        let json = files::read(path, RECORD_MAX)
+            .with_context(|| format!("the record {shown} can't be read"))?;
+        let replay = Replay::read(&json.bytes)
+            .with_context(|| format!("the record {shown} can't be replayed"))?;
         builder = builder.replay(replay);
     }
     for (n, id) in args.machine_ids.iter().enumerate() {
         let id: MachineId = id.parse().with_context(|| format!("--machine {id:?}"))?;
         builder = builder.machine(Machine::new(id.as_str(), format!("named-{n}.example.test")));
     }
-    let interrupt = Interrupt::stops();
+    let ended = ended()?;
     let mock = builder.start().await?;
     if let (Some(path), Some(pem)) = (&args.ca_out, mock.ca_pem()) {
         write(path, pem)?;
     }
     let (token_file, _removed_in_the_end) = token_file(&mock, &args)?;
-    introduce(&mock, &args, token_file.as_deref(), format)?;
-    interrupt.pressed().await;
+    introduce(&mock, &args, token_file.as_deref())?;
+    ended.await;
     mock.shutdown().await;
-    Ok(Exit::Done)
+    Ok(())
+}
+
+/// Completes with the first signal that ends a program. It is listened for from the call on.
+#[cfg(unix)]
+fn ended() -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hang_up.recv() => {}
+        }
+    })
+}
+
+/// Completes with Ctrl-C. It is listened for from the call on.
+#[cfg(windows)]
+fn ended() -> std::io::Result<impl Future<Output = ()>> {
+    let mut pressed = tokio::signal::windows::ctrl_c()?;
+    Ok(async move {
+        pressed.recv().await;
+    })
+}
+
+/// A file that is removed at the end.
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 /// Writes a token where a client needs one: the secret is sent over TLS only, so a stand-in without
 /// TLS can't be asked for one.
-fn token_file(
-    mock: &Mock,
-    args: &args::Mock,
-) -> anyhow::Result<(Option<PathBuf>, Option<OwnFile>)> {
+fn token_file(mock: &Mock, args: &Args) -> anyhow::Result<(Option<PathBuf>, Option<Removed>)> {
     /// Long enough to try things out.
     const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -82,12 +194,11 @@ fn token_file(
         }
         None if args.plain_http => {
             let port = mock.base_url().rsplit(':').next().unwrap_or_default();
-            let folder = paths::state_folder().and_then(paths::private);
-            let folder = folder.context("name a file for the token with --token-out FILE")?;
+            let folder = state_folder().context("name a file for the token: --token-out FILE")?;
             let path = folder.join(format!("stand-in-{port}.token"));
             files::write(&path, mock.token(grant).as_bytes())
                 .with_context(|| format!("{} can't be written", path.display()))?;
-            Ok((Some(path.clone()), Some(OwnFile::new(path))))
+            Ok((Some(path.clone()), Some(Removed(path))))
         }
         None => Ok((None, None)),
     }
@@ -107,29 +218,27 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
 }
 
 /// What a client needs, ready to paste.
-fn introduce(
-    mock: &Mock,
-    args: &args::Mock,
-    token_file: Option<&Path>,
-    format: Output,
-) -> anyhow::Result<()> {
+fn introduce(mock: &Mock, args: &Args, token_file: Option<&Path>) -> anyhow::Result<()> {
     let ids = mock.machine_ids();
     let absolute = |path: &Path| std::path::absolute(path);
     let token_file = token_file.map(absolute).transpose()?;
     let ca_file = args.ca_out.as_deref().map(absolute).transpose()?;
-    if format == Output::Json {
-        output::json_line(&json!({
-            "type": "mock",
-            "base_url": mock.base_url(),
-            "authority": mock.authority(),
-            "scope": mock.scope(),
-            "tenant_id": mock.tenant_id(),
-            "client_id": mock.client_id(),
-            "client_secret": mock.client_secret(),
-            "ca_file": ca_file,
-            "token_file": token_file,
-            "machine_ids": ids,
-        }));
+    if args.output == Output::Json {
+        println!(
+            "{}",
+            json!({
+                "type": "mock",
+                "base_url": mock.base_url(),
+                "authority": mock.authority(),
+                "scope": mock.scope(),
+                "tenant_id": mock.tenant_id(),
+                "client_id": mock.client_id(),
+                "client_secret": mock.client_secret(),
+                "ca_file": ca_file,
+                "token_file": token_file,
+                "machine_ids": ids,
+            })
+        );
         return Ok(());
     }
     let connection = Connection {
@@ -147,19 +256,19 @@ fn introduce(
         },
         time_scale: args.time_scale,
     };
-    output::line(&format!(
+    println!(
         "# A stand-in for Defender and Entra listens at {}.",
         mock.base_url()
-    ));
-    output::line("# In another terminal:");
+    );
+    println!("# In another terminal:");
     let id = ids.first().map_or("MACHINE_ID", String::as_str);
     connection
         .lines(Shell::HERE, &program(), id)
         .iter()
-        .for_each(|line| output::line(line));
-    output::line("# The devices it knows:");
+        .for_each(|line| println!("{line}"));
+    println!("# The devices it knows:");
     for id in &ids {
-        output::line(&format!("#   {id}"));
+        println!("#   {id}");
     }
     Ok(())
 }
@@ -205,10 +314,10 @@ impl Connection<'_> {
                 lines.push(shell.set("AZURE_TENANT_ID", tenant_id));
                 lines.push(shell.set("AZURE_CLIENT_ID", client_id));
                 lines.push(shell.set("AZURE_CLIENT_SECRET", secret));
-                line += &format!(" --auth {}", Method::ClientSecret);
+                line += " --auth client-secret";
             }
             Credential::Token(file) => {
-                line += &format!(" --auth {TOKEN_FILE} --token-file {}", path(file));
+                line += &format!(" --auth token-file --token-file {}", path(file));
             }
         }
         if let Some(file) = self.ca_file {
@@ -222,22 +331,35 @@ impl Connection<'_> {
     }
 }
 
-/// What starts this program in another terminal: its name, where the search path leads to it.
+/// Returns what starts `host-demo` in another terminal: its name where the search path has it, else
+/// the file beside this program.
 fn program() -> String {
     const NAME: &str = "host-demo";
 
-    let Ok(this) = std::env::current_exe() else {
+    let file = format!("{NAME}{}", std::env::consts::EXE_SUFFIX);
+    let beside = std::env::current_exe().ok();
+    let beside = beside.map(|this| this.with_file_name(&file));
+    let Some(beside) = beside.filter(|beside| beside.is_file()) else {
         return NAME.to_owned();
     };
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let file = format!("{NAME}{}", std::env::consts::EXE_SUFFIX);
     let found = std::env::split_paths(&path)
         .map(|folder| folder.join(&file))
         .find(|program| program.is_file());
     match found.and_then(|found| found.canonicalize().ok()) {
-        Some(found) if this.canonicalize().is_ok_and(|this| this == found) => NAME.to_owned(),
-        _ => this.display().to_string(),
+        Some(found) if beside.canonicalize().is_ok_and(|beside| beside == found) => NAME.to_owned(),
+        _ => beside.display().to_string(),
     }
+}
+
+/// The folder for the state of both programs, for this user only.
+fn state_folder() -> anyhow::Result<PathBuf> {
+    let strategy = etcetera::choose_base_strategy()?;
+    let folder = strategy.state_dir().unwrap_or_else(|| strategy.data_dir());
+    let folder = folder.join("host-demo");
+    files::make_private(&folder)
+        .with_context(|| format!("the folder {} can't be used", folder.display()))?;
+    Ok(folder)
 }
 
 #[cfg(test)]

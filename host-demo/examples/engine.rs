@@ -15,7 +15,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use host_demo::cloud::Service;
 use host_demo::contract::Plugin;
-use host_demo::egress::{self, Hooks, Patience, Setup};
+use host_demo::egress::{self, Hooks, Setup, WaitOptions};
 use host_demo::grant::{Grant, Operation, Target};
 use host_demo::identity::FixedToken;
 use host_demo::plugin::{BUNDLED, Digest};
@@ -43,7 +43,7 @@ async fn main() -> anyhow::Result<()> {
     // For each call: what it may do, its turn, and a store of its own.
     let device = Target::Machine(machine.parse()?);
     let grant = Grant::new(Operation::UnrestrictCodeExecution, Some(device));
-    let call = boundary.begin(grant, Patience::default()).await?;
+    let call = boundary.begin(grant, WaitOptions::default()).await?;
     let mut store = Store::new(&engine, State::new(Hooks::new(&call)));
     store.limiter(|state| &mut state.limits);
     store.set_fuel(1_000_000_000)?;

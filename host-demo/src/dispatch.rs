@@ -2,7 +2,7 @@
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use host_demo::host::CallError;
-use host_demo::kind::Kind;
+use host_demo::kind::ActionKind;
 
 use crate::args::{self, Cli, Command};
 use crate::commands::{
@@ -65,13 +65,13 @@ pub(crate) fn run() -> Exit {
 async fn dispatch(command: Command, format: args::Output) -> anyhow::Result<Exit> {
     match command {
         Command::Unrestrict(args) if args.dry_run => {
-            dry_run::run(Kind::Release, *args, format).await
+            dry_run::run(ActionKind::Release, *args, format).await
         }
         Command::Restrict(args) if args.dry_run => {
-            dry_run::run(Kind::Restrict, *args, format).await
+            dry_run::run(ActionKind::Restrict, *args, format).await
         }
-        Command::Unrestrict(args) => run::begin(Kind::Release, *args, format).await,
-        Command::Restrict(args) => run::begin(Kind::Restrict, *args, format).await,
+        Command::Unrestrict(args) => run::begin(ActionKind::Release, *args, format).await,
+        Command::Restrict(args) => run::begin(ActionKind::Restrict, *args, format).await,
         Command::Resume(args) => run::resume(*args, format).await,
         Command::Restricted(args) => interrupt::stoppable(restricted::run(args, format)).await,
         Command::Cancel(args) => cancel::run(*args, format).await,

@@ -20,7 +20,7 @@ use host_demo::cloud::Service;
 use host_demo::host::{Host, Setup};
 use host_demo::identity::FixedToken;
 use host_demo::journal::Runs;
-use host_demo::kind::Kind;
+use host_demo::kind::ActionKind;
 use host_demo::limits::Quota;
 use host_demo::plugin::{self, Plugin};
 use tests::bare::{self, COMMENT, Error};
@@ -99,7 +99,7 @@ async fn with_quotas(report: &mut Report, binary: &Path, folder: &Path) -> Resul
         return Err("nothing was sent".into());
     };
     let took = last.since(*first);
-    let operation = Kind::Release.operation();
+    let operation = ActionKind::Release.operation();
     let forecast = host(&mock, |_| {})?
         .forecast(operation, DEVICES, ANSWER)
         .await?;
@@ -240,7 +240,7 @@ async fn our_rate(mock: &Mock, ids: &[String], folder: &Path) -> Result<f64, Err
             })
             .to_vec();
     })?;
-    let run = begun(Kind::Release, &host);
+    let run = begun(ActionKind::Release, &host);
     let entries: Result<Vec<Entry>, Error> = ids
         .iter()
         .map(|id| Ok(Entry::new(id.parse()?, None)))

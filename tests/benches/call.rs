@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use host_demo::clock::SystemClock;
 use host_demo::cloud::Service;
-use host_demo::host::{Host, Patience, Setup};
+use host_demo::host::{Host, Setup, WaitOptions};
 use host_demo::identity::{FixedToken, Identity, Method, Settings, TokenSource};
 use host_demo::limits::Quota;
 use host_demo::plugin::{self, Plugin};
@@ -267,9 +267,13 @@ async fn calls_of(
                 let start = Instant::now();
                 match &caller {
                     Caller::Host(host) => {
-                        host.unrestrict_code_execution(&machine_id, COMMENT, Patience::default())
-                            .await
-                            .map(drop)?;
+                        host.unrestrict_code_execution(
+                            &machine_id,
+                            COMMENT,
+                            WaitOptions::default(),
+                        )
+                        .await
+                        .map(drop)?;
                     }
                     Caller::Bare(client) => {
                         bare::release(client, &base_url, &token, &machine_id)

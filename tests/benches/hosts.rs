@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use defender_mock::{Duplicate, Grant, Mock, Switches};
 use host_demo::cloud::Service;
-use host_demo::host::{Host, Patience, Setup};
+use host_demo::host::{Host, Setup, WaitOptions};
 use host_demo::identity::FixedToken;
 use host_demo::limits::Quota;
 use host_demo::plugin::{self, Plugin};
@@ -175,7 +175,7 @@ impl Measured {
                     let call = host.unrestrict_code_execution(
                         &asked.machine_id,
                         &asked.comment,
-                        Patience::default(),
+                        WaitOptions::default(),
                     );
                     let start = Instant::now();
                     runtime.block_on(call)?;

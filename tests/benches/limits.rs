@@ -21,7 +21,7 @@ use governor::RateLimiter;
 use governor::clock::FakeRelativeClock;
 use host_demo::clock::{Clock, Moment, Sleep, SystemClock};
 use host_demo::limits::{
-    Ask, Holder, Key, Ledger, Memory, News, Quota, Redis, RedisOptions, Reply, Slot, Sqlite,
+    Ask, Holder, Key, Memory, Quota, QuotaStore, Redis, RedisOptions, Reply, Slot, Sqlite, Update,
     boot_id,
 };
 use rusqlite::Connection;
@@ -161,7 +161,7 @@ fn memory(report: &mut Report, rounds: usize, decisions: u32) {
     let admit = || {
         hands.advance(PACE);
         let slot = asker.admitted(&ledger).expect("one has just left");
-        ledger.tell(&asker.key, News::Settled(slot, hands.now()));
+        ledger.tell(&asker.key, Update::Settled(slot, hands.now()));
     };
     let fake = FakeRelativeClock::default();
     let governors = [
@@ -223,7 +223,7 @@ fn worst_windows(report: &mut Report) {
         hands.advance(Duration::from_millis(10));
         let slot = asker.admitted(&ledger);
         if let Some(slot) = slot {
-            ledger.tell(&asker.key, News::Settled(slot, hands.now()));
+            ledger.tell(&asker.key, Update::Settled(slot, hands.now()));
         }
         slot.is_some()
     });
@@ -258,7 +258,7 @@ async fn disk(report: &mut Report, directory: &Path, rounds: usize) -> Result<()
     let file = directory.join("decisions.sqlite");
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let ledger = Sqlite::open(&file, Arc::clone(&clock), &boot_id())?;
-    let ledger: Arc<dyn Ledger> = Arc::new(ledger);
+    let ledger: Arc<dyn QuotaStore> = Arc::new(ledger);
     let bare = Connection::open(directory.join("bare.sqlite"))?;
     bare.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; CREATE TABLE call (at INTEGER)",
@@ -293,7 +293,7 @@ async fn disk(report: &mut Report, directory: &Path, rounds: usize) -> Result<()
 }
 
 /// The length of a window in which there are 1,500 calls at the pace at which they are decided.
-async fn window_of_a_full_log(ledger: &Arc<dyn Ledger>, clock: &Arc<dyn Clock>) -> Duration {
+async fn window_of_a_full_log(ledger: &Arc<dyn QuotaStore>, clock: &Arc<dyn Clock>) -> Duration {
     let mut window = Duration::from_millis(100);
     // The pace depends on it.
     for _ in 0..2 {
@@ -305,7 +305,7 @@ async fn window_of_a_full_log(ledger: &Arc<dyn Ledger>, clock: &Arc<dyn Clock>) 
 
 /// Of those who ask on and on, in a window that is never full.
 async fn decisions(
-    ledger: &Arc<dyn Ledger>,
+    ledger: &Arc<dyn QuotaStore>,
     clock: &Arc<dyn Clock>,
     askers: usize,
     per: Duration,
@@ -322,7 +322,7 @@ async fn decisions(
             while began.elapsed() < FOR {
                 if let Ok(Reply::Admitted { slot, .. }) = ledger.ask(&asker.key, asker.ask()).await
                 {
-                    ledger.tell(&asker.key, News::Settled(slot, clock.now()));
+                    ledger.tell(&asker.key, Update::Settled(slot, clock.now()));
                     decisions += 1;
                 }
             }
@@ -352,7 +352,7 @@ async fn server(report: &mut Report, rounds: usize) -> Result<(), Error> {
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let ledger = Redis::open(&server.url(), RedisOptions::default(), Arc::clone(&clock))?;
-    let ledger: Arc<dyn Ledger> = Arc::new(ledger);
+    let ledger: Arc<dyn QuotaStore> = Arc::new(ledger);
     ledger.reopen().await?;
     let (mut ours, mut theirs) = (vec![], vec![]);
     let window = window_of_a_full_log(&ledger, &clock).await;
@@ -412,7 +412,7 @@ fn size_of_keys(report: &mut Report) {
             for _ in 0..calls {
                 hands.advance(PACE);
                 if let Some(slot) = asker.admitted(&ledger) {
-                    ledger.tell(&asker.key, News::Settled(slot, hands.now()));
+                    ledger.tell(&asker.key, Update::Settled(slot, hands.now()));
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use host_demo::batch::{self, Entry, Finished, Follow, Outcome, Plan, Reporter, Unreadable};
 use host_demo::host::{CallError, Host};
 use host_demo::journal::{Journal, Record, Run, Runs};
-use host_demo::kind::Kind;
+use host_demo::kind::ActionKind;
 use host_demo::limits::Why;
 use host_demo::waiting::{Cause, Waiting};
 use tokio::sync::watch;
@@ -61,7 +61,7 @@ impl Reporter for Told {
     fn finished(&self, entry: &Entry, outcome: Outcome) {
         self.add(
             entry.machine.as_str(),
-            outcome.name(Kind::Release).to_owned(),
+            outcome.name(ActionKind::Release).to_owned(),
         );
     }
 
@@ -71,7 +71,7 @@ impl Reporter for Told {
 }
 
 /// A run that is about to begin.
-pub fn begun(kind: Kind, host: &Host) -> Run {
+pub fn begun(kind: ActionKind, host: &Host) -> Run {
     Run {
         id: Runs::name(host.clock().wall()),
         kind,
@@ -109,7 +109,7 @@ pub fn entries(ids: &[String]) -> Vec<Entry> {
 pub async fn drive(
     world: &World,
     host: &Host,
-    kind: Kind,
+    kind: ActionKind,
     ids: &[String],
     plan: &Plan,
 ) -> (Finished, Arc<Told>) {
@@ -146,14 +146,14 @@ pub async fn go_on(
 /// A release of these machines, followed to the end.
 pub async fn release(world: &World, ids: &[String]) -> (Finished, Arc<Told>) {
     let plan = Plan::new(Follow::ToTheEnd);
-    drive(world, &world.host, Kind::Release, ids, &plan).await
+    drive(world, &world.host, ActionKind::Release, ids, &plan).await
 }
 
 /// How it ended for each device, by name.
 pub fn names(finished: &Finished) -> Vec<&'static str> {
     let names = finished
         .outcomes()
-        .map(|outcome| outcome.name(Kind::Release));
+        .map(|outcome| outcome.name(ActionKind::Release));
     names.collect()
 }
 

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use host_demo::clock::{Clock as _, ManualClock, Moment};
 use host_demo::grant::Operation;
 use host_demo::limits::{
-    Ask, Key, Ledger, LedgerError, Limiter, Memory, News, Quota, Reading, Reply,
+    Ask, Key, LedgerError, Limiter, Memory, Quota, QuotaStore, Reading, Reply, Update,
 };
 
 /// The key that all share.
@@ -43,7 +43,7 @@ struct Actor<'a> {
 
 impl<'a> Simulation<'a> {
     /// With a ledger that is made for its clock.
-    pub fn new(ledger: impl FnOnce(&ManualClock) -> Arc<dyn Ledger>) -> Self {
+    pub fn new(ledger: impl FnOnce(&ManualClock) -> Arc<dyn QuotaStore>) -> Self {
         let clock = ManualClock::new();
         let ledger = Arc::new(Busy {
             ledger: ledger(&clock),
@@ -64,7 +64,7 @@ impl<'a> Simulation<'a> {
 
     /// A process, as far as the quotas know.
     pub fn limiter(&self, quotas: &[Quota], name: &str) -> Limiter {
-        let ledger: Arc<dyn Ledger> = Arc::clone(&self.ledger) as _;
+        let ledger: Arc<dyn QuotaStore> = Arc::clone(&self.ledger) as _;
         Limiter::new(Arc::new(self.clock.clone()), quotas, ledger, name)
     }
 
@@ -170,7 +170,7 @@ impl Wake for Bell {
 
 /// A ledger that knows whether it owes an answer: until then the clock must not go on.
 struct Busy {
-    ledger: Arc<dyn Ledger>,
+    ledger: Arc<dyn QuotaStore>,
     asked: AtomicUsize,
 }
 
@@ -183,14 +183,14 @@ impl Drop for Asked<'_> {
 }
 
 #[async_trait]
-impl Ledger for Busy {
+impl QuotaStore for Busy {
     async fn ask(&self, key: &Key, ask: Ask) -> Result<Reply, LedgerError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let _answered = Asked(&self.asked);
         self.ledger.ask(key, ask).await
     }
 
-    fn tell(&self, key: &Key, news: News) {
+    fn tell(&self, key: &Key, news: Update) {
         self.ledger.tell(key, news);
     }
 

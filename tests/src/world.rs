@@ -13,7 +13,7 @@ use host_demo::clock::{Clock as _, ManualClock, Moment};
 use host_demo::cloud::Service;
 use host_demo::contract::MachineAction;
 use host_demo::grant::Operation;
-use host_demo::host::{CALL_TIMEOUT, CallError, Host, Patience, Setup};
+use host_demo::host::{CALL_TIMEOUT, CallError, Host, Setup, WaitOptions};
 use host_demo::identity::{
     BearerToken, FixedToken, Identity, IdentityError, Method, Principal, Retry, Settings,
     TokenSource,
@@ -440,7 +440,7 @@ pub async fn release(
     machine: &str,
     comment: &str,
 ) -> Result<MachineAction, CallError> {
-    host.unrestrict_code_execution(machine, comment, Patience::default())
+    host.unrestrict_code_execution(machine, comment, WaitOptions::default())
         .await
 }
 

@@ -8,7 +8,7 @@ use host_demo::audit::AuditError;
 use host_demo::cancel::{self, Outcome};
 use host_demo::contract::MachineAction;
 use host_demo::grant::Operation;
-use host_demo::host::{CallError, Host, Patience};
+use host_demo::host::{CallError, Host, WaitOptions};
 use host_demo::id::{ActionId, IdError};
 use serde_json::{Value, json};
 
@@ -38,10 +38,10 @@ pub(crate) async fn run(args: Cancel, format: Output) -> anyhow::Result<Exit> {
     let foretold = forecast::foretell(&host, operation, ids.len(), "cancellations");
     interrupt.unless_pressed(waits.watch(foretold)).await;
     let shown = Arc::clone(&steps);
-    let patience = Patience {
+    let patience = WaitOptions {
         stop: Some(interrupt.stop.clone()),
         on_wait: Some(waits.on_wait()),
-        ..Patience::default()
+        ..WaitOptions::default()
     };
     let on_outcome = move |id: &ActionId, _: &Outcome| shown.done(id.as_str());
     let cancelling = cancel::cancel(&host, ids.clone(), &args.comment, patience, on_outcome);

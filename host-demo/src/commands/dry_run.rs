@@ -7,7 +7,7 @@ use host_demo::contract::MachineActionFilter;
 use host_demo::history::{Device, History, Standing, Step};
 use host_demo::host::{CallError, Host};
 use host_demo::id::MachineId;
-use host_demo::kind::Kind;
+use host_demo::kind::ActionKind;
 use host_demo::report::roughly;
 use host_demo::survey::{Bounds, Lister, Survey};
 use serde_json::{Value, json};
@@ -44,12 +44,12 @@ impl Would {
 
     /// Of the two that may be under way, the opposite one matters more: it can come last
     /// (MicrosoftDocs/microsoft-365-docs#5903).
-    fn of(device: Option<&Device>, kind: Kind) -> Self {
+    fn of(device: Option<&Device>, kind: ActionKind) -> Self {
         let Some(device) = device else {
             // A device that nobody has restricted is what a restriction is for.
             return match kind {
-                Kind::Restrict => Self::Act,
-                Kind::Release => Self::ActAnyway,
+                ActionKind::Restrict => Self::Act,
+                ActionKind::Release => Self::ActAnyway,
             };
         };
         if device.running(kind.opposite()).is_some() {
@@ -59,19 +59,19 @@ impl Would {
             return Self::Adopt;
         }
         match (kind, device.standing()) {
-            (Kind::Release, Standing::Restricted)
-            | (Kind::Restrict, Standing::Released | Standing::Unknown) => Self::Act,
-            (Kind::Release, Standing::Released | Standing::Unknown)
-            | (Kind::Restrict, Standing::Restricted) => Self::ActAnyway,
+            (ActionKind::Release, Standing::Restricted)
+            | (ActionKind::Restrict, Standing::Released | Standing::Unknown) => Self::Act,
+            (ActionKind::Release, Standing::Released | Standing::Unknown)
+            | (ActionKind::Restrict, Standing::Restricted) => Self::ActAnyway,
         }
     }
 
-    const fn name(self, kind: Kind) -> &'static str {
+    const fn name(self, kind: ActionKind) -> &'static str {
         match (self, kind) {
-            (Self::Act, Kind::Release) => "release",
-            (Self::Act, Kind::Restrict) => "restrict",
-            (Self::ActAnyway, Kind::Release) => "release-anyway",
-            (Self::ActAnyway, Kind::Restrict) => "restrict-anyway",
+            (Self::Act, ActionKind::Release) => "release",
+            (Self::Act, ActionKind::Restrict) => "restrict",
+            (Self::ActAnyway, ActionKind::Release) => "release-anyway",
+            (Self::ActAnyway, ActionKind::Restrict) => "restrict-anyway",
             (Self::Adopt, _) => "adopt",
             (Self::Hold, _) => "hold",
         }
@@ -84,7 +84,11 @@ impl Would {
 }
 
 /// Says what would happen to the devices of a run, and sends nothing but reads.
-pub(crate) async fn run(kind: Kind, args: args::Batch, format: Output) -> anyhow::Result<Exit> {
+pub(crate) async fn run(
+    kind: ActionKind,
+    args: args::Batch,
+    format: Output,
+) -> anyhow::Result<Exit> {
     let Prepared { asked, host, .. } = prepare::prepare(kind, &args, format)?;
     let deadline = prepare::deadline(&args.pace, &host);
     let interrupt = Interrupt::stops();
@@ -100,7 +104,12 @@ pub(crate) async fn run(kind: Kind, args: args::Batch, format: Output) -> anyhow
     }
 }
 
-async fn preview(host: &Host, kind: Kind, ids: &[String], format: Output) -> anyhow::Result<Exit> {
+async fn preview(
+    host: &Host,
+    kind: ActionKind,
+    ids: &[String],
+    format: Output,
+) -> anyhow::Result<Exit> {
     let mut lister = Lister::default();
     let read = read(host, &mut lister, ids, &Waits::new(host, format)).await;
     let missing = unrecorded::missing(host).await;
@@ -225,13 +234,13 @@ async fn read(
 struct Preview<'a> {
     id: &'a str,
     device: Option<&'a Device>,
-    kind: Kind,
+    kind: ActionKind,
     would: Would,
     why: String,
 }
 
 impl<'a> Preview<'a> {
-    fn new(id: &'a str, kind: Kind, history: &'a History, is_cut: bool) -> Self {
+    fn new(id: &'a str, kind: ActionKind, history: &'a History, is_cut: bool) -> Self {
         let machine: Option<MachineId> = id.parse().ok();
         let device = machine.and_then(|machine| history.of_machine(&machine));
         let would = Would::of(device, kind);
@@ -244,7 +253,7 @@ impl<'a> Preview<'a> {
         }
     }
 
-    fn last(&self, kind: Kind) -> Option<&'a Step> {
+    fn last(&self, kind: ActionKind) -> Option<&'a Step> {
         self.device.and_then(|device| device.last(kind))
     }
 
@@ -259,7 +268,7 @@ impl<'a> Preview<'a> {
             output::clean(name.unwrap_or("(no name known)")),
             output::clean(&self.why)
         )];
-        for step in [Kind::Restrict, Kind::Release]
+        for step in [ActionKind::Restrict, ActionKind::Release]
             .into_iter()
             .filter_map(|k| self.last(k))
         {
@@ -283,8 +292,8 @@ impl<'a> Preview<'a> {
             "computer_dns_name": self.device.and_then(|d| d.computer_dns_name.as_deref()),
             "would": self.would.name(self.kind),
             "why": self.why,
-            "last_restriction": self.last(Kind::Restrict).map(step_json),
-            "last_release": self.last(Kind::Release).map(step_json),
+            "last_restriction": self.last(ActionKind::Restrict).map(step_json),
+            "last_release": self.last(ActionKind::Release).map(step_json),
             "last_failure": self.device.and_then(|d| d.last_failure.as_ref()).map(step_json),
             "pending": pending.iter().map(step_json).collect::<Vec<_>>(),
         })
@@ -292,14 +301,14 @@ impl<'a> Preview<'a> {
 }
 
 /// The reason, for people.
-fn why(device: Option<&Device>, kind: Kind, would: Would, is_cut: bool) -> String {
+fn why(device: Option<&Device>, kind: ActionKind, would: Would, is_cut: bool) -> String {
     let Some(device) = device else {
         return match is_cut {
             false => "no action of it found: is the id right?".to_owned(),
             true => "no action of it among those that were read".to_owned(),
         };
     };
-    let under_way = |kind: Kind| {
+    let under_way = |kind: ActionKind| {
         let step = device.running(kind);
         let step = step.map(|step| format!("action {}, {}", step.id, step.status.as_str()));
         format!(
@@ -340,7 +349,7 @@ mod tests {
 
     use super::*;
 
-    fn step(kind: Kind, status: ActionStatus) -> Step {
+    fn step(kind: ActionKind, status: ActionStatus) -> Step {
         Step {
             id: "8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a".to_owned(),
             kind,
@@ -355,11 +364,11 @@ mod tests {
 
     #[test]
     fn what_would_happen_is_the_same_either_way_round() {
-        use Kind::{Release, Restrict};
+        use ActionKind::{Release, Restrict};
         use Would::{Act, ActAnyway, Adopt, Hold};
 
         let done = |kind| Some(step(kind, ActionStatus::Succeeded));
-        let running = |kinds: &[Kind]| Device {
+        let running = |kinds: &[ActionKind]| Device {
             last_restriction: done(Restrict),
             pending: kinds
                 .iter()

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use host_demo::clock::{Clock, Moment, SystemClock};
-use host_demo::limits::{Budget, Key, LedgerName, NotUntil, Quota, Sqlite, Why};
+use host_demo::limits::{Key, KeyState, LedgerName, NotUntil, Quota, Sqlite, Why};
 use host_demo::report::roughly;
 use serde_json::{Value, json};
 
@@ -41,7 +41,7 @@ async fn show(args: &args::Quota, format: Output) -> anyhow::Result<Exit> {
         };
         let reading = reading?;
         let unused = reading.unused();
-        let mut budgets: Vec<(Option<&Key>, &Budget)> = (reading.budgets.iter())
+        let mut budgets: Vec<(Option<&Key>, &KeyState)> = (reading.budgets.iter())
             .map(|(key, budget)| (Some(key), budget))
             .collect();
         if budgets.is_empty() {
@@ -120,7 +120,7 @@ fn told(format: Output, what: &str, text: &str) {
 struct View<'a> {
     /// None for all of them, where no call was counted yet.
     key: Option<&'a Key>,
-    budget: &'a Budget,
+    budget: &'a KeyState,
     /// On the ledger's scale, and on the calendar.
     now: Moment,
     wall: jiff::Timestamp,

@@ -7,7 +7,7 @@ use host_demo::files;
 use host_demo::harmless::clean;
 use host_demo::journal::Runs;
 use host_demo::limits::Quota;
-use host_demo::report::{Pace, Report};
+use host_demo::report::{CallRate, Report};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -101,7 +101,7 @@ fn some_of(report: &Report<'_>, devices: &[usize]) -> String {
     }
 }
 
-fn pace(pace: &Pace) -> String {
+fn pace(pace: &CallRate) -> String {
     let [first, last] = pace.span();
     let [minute, hour] = Quota::DOCUMENTED;
     format!(

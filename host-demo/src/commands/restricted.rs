@@ -7,7 +7,7 @@ use host_demo::contract::MachineActionFilter;
 use host_demo::harmless::row;
 use host_demo::history::{Device, History, Standing, Step};
 use host_demo::id::MachineId;
-use host_demo::kind::Kind;
+use host_demo::kind::ActionKind;
 use host_demo::survey::{Bounds, Lister};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -159,7 +159,7 @@ impl<'a> Found<'a> {
                 }),
                 (Standing::Restricted, None) => {}
                 (Standing::Unknown, Some(_)) => found.unclear += 1,
-                _ if device.running(Kind::Restrict).is_some_and(is_meant) => {
+                _ if device.running(ActionKind::Restrict).is_some_and(is_meant) => {
                     found.restricting += 1;
                 }
                 _ => {}
@@ -282,7 +282,7 @@ mod tests {
         let at = || Some(When::At(jiff::Timestamp::constant(1_769_807_482, 0)));
         let restriction = Step {
             id: "8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a".to_owned(),
-            kind: Kind::Restrict,
+            kind: ActionKind::Restrict,
             status: host_demo::contract::ActionStatus::Succeeded,
             requestor: Some("ann@contoso.com, of a long name".to_owned()),
             comment: Some("東京\u{1b}[2J ".repeat(40)),
@@ -291,7 +291,7 @@ mod tests {
             computer_dns_name: None,
         };
         let release = Step {
-            kind: Kind::Release,
+            kind: ActionKind::Release,
             status: host_demo::contract::ActionStatus::Pending,
             ..restriction.clone()
         };

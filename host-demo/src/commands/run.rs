@@ -10,7 +10,7 @@ use host_demo::host::CallError;
 use host_demo::host::Host;
 use host_demo::identity::IdentityError;
 use host_demo::journal::{Journal, Record, Run, Runs};
-use host_demo::kind::Kind;
+use host_demo::kind::ActionKind;
 
 use crate::args::{self, Output};
 use crate::exit::Exit;
@@ -28,7 +28,11 @@ use crate::ui::{error_text, output, run_text, suggest, unrecorded};
 const FOLLOW: Duration = Duration::from_secs(600);
 
 /// Begins a run.
-pub(crate) async fn begin(kind: Kind, args: args::Batch, format: Output) -> anyhow::Result<Exit> {
+pub(crate) async fn begin(
+    kind: ActionKind,
+    args: args::Batch,
+    format: Output,
+) -> anyhow::Result<Exit> {
     let Prepared {
         id,
         asked,
@@ -135,7 +139,11 @@ pub(crate) async fn resume(args: args::Resume, format: Output) -> anyhow::Result
         count(&[State::Done]),
         kind.done(),
         left,
-        count(&[State::Sending, State::Unsure, State::Barred]),
+        count(&[
+            State::Sending,
+            State::OutcomeUnknown,
+            State::AlreadyInProgress
+        ]),
         count(&[State::Accepted]),
     );
     let progress = Progress::new(&host, kind, &entries, sent_by, format);
@@ -193,7 +201,7 @@ async fn unless_over<T>(
 }
 
 /// The same for a run.
-async fn foretell_run(host: &Host, kind: Kind, devices: usize) -> Option<Moment> {
+async fn foretell_run(host: &Host, kind: ActionKind, devices: usize) -> Option<Moment> {
     let what = format!("{}s", kind.name());
     forecast::foretell(host, kind.operation(), devices, &what).await
 }

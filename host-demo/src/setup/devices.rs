@@ -8,10 +8,10 @@ use anyhow::{Context as _, bail};
 use host_demo::contract::Reason;
 use host_demo::files;
 use host_demo::grant::Operation;
-use host_demo::host::{CallError, Host, Patience};
+use host_demo::host::{CallError, Host, WaitOptions};
 use host_demo::id::{DnsName, MachineId};
 use host_demo::input::{self, Listed, Named, Wanted};
-use host_demo::names::{self, Stuck, Unclear};
+use host_demo::names::{self, NameError, SearchAborted};
 
 use super::{forecast, interrupt};
 use crate::args::{Devices, Output};
@@ -185,7 +185,7 @@ impl Asked {
         self,
         host: &Host,
         verb: Verb,
-        patience: Patience,
+        patience: WaitOptions,
         format: Output,
     ) -> anyhow::Result<Vec<Device>> {
         let name = |(device, _): &(Named, _)| match device {
@@ -239,13 +239,13 @@ impl Asked {
 }
 
 /// A name without a device, its line, and why.
-type Missed = (DnsName, Option<usize>, Unclear);
+type Missed = (DnsName, Option<usize>, NameError);
 
 /// What was asked for, with what was found of the names among it, in their order. Those that turn
 /// out to be one device are told of.
 fn together(
     asked: Vec<(Named, Option<usize>)>,
-    found: Vec<Result<MachineId, Unclear>>,
+    found: Vec<Result<MachineId, NameError>>,
     mut on_same: impl FnMut(&MachineId, &Named, &Named),
 ) -> (Vec<Device>, Vec<Missed>) {
     let mut found = found.into_iter();
@@ -278,9 +278,9 @@ fn together(
 async fn find(
     host: &Host,
     names: Vec<DnsName>,
-    patience: Patience,
+    patience: WaitOptions,
     format: Output,
-) -> anyhow::Result<Vec<Result<MachineId, Unclear>>> {
+) -> anyhow::Result<Vec<Result<MachineId, NameError>>> {
     let count = names.len();
     let most = names::most_calls(&names);
     let searches = match most == count {
@@ -295,7 +295,7 @@ async fn find(
         _ = waits.watch(foretold) => {}
         () = interrupt::pressed(stop) => return Err(CallError::Stopped.into()),
     }
-    let patience = Patience {
+    let patience = WaitOptions {
         on_wait: Some(waits.on_wait()),
         ..patience
     };
@@ -309,8 +309,8 @@ async fn find(
 }
 
 /// What keeps names from being looked for, and what to do about it.
-fn explained(stuck: Stuck) -> anyhow::Error {
-    let Stuck { name, error } = stuck;
+fn explained(stuck: SearchAborted) -> anyhow::Error {
+    let SearchAborted { name, error } = stuck;
     if error == CallError::Stopped {
         return error.into();
     }
@@ -351,7 +351,7 @@ mod tests {
             (name("pc-1.contoso.com"), Some(3)),
             (Named::Id(id(3)), Some(4)),
         ];
-        let found = vec![Ok(id(1)), Ok(id(2)), Err(Unclear::Nobody), Ok(id(1))];
+        let found = vec![Ok(id(1)), Ok(id(2)), Err(NameError::Nobody), Ok(id(1))];
         let mut same = Vec::new();
         let (devices, missed) = together(asked, found, |id, name, before| {
             same.push((id.clone(), name.to_string(), before.to_string()));
@@ -359,7 +359,7 @@ mod tests {
         let expected = [device(1, Some("pc-1")), device(2, None), device(3, None)];
         assert_eq!(devices, expected);
         let gone = "gone".parse().unwrap();
-        assert_eq!(missed, [(gone, Some(2), Unclear::Nobody)]);
+        assert_eq!(missed, [(gone, Some(2), NameError::Nobody)]);
         assert_eq!(
             same,
             [
@@ -381,7 +381,7 @@ mod tests {
                 .map(|(n, (by_name, is))| match (by_name, is) {
                     (false, is) => (Named::Id(id(is.unwrap_or(9))), Some(n)),
                     (true, is) => {
-                        found.push(is.map(id).ok_or(Unclear::Nobody));
+                        found.push(is.map(id).ok_or(NameError::Nobody));
                         (Named::Name(format!("pc-{n}").parse().unwrap()), Some(n))
                     }
                 })

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use host_demo::clock::{Clock, SystemClock};
-use host_demo::limits::{Ledger, LedgerName, Memory, Redis, RedisOptions, Sqlite, boot_id};
+use host_demo::limits::{LedgerName, Memory, QuotaStore, Redis, RedisOptions, Sqlite, boot_id};
 use host_demo::stray;
 
 use super::{paths, read};
 use crate::args;
 
 /// Where calls are counted.
-pub(crate) fn open(args: &args::Ledger, time_scale: u32) -> anyhow::Result<Arc<dyn Ledger>> {
+pub(crate) fn open(args: &args::Ledger, time_scale: u32) -> anyhow::Result<Arc<dyn QuotaStore>> {
     let clock = Arc::new(SystemClock::scaled(time_scale));
     // What is played out faster is not counted with what is real.
     if args.at.is_none() && time_scale > 1 {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use host_demo::batch;
 use host_demo::clock::Moment;
 use host_demo::cloud::Service;
-use host_demo::host::{Host, Patience, TOKEN_RETRY_RUN};
+use host_demo::host::{Host, TOKEN_RETRY_RUN, WaitOptions};
 use host_demo::journal::Runs;
-use host_demo::kind::Kind;
+use host_demo::kind::ActionKind;
 
 use super::devices::{self, Asked};
 use super::host::{self, Recording};
@@ -29,7 +29,11 @@ pub(crate) struct Prepared {
 }
 
 /// Reads the devices and the settings. Where many devices are meant, it asks; not for a dry run.
-pub(crate) fn prepare(kind: Kind, args: &args::Batch, format: Output) -> anyhow::Result<Prepared> {
+pub(crate) fn prepare(
+    kind: ActionKind,
+    args: &args::Batch,
+    format: Output,
+) -> anyhow::Result<Prepared> {
     batch::check_comment(&args.comment)?;
     let asked = devices::asked(&args.devices, verb(kind), format)?;
     let (above, yes) = (args.devices.confirm_above, args.devices.yes);
@@ -61,12 +65,12 @@ pub(crate) fn patience(
     deadline: Option<Moment>,
     interrupt: &Interrupt,
     waits: &Arc<Waits>,
-) -> Patience {
-    Patience {
+) -> WaitOptions {
+    WaitOptions {
         until: deadline,
         stop: Some(interrupt.stop.clone()),
         token_retry: deadline.is_none().then_some(TOKEN_RETRY_RUN),
         on_wait: Some(waits.on_wait()),
-        ..Patience::default()
+        ..WaitOptions::default()
     }
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use host_demo::contract::MachineActionFilter;
-use host_demo::host::{CallError, Host, Patience};
-use host_demo::kind::Kind;
+use host_demo::host::{CallError, Host, WaitOptions};
+use host_demo::kind::ActionKind;
 use host_demo::survey::{Bounds, Lister, Survey};
 
 use crate::args::Output;
@@ -14,8 +14,8 @@ use crate::ui::{action_text, error_text, output};
 /// Restrictions and releases.
 pub(crate) fn filter() -> MachineActionFilter {
     MachineActionFilter {
-        types: [Kind::Restrict, Kind::Release]
-            .map(Kind::action_type)
+        types: [ActionKind::Restrict, ActionKind::Release]
+            .map(ActionKind::action_type)
             .to_vec(),
         ..MachineActionFilter::everything()
     }
@@ -48,9 +48,9 @@ pub(crate) fn report_rejected(lister: &Lister, format: Output) {
 }
 
 /// As long as it takes, and not in silence.
-pub(crate) fn patience(waits: &Arc<Waits>) -> Patience {
-    Patience {
+pub(crate) fn patience(waits: &Arc<Waits>) -> WaitOptions {
+    WaitOptions {
         on_wait: Some(waits.on_wait()),
-        ..Patience::default()
+        ..WaitOptions::default()
     }
 }

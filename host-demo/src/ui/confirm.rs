@@ -4,7 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 
 use anyhow::bail;
 use host_demo::harmless::clean;
-use host_demo::kind::Kind;
+use host_demo::kind::ActionKind;
 
 /// What is to be done with them, in the words for it.
 #[derive(Clone, Copy)]
@@ -14,13 +14,13 @@ pub(crate) struct Verb {
 }
 
 /// The words for a kind of action.
-pub(crate) const fn verb(kind: Kind) -> Verb {
+pub(crate) const fn verb(kind: ActionKind) -> Verb {
     match kind {
-        Kind::Release => Verb {
+        ActionKind::Release => Verb {
             plain: "release",
             past: "released",
         },
-        Kind::Restrict => Verb {
+        ActionKind::Restrict => Verb {
             plain: "restrict",
             past: "restricted",
         },

@@ -3,7 +3,7 @@
 use host_demo::contract::Reason;
 use host_demo::host::CallError;
 use host_demo::identity::IdentityError;
-use host_demo::transport::{TransportError, TransportErrorKind as Kind};
+use host_demo::transport::{TransportError, TransportErrorKind as ActionKind};
 
 /// The variables that other programs take a proxy for HTTPS from.
 const PROXY_VARIABLES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
@@ -44,7 +44,7 @@ fn of_identity(error: &IdentityError) -> Option<String> {
 /// Returns the step that helps after a connection that failed.
 pub(crate) fn of_transport(failure: &TransportError) -> Option<String> {
     match failure.kind {
-        Kind::Dns | Kind::Refused | Kind::ConnectTimeout => unused_proxy(),
+        ActionKind::Dns | ActionKind::Refused | ActionKind::ConnectTimeout => unused_proxy(),
         _ => None,
     }
 }

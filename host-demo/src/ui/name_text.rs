@@ -2,14 +2,14 @@
 
 use host_demo::contract::Machine;
 use host_demo::id::DnsName;
-use host_demo::names::Unclear;
+use host_demo::names::NameError;
 use serde_json::{Value, json};
 
 use super::output;
 use crate::args::Output;
 
 /// Says why a name is no device, and which it may be.
-pub(crate) fn tell(name: &DnsName, place: Option<(&str, usize)>, why: &Unclear, format: Output) {
+pub(crate) fn tell(name: &DnsName, place: Option<(&str, usize)>, why: &NameError, format: Output) {
     let at = place.map_or(String::new(), |(list, line)| {
         format!("{list}, line {line}: ")
     });

@@ -10,7 +10,7 @@ use host_demo::batch::{Entry, Outcome, Reporter, State, Unreadable, Verdict};
 use host_demo::clock::{Clock, Moment};
 use host_demo::host::{CallError, Host};
 use host_demo::id::MachineId;
-use host_demo::kind::Kind;
+use host_demo::kind::ActionKind;
 use host_demo::waiting::Waiting;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -24,7 +24,7 @@ const LATELY: Duration = Duration::from_secs(60);
 
 /// Shows it.
 pub(crate) struct Progress {
-    kind: Kind,
+    kind: ActionKind,
     format: Output,
     bar: ProgressBar,
     waits: Arc<Waits>,
@@ -47,7 +47,7 @@ struct Tally {
 impl Progress {
     pub(crate) fn new(
         host: &Host,
-        kind: Kind,
+        kind: ActionKind,
         entries: &[Entry],
         sent_by: Option<Moment>,
         format: Output,
@@ -148,12 +148,12 @@ impl Tally {
         counts.sum()
     }
 
-    fn text(&mut self, kind: Kind, devices: usize, now: Moment) -> String {
+    fn text(&mut self, kind: ActionKind, devices: usize, now: Moment) -> String {
         let parts = [
             (self.count(&[State::Done]), kind.done()),
             (self.count(&[State::Accepted]), "accepted"),
             (
-                self.count(&[State::Unsure, State::Barred]),
+                self.count(&[State::OutcomeUnknown, State::AlreadyInProgress]),
                 "being looked up",
             ),
             (self.count(&[State::Held]), "held"),

@@ -3,7 +3,7 @@
 use host_demo::audit::AuditError;
 use host_demo::batch::{Entry, Finished, Outcome, Problem, Verdict};
 use host_demo::journal::{JournalError, Run, Standing};
-use host_demo::kind::Kind;
+use host_demo::kind::ActionKind;
 use serde_json::{Map, Value, json};
 
 use super::{error_text, hint, output, suggest, unrecorded};
@@ -54,7 +54,7 @@ pub(crate) fn standing_json(
 }
 
 /// A device of a run, for programs.
-pub(crate) fn device_json(kind: Kind, entry: &Entry, outcome: Outcome) -> Value {
+pub(crate) fn device_json(kind: ActionKind, entry: &Entry, outcome: Outcome) -> Value {
     let mut action = json!(entry.action);
     if let Value::Object(action) = &mut action {
         action.insert("machineId".to_owned(), json!(entry.machine.as_str()));

@@ -74,7 +74,7 @@ impl Waits {
         })
     }
 
-    /// For a call's [`Patience`](host_demo::host::Patience).
+    /// For a call's [`WaitOptions`](host_demo::host::WaitOptions).
     pub(crate) fn on_wait(self: &Arc<Self>) -> OnWait {
         let this = Arc::clone(self);
         Arc::new(move |waiting| this.tell(&waiting))

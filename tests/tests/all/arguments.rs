@@ -2,7 +2,7 @@
 
 use defender_mock::Api;
 use host_demo::contract::{Effect, Reason};
-use host_demo::host::{CallError, Patience};
+use host_demo::host::{CallError, WaitOptions};
 use tests::world::World;
 
 const ID: &str = "1e5bc9d7e413ddd7902c2932e418702b84d0cc07";
@@ -88,7 +88,7 @@ async fn what_is_no_action_id_is_refused_and_spends_nothing() {
         "../machines",
         "?$filter=x",
     ] {
-        let read = world.host.get_machine_action(id, Patience::default());
+        let read = world.host.get_machine_action(id, WaitOptions::default());
         let error = read.await.unwrap_err();
         assert_eq!(refused_parameter(&error), "action-id", "{id:?}");
     }
@@ -108,7 +108,9 @@ async fn ids_in_upper_case_are_in_lower_case_on_the_wire() {
     );
 
     let upper = action.id.to_ascii_uppercase();
-    let read = world.host.get_machine_action(&upper, Patience::default());
+    let read = world
+        .host
+        .get_machine_action(&upper, WaitOptions::default());
     assert_eq!(read.await.unwrap().id, action.id);
     let read = &world.requests(Api::GetMachineAction)[0];
     assert_eq!(

@@ -12,7 +12,7 @@ use defender_mock::{Api, Duplicate, Fault, Mock};
 use host_demo::audit::{Audit, Who};
 use host_demo::clock::SystemClock;
 use host_demo::contract::{Effect, MachineActionFilter};
-use host_demo::host::{CallError, Host, Patience};
+use host_demo::host::{CallError, Host, WaitOptions};
 use host_demo::plugin::{BUNDLED, Digest};
 use serde_json::{Value, json};
 use tests::binary::host_demo_binary;
@@ -514,7 +514,7 @@ async fn lists_are_recorded_by_what_was_asked_for_and_how_much_there_was() {
         machine_id: Some(machine.clone()),
         ..MachineActionFilter::everything()
     };
-    let patience = Patience::default;
+    let patience = WaitOptions::default;
     host.list_machine_actions(&filter, 1, 0, patience())
         .await
         .unwrap();

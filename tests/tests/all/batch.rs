@@ -7,7 +7,7 @@ use defender_mock::{Api, DeviceBehaviour, Duplicate, Ending, Fault};
 use host_demo::batch::{Finished, Follow, Outcome, Plan, Reporter, State, Verdict};
 use host_demo::clock::Moment;
 use host_demo::journal::{Call, Journal, Standing};
-use host_demo::kind::Kind;
+use host_demo::kind::ActionKind;
 use host_demo::limits::Quota;
 use host_demo::policy::Policy;
 use host_demo::report::Report;
@@ -25,7 +25,14 @@ const ONE_A_MINUTE: Quota = Quota {
 };
 
 async fn run(world: &World, ids: &[String], follow: Follow) -> (Finished, Arc<Told>) {
-    drive(world, &world.host, Kind::Release, ids, &Plan::new(follow)).await
+    drive(
+        world,
+        &world.host,
+        ActionKind::Release,
+        ids,
+        &Plan::new(follow),
+    )
+    .await
 }
 
 /// The first machine, followed for an hour.
@@ -105,7 +112,7 @@ async fn a_deadline_ends_all_of_it() {
     }
     let mut plan = Plan::new(Follow::ToTheEnd);
     plan.deadline = Some(began + 3 * MINUTE / 2);
-    let (finished, _) = drive(&world, &world.host, Kind::Release, &ids, &plan).await;
+    let (finished, _) = drive(&world, &world.host, ActionKind::Release, &ids, &plan).await;
     let mut names = names(&finished);
     names.sort_unstable();
     assert_eq!(names, ["not-run", "pending", "pending"]);
@@ -326,7 +333,7 @@ async fn the_opposite_under_way_is_reported_and_overtaken_only_where_that_is_ask
     let ids = world.mock.machine_ids();
     world.mock.set_device(&ids[0], DeviceBehaviour::Offline);
     let pending = host
-        .restrict_code_execution(&ids[0], "contain", host_demo::host::Patience::default())
+        .restrict_code_execution(&ids[0], "contain", host_demo::host::WaitOptions::default())
         .await
         .unwrap();
     world.clock.advance(MINUTE / 6);
@@ -336,7 +343,7 @@ async fn the_opposite_under_way_is_reported_and_overtaken_only_where_that_is_ask
     let held = finished.entries[0].problem.as_ref().unwrap().message();
     assert!(held.contains(&pending.id), "{held}");
 
-    let mut run = begun(Kind::Release, &world.host);
+    let mut run = begun(ActionKind::Release, &world.host);
     run.override_pending = true;
     let entries = entries(&ids[..1]);
     let journal = Journal::in_memory(&run, &entries).unwrap();
@@ -352,7 +359,7 @@ async fn restricting_goes_the_same_way() {
     let (finished, _) = release(&world, &ids).await;
     assert_eq!(names(&finished), ["released"; 3]);
     let plan = Plan::new(Follow::ToTheEnd);
-    let (finished, _) = drive(&world, &world.host, Kind::Restrict, &ids, &plan).await;
+    let (finished, _) = drive(&world, &world.host, ActionKind::Restrict, &ids, &plan).await;
     assert!(
         finished.outcomes().all(|o| o == Outcome::NotRun),
         "{finished:?}"
@@ -363,7 +370,7 @@ async fn restricting_goes_the_same_way() {
     world.inject(Fault::reset());
     let fault = Fault::reset().after_acting();
     world.mock.inject(fault.on(Api::RestrictCodeExecution));
-    let (finished, _) = drive(&world, &host, Kind::Restrict, &ids, &plan).await;
+    let (finished, _) = drive(&world, &host, ActionKind::Restrict, &ids, &plan).await;
     assert!(
         finished.outcomes().all(|o| o == Outcome::Done),
         "{finished:?}"
@@ -508,7 +515,7 @@ async fn what_would_meet_every_device_ends_the_run() {
     ];
     for host in &hosts {
         let plan = Plan::new(Follow::For(HOUR));
-        let (finished, _) = drive(&world, host, Kind::Release, &ids, &plan).await;
+        let (finished, _) = drive(&world, host, ActionKind::Release, &ids, &plan).await;
         assert_eq!(names(&finished), ["not-run"; 30]);
         assert!(finished.hopeless.is_some());
     }
@@ -545,7 +552,7 @@ async fn where_too_much_goes_wrong_it_pauses_and_says_why() {
     let mut plan = Plan::new(Follow::ToTheEnd);
     plan.at_once = 1;
     let ids = world.mock.machine_ids();
-    let (finished, told) = drive(&world, &world.host, Kind::Release, &ids, &plan).await;
+    let (finished, told) = drive(&world, &world.host, ActionKind::Release, &ids, &plan).await;
     let count = |name| names(&finished).iter().filter(|n| **n == name).count();
     assert_eq!((count("refused"), count("released")), (12, 28));
     let pauses: Vec<_> = told
@@ -579,7 +586,7 @@ async fn a_service_that_goes_away_is_waited_for() {
     world.inject(Fault::reset().times(3));
     let ids = &world.mock.machine_ids()[..10];
     let plan = Plan::new(Follow::ToTheEnd);
-    let (finished, _) = drive(&world, &host, Kind::Release, ids, &plan).await;
+    let (finished, _) = drive(&world, &host, ActionKind::Release, ids, &plan).await;
     assert_eq!(names(&finished), ["released"; 10]);
     assert_eq!(world.mock.actions().len(), 10);
 }
@@ -594,7 +601,7 @@ async fn a_run_that_is_stopped_brings_its_calls_to_their_answers_and_begins_noth
     let plan = Plan::new(Follow::For(HOUR));
     let reporter = Arc::clone(&told) as Arc<dyn Reporter>;
     let entries = entries(&ids);
-    let journal = Journal::in_memory(&begun(Kind::Release, &world.host), &entries).unwrap();
+    let journal = Journal::in_memory(&begun(ActionKind::Release, &world.host), &entries).unwrap();
     let driven = host_demo::batch::drive(&world.host, &journal, entries, &plan, reporter, stopped);
     let mut run = Box::pin(driven);
     meanwhile(
@@ -626,7 +633,7 @@ async fn what_was_interrupted_goes_on_where_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let runs = host_demo::journal::Runs::new(folder.path().join("runs"));
     let ids = world.mock.machine_ids();
-    let run = begun(Kind::Release, &world.host);
+    let run = begun(ActionKind::Release, &world.host);
     let mut left = entries(&ids);
     // As a process leaves it that is killed while the first one is under way, after the second was
     // accepted.
@@ -670,7 +677,7 @@ async fn what_did_not_leave_is_in_the_journal_and_not_in_the_reports_pace() {
     let world = World::new().await;
     let folder = tempfile::tempdir().unwrap();
     let runs = host_demo::journal::Runs::new(folder.path().join("runs"));
-    let run = begun(Kind::Release, &world.host);
+    let run = begun(ActionKind::Release, &world.host);
     let devices = entries(&world.mock.machine_ids());
     drop(runs.create(&run, &devices).unwrap());
     let origin = world.service().origin().clone();
@@ -708,7 +715,7 @@ async fn an_opposite_that_began_while_a_device_waited_for_the_quota_is_not_overt
     let ids = &world.mock.machine_ids()[..2];
     world.mock.set_device(&ids[1], DeviceBehaviour::Offline);
     let host = world.host_that_may_do_all();
-    let patience = host_demo::host::Patience::default();
+    let patience = host_demo::host::WaitOptions::default();
     let pending = host.restrict_code_execution(&ids[1], "contain", patience);
     pending.await.unwrap();
     let (finished, _) = run(&world, ids, Follow::Not).await;
@@ -729,7 +736,7 @@ async fn after_a_nap(deadline: Option<Duration>) -> (World, Finished) {
     let mut plan = Plan::new(Follow::For(HOUR));
     plan.deadline = deadline.map(|time| world.now() + time);
     let entries = entries(&ids);
-    let journal = Journal::in_memory(&begun(Kind::Release, &world.host), &entries).unwrap();
+    let journal = Journal::in_memory(&begun(ActionKind::Release, &world.host), &entries).unwrap();
     let reporter = Arc::new(Told::default()) as Arc<dyn Reporter>;
     let (_go_on, stop) = watch::channel(false);
     world.watch(&journal);

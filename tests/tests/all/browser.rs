@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use host_demo::batch::{Action, Entry, Problem, State};
 use host_demo::host::CallError;
 use host_demo::journal::{Record, Run, Standing};
-use host_demo::kind::Kind;
+use host_demo::kind::ActionKind;
 use host_demo::report::Report;
 use tests::browser::{Browser, Shown};
 
@@ -71,12 +71,12 @@ fn record(hostile: &str) -> Record {
         ..Entry::new(format!("{n:040x}").parse().unwrap(), None)
     };
     let mut refused = entry(4, Some(hostile), State::Refused, None);
-    let error = CallError::Withheld(hostile.to_owned());
+    let error = CallError::Aborted(hostile.to_owned());
     refused.problem = Some(Problem::new(&error, None));
     Record {
         run: Run {
             id: "20260130-211122-abcd".to_owned(),
-            kind: Kind::Release,
+            kind: ActionKind::Release,
             comment: hostile.to_owned(),
             nonce: [7; 16],
             service: hostile.to_owned(),

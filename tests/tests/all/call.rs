@@ -2,7 +2,7 @@
 
 use defender_mock::{Api, Arrival, Duplicate, Fault};
 use host_demo::contract::{ActionStatus, ActionType};
-use host_demo::host::Patience;
+use host_demo::host::WaitOptions;
 use serde_json::{Value, json};
 use tests::world::World;
 
@@ -60,7 +60,7 @@ async fn a_release_is_one_request_and_nothing_in_it_is_left_to_chance() {
 async fn reading_an_action_is_one_request_without_a_body() {
     let world = World::with(|scene| scene.switches.visible_after = Default::default()).await;
     let id = world.release("cleaned").await.unwrap().id;
-    let action = world.host.get_machine_action(&id, Patience::default());
+    let action = world.host.get_machine_action(&id, WaitOptions::default());
     assert_eq!(action.await.unwrap().id, id);
     let [read] = &world.requests(Api::GetMachineAction)[..] else {
         panic!("one request")

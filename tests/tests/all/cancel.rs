@@ -6,7 +6,7 @@ use std::time::Duration;
 use defender_mock::{Api, EndedCancel, Fault, Grant};
 use host_demo::cancel::{self, Outcome};
 use host_demo::contract::{ActionStatus, Reason};
-use host_demo::host::{CallError, Host, Patience};
+use host_demo::host::{CallError, Host, WaitOptions};
 use host_demo::id::ActionId;
 use host_demo::identity::FixedToken;
 use tests::world::World;
@@ -30,14 +30,14 @@ async fn released(world: &World) -> Vec<String> {
 }
 
 async fn cancel(world: &World, host: &Host, ids: &[String]) -> Vec<Outcome> {
-    cancel_with(world, host, ids, Patience::default()).await
+    cancel_with(world, host, ids, WaitOptions::default()).await
 }
 
 async fn cancel_with(
     world: &World,
     host: &Host,
     ids: &[String],
-    patience: Patience,
+    patience: WaitOptions,
 ) -> Vec<Outcome> {
     let ids = ids.iter().map(|id| id.parse().unwrap()).collect();
     let on_outcome = |_: &ActionId, _: &Outcome| {};
@@ -176,9 +176,9 @@ async fn what_is_not_allowed_or_stopped_is_not_sent() {
     assert_eq!(outcomes[2].error().unwrap().reason(), Some(&Reason::Denied));
 
     let (_stopping, stop) = watch::channel(true);
-    let patience = Patience {
+    let patience = WaitOptions {
         stop: Some(stop),
-        ..Patience::default()
+        ..WaitOptions::default()
     };
     // What needs no wait is not stopped by it: so there is one.
     let put_off = Fault::answer(429, "{}").header("retry-after", "9");

@@ -10,9 +10,9 @@ use defender_mock::{
 use host_demo::batch::{Follow, Outcome, Plan};
 use host_demo::clock::{Clock as _, Moment};
 use host_demo::grant::Operation;
-use host_demo::host::{CALL_TIMEOUT, Patience};
+use host_demo::host::{CALL_TIMEOUT, WaitOptions};
 use host_demo::identity::FixedToken;
-use host_demo::kind::Kind;
+use host_demo::kind::ActionKind;
 use host_demo::limits::Quota;
 use host_demo::policy::Route;
 use tests::batch::{COMMENT, drive};
@@ -106,12 +106,12 @@ async fn whatever_becomes_of_two_thousand_devices_is_what_the_service_has_in_its
         let id = &ids[20 * n + lot.below(20)];
         if n % 3 == 0 {
             world.mock.set_device(id, DeviceBehaviour::Offline);
-            let restriction = others.restrict_code_execution(id, "theirs", Patience::default());
+            let restriction = others.restrict_code_execution(id, "theirs", WaitOptions::default());
             restriction.await.unwrap();
             restricted.push(id.clone());
         } else {
             // One that is under way already is not begun once more.
-            let patience = Patience::default();
+            let patience = WaitOptions::default();
             let _ = others
                 .unrestrict_code_execution(id, "theirs", patience)
                 .await;
@@ -125,7 +125,7 @@ async fn whatever_becomes_of_two_thousand_devices_is_what_the_service_has_in_its
     let (began, calendar) = (world.now(), world.clock.wall());
     let mut plan = Plan::new(Follow::ToTheEnd);
     plan.deadline = Some(began + DEADLINE);
-    let (finished, _) = drive(&world, &world.host, Kind::Release, &ids, &plan).await;
+    let (finished, _) = drive(&world, &world.host, ActionKind::Release, &ids, &plan).await;
     world.mock.clear_faults();
 
     let book = Book::of(&world);

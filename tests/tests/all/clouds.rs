@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use defender_mock::{Grant, Mock};
 use host_demo::cloud::{Cloud, Service};
-use host_demo::host::{CallError, Host, Patience, Setup};
+use host_demo::host::{CallError, Host, Setup, WaitOptions};
 use host_demo::identity::{FixedToken, IdentityError};
 use host_demo::policy::Policy;
 use host_demo::transport::SetupError;
@@ -34,7 +34,7 @@ async fn a_token_at_hand_does_not_leave_for_another_cloud_or_a_service_of_ones_o
         let (origin, scope) = (service.origin().to_string(), service.scope().to_owned());
         let host = host(setup(service).await);
         let result = host
-            .unrestrict_code_execution(MACHINE, "x", Patience::default())
+            .unrestrict_code_execution(MACHINE, "x", WaitOptions::default())
             .await;
         let expected = IdentityError::NotForThisService {
             audience: "https://api.securitycenter.microsoft.com".to_owned(),
@@ -65,7 +65,7 @@ async fn a_service_of_ones_own_gets_tokens_of_its_own_scope_only() {
         let token = Arc::new(FixedToken::new(&token).unwrap());
         let host = host(Setup::new(own_service(), token));
         let result = host
-            .unrestrict_code_execution(MACHINE, "x", Patience::default())
+            .unrestrict_code_execution(MACHINE, "x", WaitOptions::default())
             .await;
         let refused = matches!(
             &result,

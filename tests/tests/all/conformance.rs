@@ -28,7 +28,7 @@ use tokio::task::JoinHandle;
 use crate::hostile_servers::server::{MACHINE, Met, TOKEN, read_request};
 use cases::{Case, Expected, Service, cases};
 use gateway::Gate;
-use hosts::{HOSTS, Kind};
+use hosts::{ActionKind, HOSTS};
 
 /// A service, for one case and one host.
 struct Stage {
@@ -287,7 +287,7 @@ fn table(columns: &[Vec<Cell>]) -> (String, Vec<String>) {
             });
         at + 1
     };
-    let width = |host: &Kind| host.name.len().max(10) + 3;
+    let width = |host: &ActionKind| host.name.len().max(10) + 3;
     let _ = write!(table, "\n{:<40}", "conformance");
     for host in &HOSTS {
         let _ = write!(table, "{:>1$}", host.name, width(host));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use host_demo::batch::Outcome;
-use host_demo::kind::Kind;
+use host_demo::kind::ActionKind;
 
 /// Every page that people read, with its path.
 const PAGES: &[(&str, &str)] = &[
@@ -134,7 +134,7 @@ fn the_responders_guide_has_every_outcome() {
     let page = include_str!("../../../docs/responder.md");
     let quoted = quoted(page);
     for outcome in Outcome::ALL {
-        let name = outcome.name(Kind::Release);
+        let name = outcome.name(ActionKind::Release);
         assert!(quoted.contains(&name), "`{name}`");
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use defender_mock::{Api, Grant as Granted, Mock};
 use host_demo::audit::{Audit, Who};
 use host_demo::clock::Clock as _;
-use host_demo::egress::{Patience, SendError, Setup};
+use host_demo::egress::{SendError, Setup, WaitOptions};
 use host_demo::grant::{Grant, Operation, Target};
 use host_demo::identity::FixedToken;
 use host_demo::policy::Denial;
@@ -73,7 +73,7 @@ async fn without_a_guest_a_call_sends_what_its_grant_names_and_once() {
     let release = Operation::UnrestrictCodeExecution;
 
     let call = egress
-        .begin(release_of(&device), Patience::default())
+        .begin(release_of(&device), WaitOptions::default())
         .await
         .unwrap();
     assert_eq!(call.open(release, Some(&device)), Ok(()));
@@ -112,7 +112,7 @@ async fn a_request_names_the_host_that_was_checked_and_asks_for_what_can_be_sear
         request.headers_mut().insert(name, value.parse().unwrap());
     }
     let call = egress
-        .begin(release_of(&device), Patience::default())
+        .begin(release_of(&device), WaitOptions::default())
         .await
         .unwrap();
     call.send(request).await.unwrap();
@@ -141,7 +141,7 @@ async fn a_call_that_nobody_uses_gives_its_permit_back_and_is_on_record() {
     setup.clock = Arc::new(world.clock.clone());
     setup.audit = Some(Arc::clone(&audit));
     let egress = setup.build().unwrap().made_for("a digest");
-    let begin = || egress.begin(release_of(&world.machine(0)), Patience::default());
+    let begin = || egress.begin(release_of(&world.machine(0)), WaitOptions::default());
     let used = async || {
         let reading = egress.limiter().read().await.unwrap();
         let quota = egress.limiter().quotas()[0];

@@ -10,7 +10,7 @@ mod time;
 
 use host_demo::contract::MachineAction;
 use host_demo::host::CallError;
-use host_demo::transport::TransportErrorKind as Kind;
+use host_demo::transport::TransportErrorKind as ActionKind;
 use server::{Stage, Then, count};
 
 /// More than the buffers of both sides and the largest answer.
@@ -28,7 +28,7 @@ fn word(result: &Result<MachineAction, CallError>) -> String {
     }
 }
 
-fn kind(result: &Result<MachineAction, CallError>) -> Option<Kind> {
+fn kind(result: &Result<MachineAction, CallError>) -> Option<ActionKind> {
     match result {
         Err(CallError::Answered { detail, .. }) => detail.as_ref().map(|d| d.kind),
         _ => None,

@@ -8,7 +8,7 @@ use host_demo::contract::{
     MissingRoles, Reason,
 };
 use host_demo::grant::Operation;
-use host_demo::host::{CallError, Patience};
+use host_demo::host::{CallError, WaitOptions};
 use host_demo::plugin::Fault as PluginFault;
 use serde_json::{Value, json};
 use tests::world::{Scene, World};
@@ -25,7 +25,7 @@ async fn six_actions(bend: impl FnOnce(&mut Scene)) -> World {
     .await;
     let host = world.host_that_may_do_all();
     for machine in world.mock.machine_ids() {
-        let patience = Patience::default();
+        let patience = WaitOptions::default();
         let restricted = host.restrict_code_execution(&machine, "suspicious", patience);
         restricted.await.unwrap();
         world.clock.advance(Duration::from_secs(40));
@@ -43,7 +43,7 @@ async fn list(
     top: u32,
     skip: u32,
 ) -> Result<MachineActionPage, CallError> {
-    let patience = Patience::default();
+    let patience = WaitOptions::default();
     world
         .host
         .list_machine_actions(filter, top, skip, patience)
@@ -51,7 +51,7 @@ async fn list(
 }
 
 async fn find(world: &World, name: &str) -> Result<FoundMachines, CallError> {
-    world.host.find_machines(name, Patience::default()).await
+    world.host.find_machines(name, WaitOptions::default()).await
 }
 
 fn ids(page: &MachineActionPage) -> Vec<&str> {
@@ -356,7 +356,7 @@ async fn reading_lists_has_a_right_of_its_own() {
         .mock
         .token(Grant::new().roles(["Machine.RestrictExecution"]));
     let host = world.host_with_token(&token);
-    let found = host.find_machines("pc", Patience::default()).await;
+    let found = host.find_machines("pc", WaitOptions::default()).await;
     assert!(matches!(
         found.unwrap_err().reason(),
         Some(Reason::Forbidden(_))

@@ -124,7 +124,7 @@ async fn a_token_that_is_not_to_be_had_is_reported_without_the_secret() {
         Fault::reset(),
     ] {
         world.mock.inject(fault.on(Api::Token));
-        let hurried = host_demo::host::Patience {
+        let hurried = host_demo::host::WaitOptions {
             until: Some(world.now()),
             ..Default::default()
         };

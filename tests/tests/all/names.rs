@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use defender_mock::{Api, Fault, Grant, Machine, NoMachines};
 use host_demo::contract::Reason;
-use host_demo::host::{CallError, Host, Patience};
+use host_demo::host::{CallError, Host, WaitOptions};
 use host_demo::id::{DnsName, MachineId};
 use host_demo::limits::Quota;
-use host_demo::names::{self, Stuck, Unclear};
+use host_demo::names::{self, NameError, SearchAborted};
 use serde_json::json;
 use tests::world::{World, meanwhile};
 use tokio::sync::watch;
@@ -26,19 +26,19 @@ fn made_up(n: usize) -> String {
 async fn find(
     host: &Host,
     names: &[&str],
-    patience: Patience,
-) -> Result<Vec<Result<MachineId, Unclear>>, Stuck> {
+    patience: WaitOptions,
+) -> Result<Vec<Result<MachineId, NameError>>, SearchAborted> {
     let names = names.iter().map(|name| name.parse().unwrap()).collect();
     names::find(host, names, patience, |_: &DnsName| {}).await
 }
 
-async fn found(world: &World, names: &[&str]) -> Vec<Result<MachineId, Unclear>> {
-    let finding = find(&world.host, names, Patience::default());
+async fn found(world: &World, names: &[&str]) -> Vec<Result<MachineId, NameError>> {
+    let finding = find(&world.host, names, WaitOptions::default());
     world.play(finding).await.unwrap()
 }
 
 async fn stuck(world: &World, names: &[&str]) -> CallError {
-    let finding = find(&world.host, names, Patience::default());
+    let finding = find(&world.host, names, WaitOptions::default());
     world.play(finding).await.unwrap_err().error
 }
 
@@ -50,7 +50,7 @@ async fn each_name_is_one_call_and_the_answers_come_in_the_order_of_the_names() 
     let told = Arc::clone(&answered);
     let on_answer = move |name: &DnsName| told.lock().unwrap().push(name.to_string());
     let names = asked.iter().map(|name| name.parse().unwrap()).collect();
-    let finding = names::find(&world.host, names, Patience::default(), on_answer);
+    let finding = names::find(&world.host, names, WaitOptions::default(), on_answer);
     let found = world.play(finding).await.unwrap();
     let ids: Vec<_> = found
         .into_iter()
@@ -82,7 +82,7 @@ async fn of_several_devices_of_one_name_none_is_taken_not_even_the_active_one() 
     else {
         panic!("three answers")
     };
-    let Err(Unclear::Several(candidates)) = several else {
+    let Err(NameError::Several(candidates)) = several else {
         panic!("{several:?}")
     };
     let told: Vec<_> = candidates
@@ -102,11 +102,11 @@ async fn of_several_devices_of_one_name_none_is_taken_not_even_the_active_one() 
             (NEW, Some("Active"), None)
         ]
     );
-    let Err(Unclear::Merged { machine, into }) = merged else {
+    let Err(NameError::Merged { machine, into }) = merged else {
         panic!("{merged:?}")
     };
     assert_eq!((machine.id.len(), into.as_str()), (40, NEW));
-    assert_eq!(nobody, &Err(Unclear::Nobody));
+    assert_eq!(nobody, &Err(NameError::Nobody));
 }
 
 #[tokio::test]
@@ -121,7 +121,7 @@ async fn a_name_that_nobody_has_as_written_is_looked_for_in_lower_case() {
         .iter()
         .map(|answer| answer.as_ref().map(MachineId::as_str))
         .collect();
-    let nobody = Err(&Unclear::Nobody);
+    let nobody = Err(&NameError::Nobody);
     assert_eq!(ids, [Ok(OLD), Ok(NEW), nobody, nobody]);
     let names: Vec<DnsName> = names.iter().map(|name| name.parse().unwrap()).collect();
     assert_eq!(names::most_calls(&names), 7);
@@ -131,7 +131,7 @@ async fn a_name_that_nobody_has_as_written_is_looked_for_in_lower_case() {
 #[tokio::test]
 async fn nobody_has_a_name_that_is_not_found_and_an_answer_that_is_cut_names_no_device() {
     let world = World::with(|scene| scene.switches.no_machines = NoMachines::NotFound).await;
-    assert_eq!(found(&world, &["pc-9"]).await, [Err(Unclear::Nobody)]);
+    assert_eq!(found(&world, &["pc-9"]).await, [Err(NameError::Nobody)]);
 
     let one = json!({ "id": NEW, "computerDnsName": "pc-9" });
     let cut = json!({ "value": [one], "@odata.nextLink": "https://x" });
@@ -139,7 +139,7 @@ async fn nobody_has_a_name_that_is_not_found_and_an_answer_that_is_cut_names_no_
         .mock
         .inject(Fault::answer(200, cut.to_string()).on(FIND));
     let answers = found(&world, &["pc-9"]).await;
-    let is_cut = matches!(&answers[0], Err(Unclear::Truncated(one)) if one.len() == 1);
+    let is_cut = matches!(&answers[0], Err(NameError::Truncated(one)) if one.len() == 1);
     assert!(is_cut, "{answers:?}");
 }
 
@@ -152,7 +152,7 @@ async fn a_name_whose_answer_is_unusable_is_told_of_and_the_others_are_found() {
         .inject(Fault::answer(200, other.to_string()).on(FIND));
     let answers = found(&world, &[&made_up(1)]).await;
     let is_told = match &answers[0] {
-        Err(Unclear::Unanswered(error)) => error.reason() == Some(&Reason::UnexpectedResponse),
+        Err(NameError::Unanswered(error)) => error.reason() == Some(&Reason::UnexpectedResponse),
         _ => false,
     };
     assert!(is_told, "{answers:?}");
@@ -214,9 +214,9 @@ async fn a_search_that_the_service_puts_off_is_made_again_and_one_that_the_quota
 
     let waited = Arc::new(Mutex::new(0));
     let counted = Arc::clone(&waited);
-    let patience = Patience {
+    let patience = WaitOptions {
         on_wait: Some(Arc::new(move |_| *counted.lock().unwrap() += 1)),
-        ..Patience::default()
+        ..WaitOptions::default()
     };
     let names = [made_up(2), made_up(3)];
     let names = [names[0].as_str(), &names[1]];
@@ -234,9 +234,9 @@ async fn a_search_that_is_stopped_asks_for_nothing_more() {
     };
     let world = World::with(|scene| scene.quotas = vec![ONE_AN_HOUR]).await;
     let (stopping, stop) = watch::channel(false);
-    let patience = Patience {
+    let patience = WaitOptions {
         stop: Some(stop),
-        ..Patience::default()
+        ..WaitOptions::default()
     };
     let names = [made_up(1), made_up(2), made_up(3)];
     let names = [names[0].as_str(), &names[1], &names[2]];
@@ -252,9 +252,9 @@ async fn a_search_that_is_stopped_asks_for_nothing_more() {
     let other = World::new().await;
     let (stopping, stop) = watch::channel(false);
     other.mock.inject(Fault::server_error(503).on(FIND));
-    let patience = Patience {
+    let patience = WaitOptions {
         stop: Some(stop),
-        ..Patience::default()
+        ..WaitOptions::default()
     };
     let mut finding = Box::pin(find(&other.host, &names[..1], patience));
     let failed = other.until("it is asked for", || other.mock.arrivals(FIND) == 1);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use defender_mock::{Api, Duplicate, Fault, Grant, Mock, Switches};
 use host_demo::clock::{Clock, SystemClock};
-use host_demo::limits::{Ledger, Quota, Redis, RedisOptions, Sqlite, boot_id};
+use host_demo::limits::{Quota, QuotaStore, Redis, RedisOptions, Sqlite, boot_id};
 use tests::binary::host_demo_binary;
 use tests::lot::Lot;
 use tests::redis::RedisServer;
@@ -71,7 +71,7 @@ fn processes_that_share_a_server_and_are_killed_never_exceed_the_quota() {
 
 /// Eight of the command's processes release devices as fast as the ledger lets them, and are killed
 /// at random moments, until the time is up. The stand-in counts by itself.
-fn hammer(folder: &Path, name: &str, clock: &Arc<dyn Clock>, ledger: &dyn Ledger) {
+fn hammer(folder: &Path, name: &str, clock: &Arc<dyn Clock>, ledger: &dyn QuotaStore) {
     LazyLock::force(&BINARY);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let switches = Switches {

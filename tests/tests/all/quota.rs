@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use defender_mock::{Api, Fault};
 use host_demo::clock::Moment;
 use host_demo::contract::Effect;
-use host_demo::host::{CALL_TIMEOUT, CallError, Patience};
+use host_demo::host::{CALL_TIMEOUT, CallError, WaitOptions};
 use host_demo::identity::{BearerToken, IdentityError, TokenSource};
 use host_demo::limits::{Quota, Why};
 use tests::world::{World, meanwhile, release};
@@ -180,7 +180,7 @@ async fn releasing_and_reading_have_a_quota_each() {
     let action = world.release("cleaned").await.unwrap();
     let read = world
         .host
-        .get_machine_action(&action.id, Patience::default());
+        .get_machine_action(&action.id, WaitOptions::default());
     assert_eq!(read.await.unwrap().id, action.id);
 }
 
@@ -189,9 +189,9 @@ async fn a_caller_that_will_not_wait_as_long_hears_so_at_once() {
     let world = World::with(|scene| scene.quotas = vec![a_minute(1)]).await;
     world.release("cleaned").await.unwrap();
     let free = world.now() + KEPT;
-    let patience = Patience {
+    let patience = WaitOptions {
         until: Some(world.now() + MINUTE),
-        ..Patience::default()
+        ..WaitOptions::default()
     };
     let machine = world.machine(1);
     let call = world
@@ -212,9 +212,9 @@ async fn a_caller_that_stops_waiting_has_sent_and_spent_nothing() {
     let world = World::with(|scene| scene.quotas = vec![a_minute(1)]).await;
     world.release("cleaned").await.unwrap();
     let (stop, stopped) = watch::channel(false);
-    let patience = Patience {
+    let patience = WaitOptions {
         stop: Some(stopped),
-        ..Patience::default()
+        ..WaitOptions::default()
     };
     let machine = world.machine(1);
     let mut call = Box::pin(
@@ -243,9 +243,9 @@ async fn a_caller_that_stops_waiting_for_a_token_is_let_go() {
     let world = World::new().await;
     let host = world.another_host(|setup| setup.tokens = Arc::new(Never));
     let (stop, stopped) = watch::channel(false);
-    let patience = Patience {
+    let patience = WaitOptions {
         stop: Some(stopped),
-        ..Patience::default()
+        ..WaitOptions::default()
     };
     let machine = world.machine(1);
     let call = host.unrestrict_code_execution(&machine, "cleaned", patience);
@@ -259,9 +259,9 @@ async fn a_caller_that_has_a_deadline_does_not_wait_longer_for_a_token() {
     let world = World::new().await;
     let host = world.another_host(|setup| setup.tokens = Arc::new(Never));
     let until = world.now() + Duration::from_secs(3);
-    let patience = Patience {
+    let patience = WaitOptions {
         until: Some(until),
-        ..Patience::default()
+        ..WaitOptions::default()
     };
     let machine = world.machine(1);
     let call = async {

@@ -6,7 +6,7 @@ use defender_mock::{
     Api, Fault, ForbiddenWording, Grant, QuotaCode, QuotaWording, RetryAfter, ServerErrorBody,
 };
 use host_demo::contract::{Effect, Failure, Limiter, MissingRoles, RateLimit, Reason};
-use host_demo::host::{CallError, Patience};
+use host_demo::host::{CallError, WaitOptions};
 use tests::world::{World, meanwhile, release};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -123,7 +123,9 @@ async fn an_unknown_machine_or_action_is_not_found() {
     let error = world.release_of(&machine, "cleaned").await.unwrap_err();
     assert_eq!(told(&error), expected);
     let action = "00000000-0000-0000-0000-000000000000";
-    let read = world.host.get_machine_action(action, Patience::default());
+    let read = world
+        .host
+        .get_machine_action(action, WaitOptions::default());
     assert_eq!(told(&read.await.unwrap_err()), expected);
 }
 

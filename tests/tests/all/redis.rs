@@ -7,8 +7,8 @@ use std::time::Duration;
 use host_demo::clock::{Clock, Moment, Sleep, SystemClock};
 use host_demo::grant::Operation;
 use host_demo::limits::{
-    Ask, Budget, GRACE, Holder, Key, Ledger as _, LedgerError, LedgerProblem, News, NotUntil,
-    Quota, Reading, Redis, RedisOptions, Reply, Slot, Ticket, Why,
+    Ask, GRACE, Holder, Key, KeyState, LedgerError, LedgerProblem, NotUntil, Quota,
+    QuotaStore as _, Reading, Redis, RedisOptions, Reply, Slot, Ticket, Update, Why,
 };
 use proptest::prelude::*;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -138,7 +138,7 @@ async fn admitted(ledger: &Redis, calls: u32) -> (Slot, Vec<usize>) {
 /// A call that is answered at once.
 async fn call(scene: &Scene, ledger: &Redis, calls: u32) {
     let (slot, _) = admitted(ledger, calls).await;
-    ledger.tell(&key(), News::Settled(slot, scene.here.now()));
+    ledger.tell(&key(), Update::Settled(slot, scene.here.now()));
     ledger.read().await.unwrap();
 }
 
@@ -220,7 +220,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// What is decided in memory, with the server's time.
 #[derive(Default)]
 struct Model {
-    budget: Budget,
+    budget: KeyState,
     now: Moment,
     /// Slots here and there, with the latest moment at which they can be counted.
     slots: Vec<(Slot, Slot, Moment)>,
@@ -266,20 +266,20 @@ fn play(scene: &Scene, steps: &[Step]) -> Result<(), TestCaseError> {
                             let (here, there, latest) =
                                 model.slots.remove(at.index(model.slots.len()));
                             // Until its latest moment: then it counts from that.
-                            let same = (latest > now).then_some(News::Settled(here, now));
-                            (News::Settled(there, scene.here.now()), same)
+                            let same = (latest > now).then_some(Update::Settled(here, now));
+                            (Update::Settled(there, scene.here.now()), same)
                         }
                         Step::Cancel(at) => {
                             let (here, there, _) = model.slots.remove(at.index(model.slots.len()));
-                            (News::Cancelled(there), Some(News::Cancelled(here)))
+                            (Update::Cancelled(there), Some(Update::Cancelled(here)))
                         }
                         Step::Leave(at) => {
                             let ticket = model.tickets.remove(at.index(model.tickets.len()));
-                            (News::Left(ticket), Some(News::Left(ticket)))
+                            (Update::Left(ticket), Some(Update::Left(ticket)))
                         }
                         Step::Close(time) => (
-                            News::ClosedUntil(scene.here.now() + ms(*time)),
-                            Some(News::ClosedUntil(now + ms(*time))),
+                            Update::ClosedUntil(scene.here.now() + ms(*time)),
+                            Some(Update::ClosedUntil(now + ms(*time))),
                         ),
                         _ => unreachable!(),
                     };
@@ -366,7 +366,7 @@ fn play(scene: &Scene, steps: &[Step]) -> Result<(), TestCaseError> {
         }
         let Reading { budgets, .. } = ledger.read().await.unwrap();
         let there = budgets.get(&key()).cloned().unwrap_or_default();
-        let about = |budget: &Budget| {
+        let about = |budget: &KeyState| {
             let log = budget.log();
             let all = quotas.iter().flatten();
             (
@@ -474,12 +474,12 @@ async fn counted(scene: &mut Scene, quotas: &[Quota], calls: &[Call]) -> Vec<Mom
                 let (end, host, slot, fate) = running.remove(0);
                 match fate {
                     Fate::Answered | Fate::Forgotten(_) => {
-                        hosts[host].tell(&key(), News::Settled(slot, end));
+                        hosts[host].tell(&key(), Update::Settled(slot, end));
                         hosts[host].read().await.unwrap();
                     }
                     Fate::Lost(true) => hosts[host] = scene.open(),
                     Fate::Lost(false) => {}
-                    Fate::NeverSent => hosts[host].tell(&key(), News::Cancelled(slot)),
+                    Fate::NeverSent => hosts[host].tell(&key(), Update::Cancelled(slot)),
                 }
             }
             let length = file_length(&scene.server);
@@ -582,7 +582,7 @@ async fn while_the_server_is_away_nothing_is_admitted_and_then_it_is_told_what_h
         problem(&ledger).await,
         LedgerProblem::Unreachable(_)
     ));
-    ledger.tell(&key(), News::Settled(slot, scene.here.now()));
+    ledger.tell(&key(), Update::Settled(slot, scene.here.now()));
     assert!(ledger.read().await.is_err());
     scene.server.restart();
     let Reading { budgets, now, .. } = ledger.read().await.unwrap();
@@ -734,7 +734,7 @@ async fn a_user_with_a_password_needs_few_rights() {
     let ledger = open("hunter2").unwrap();
     ledger.reopen().await.unwrap();
     let (slot, _) = admitted(&ledger, 3).await;
-    ledger.tell(&key(), News::Settled(slot, SystemClock::new().now()));
+    ledger.tell(&key(), Update::Settled(slot, SystemClock::new().now()));
     assert_eq!(
         ledger.read().await.unwrap().budgets[&key()]
             .log()
@@ -870,7 +870,7 @@ async fn a_full_key_takes_sixteen_kilobytes() {
             panic!("{reply:?}")
         };
         scene.passes(SECOND);
-        ledger.tell(&key(), News::Settled(slot, scene.here.now()));
+        ledger.tell(&key(), Update::Settled(slot, scene.here.now()));
     }
     ledger.read().await.unwrap();
     let names: Vec<String> = scene.server.command(&["KEYS", "host-demo:{*"]);

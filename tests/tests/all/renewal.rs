@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use defender_mock::{Api, Fault, Grant};
 use host_demo::contract::Reason;
-use host_demo::host::{CallError, Patience};
+use host_demo::host::{CallError, WaitOptions};
 use host_demo::identity::{BearerToken, FixedToken, IdentityError, TokenSource};
 use tests::world::World;
 use tokio::sync::watch;
@@ -141,18 +141,18 @@ async fn a_caller_waits_for_another_token_no_longer_than_for_the_first() {
         world.play(call).await.unwrap_err()
     };
     let until = world.now() + Duration::from_secs(45);
-    let patience = Patience {
+    let patience = WaitOptions {
         until: Some(until),
-        ..Patience::default()
+        ..WaitOptions::default()
     };
     let error = call(patience).await;
     assert_eq!(error, CallError::Identity(IdentityError::NotInTime));
     assert_eq!((world.now(), world.releases()), (until, 1));
 
     let (stop, stopped) = watch::channel(false);
-    let patience = Patience {
+    let patience = WaitOptions {
         stop: Some(stopped),
-        ..Patience::default()
+        ..WaitOptions::default()
     };
     let (error, ()) = tokio::join!(call(patience), async {
         world.until("the 401", || world.releases() == 2).await;

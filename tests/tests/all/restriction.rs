@@ -5,7 +5,7 @@ use std::time::Duration;
 use defender_mock::{Api, EndedCancel, Fault, Grant};
 use host_demo::contract::{ActionStatus, ActionType, Effect, Reason};
 use host_demo::grant::Operation;
-use host_demo::host::{CallError, Patience};
+use host_demo::host::{CallError, WaitOptions};
 use host_demo::policy::Route;
 use tests::world::World;
 
@@ -27,14 +27,14 @@ async fn neither_is_allowed_unless_a_rule_says_so() {
     let restricting =
         world
             .host
-            .restrict_code_execution(&machine, "suspicious", Patience::default());
+            .restrict_code_execution(&machine, "suspicious", WaitOptions::default());
     let error = restricting.await.unwrap_err();
     assert_eq!(reason(&error), (&Reason::Denied, Effect::None));
     let rule = "POST /api/machines/{machine-id}/restrictCodeExecution";
     assert!(error.to_string().contains(rule), "{error}");
     let cancelling = world
         .host
-        .cancel_machine_action(&id, "not now", Patience::default());
+        .cancel_machine_action(&id, "not now", WaitOptions::default());
     let error = cancelling.await.unwrap_err();
     assert_eq!(reason(&error), (&Reason::Denied, Effect::None));
     let rule = "POST /api/machineactions/{action-id}/cancel";
@@ -52,7 +52,7 @@ async fn a_restriction_is_one_request_and_comes_to_its_end() {
     assert_eq!(world.mock.is_restricted(&machine), Some(false));
 
     let upper = machine.to_uppercase();
-    let action = host.restrict_code_execution(&upper, "INC-43: suspicious", Patience::default());
+    let action = host.restrict_code_execution(&upper, "INC-43: suspicious", WaitOptions::default());
     let action = action.await.unwrap();
     assert_eq!(action.type_, ActionType::RestrictCodeExecution);
     assert_eq!(action.status, ActionStatus::Pending);
@@ -64,7 +64,7 @@ async fn a_restriction_is_one_request_and_comes_to_its_end() {
     assert_eq!(request.path_and_query, path);
     assert_eq!(request.body, r#"{"Comment":"INC-43: suspicious"}"#);
 
-    let again = host.restrict_code_execution(&machine, "suspicious", Patience::default());
+    let again = host.restrict_code_execution(&machine, "suspicious", WaitOptions::default());
     let error = again.await.unwrap_err();
     assert_eq!(reason(&error), (&Reason::AlreadyInProgress, Effect::None));
     world.clock.advance(LATER);
@@ -79,11 +79,11 @@ async fn a_restriction_without_an_answer_may_have_had_its_effect() {
         world.mock.inject(Fault::reset().on(api));
     }
     let machine = world.machine(0);
-    let restricting = host.restrict_code_execution(&machine, "suspicious", Patience::default());
+    let restricting = host.restrict_code_execution(&machine, "suspicious", WaitOptions::default());
     let error = restricting.await.unwrap_err();
     assert_eq!(reason(&error), (&Reason::Transport, Effect::Unknown));
     let id = "8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a";
-    let cancelling = host.cancel_machine_action(id, "not now", Patience::default());
+    let cancelling = host.cancel_machine_action(id, "not now", WaitOptions::default());
     let error = cancelling.await.unwrap_err();
     assert_eq!(reason(&error), (&Reason::Transport, Effect::Unknown));
     assert!(error.to_string().contains("read the action"), "{error}");
@@ -94,7 +94,7 @@ async fn an_action_under_way_is_taken_back_and_one_that_has_ended_is_not() {
     let world = World::with(|scene| scene.switches.visible_after = Duration::ZERO).await;
     let host = world.host_that_may_do_all();
     let cancel = async |id: &str| {
-        let patience = Patience::default();
+        let patience = WaitOptions::default();
         host.cancel_machine_action(id, "INC-42: not yet", patience)
             .await
     };
@@ -125,7 +125,7 @@ async fn an_action_under_way_is_taken_back_and_one_that_has_ended_is_not() {
     assert_eq!(reason(&unknown), (&Reason::NotFound, Effect::None));
     for (id, comment, parameter) in [("x", "not yet", "action-id"), (&id, " ", "comment")] {
         let refused = host
-            .cancel_machine_action(id, comment, Patience::default())
+            .cancel_machine_action(id, comment, WaitOptions::default())
             .await;
         match refused.unwrap_err().reason() {
             Some(Reason::InvalidArgument(refused)) => assert_eq!(refused.parameter, parameter),
@@ -146,7 +146,7 @@ async fn the_service_may_answer_the_cancelling_of_an_ended_action_with_it() {
     let host = world.host_that_may_do_all();
     let id = world.release("cleaned").await.unwrap().id;
     world.clock.advance(LATER);
-    let action = host.cancel_machine_action(&id, "too late", Patience::default());
+    let action = host.cancel_machine_action(&id, "too late", WaitOptions::default());
     assert_eq!(action.await.unwrap().status, ActionStatus::Succeeded);
 }
 
@@ -163,7 +163,7 @@ async fn any_right_to_an_action_is_one_to_take_it_back() {
             setup.tokens = std::sync::Arc::new(token);
         });
         let result = host
-            .cancel_machine_action(&id, "not now", Patience::default())
+            .cancel_machine_action(&id, "not now", WaitOptions::default())
             .await;
         match result {
             Ok(_) => assert!(may, "{role}"),
@@ -189,7 +189,7 @@ async fn a_guest_that_was_called_to_restrict_or_cancel_does_nothing_else() {
         other => panic!("{other:?}"),
     };
     let restrict = async |way: &str| {
-        let restricting = host.restrict_code_execution(&machine, way, Patience::default());
+        let restricting = host.restrict_code_execution(&machine, way, WaitOptions::default());
         met(restricting.await.unwrap_err())
     };
     assert!(
@@ -199,7 +199,7 @@ async fn a_guest_that_was_called_to_restrict_or_cancel_does_nothing_else() {
     );
     assert_eq!(restrict("release").await, "ErrorCode::HttpRequestDenied");
     let other = "9a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a";
-    let cancelling = host.cancel_machine_action(other, "another", Patience::default());
+    let cancelling = host.cancel_machine_action(other, "another", WaitOptions::default());
     assert_eq!(
         met(cancelling.await.unwrap_err()),
         "ErrorCode::HttpRequestDenied"
@@ -207,6 +207,6 @@ async fn a_guest_that_was_called_to_restrict_or_cancel_does_nothing_else() {
     assert!(world.mock.requests().is_empty());
 
     assert_eq!(restrict("behave").await, "answered 201");
-    let cancelling = host.cancel_machine_action(other, "behave", Patience::default());
+    let cancelling = host.cancel_machine_action(other, "behave", WaitOptions::default());
     assert_eq!(met(cancelling.await.unwrap_err()), "answered 404");
 }

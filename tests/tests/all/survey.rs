@@ -5,9 +5,9 @@ use std::time::Duration;
 use defender_mock::{Api, DeviceBehaviour, Fault, Grant, Header, ListFilter, ListOrder};
 use host_demo::contract::{MachineActionFilter, Reason};
 use host_demo::history::{History, Standing};
-use host_demo::host::{CallError, Patience};
+use host_demo::host::{CallError, WaitOptions};
 use host_demo::id::MachineId;
-use host_demo::kind::Kind;
+use host_demo::kind::ActionKind;
 use host_demo::survey::{Bounds, Lister, Survey, survey};
 use tests::world::{Scene, World};
 
@@ -32,7 +32,7 @@ async fn ten_actions(bend: impl FnOnce(&mut Scene)) -> World {
     let restrict = |n: usize| {
         let (host, machine) = (host.clone(), world.machine(n));
         async move {
-            let done = host.restrict_code_execution(&machine, "suspicious", Patience::default());
+            let done = host.restrict_code_execution(&machine, "suspicious", WaitOptions::default());
             done.await.unwrap();
         }
     };
@@ -59,7 +59,7 @@ async fn ten_actions(bend: impl FnOnce(&mut Scene)) -> World {
 }
 
 async fn read(world: &World, bounds: Bounds) -> Result<Survey, CallError> {
-    survey(&world.host, &EVERYTHING, bounds, Patience::default()).await
+    survey(&world.host, &EVERYTHING, bounds, WaitOptions::default()).await
 }
 
 #[tokio::test]
@@ -101,7 +101,7 @@ async fn every_page_is_read_once_in_either_order_and_what_is_read_says_where_eac
                     false => Standing::Released,
                 };
                 assert_eq!(device.standing(), expected, "{n}");
-                assert_eq!(device.running(Kind::Release).is_some(), n == 2);
+                assert_eq!(device.running(ActionKind::Release).is_some(), n == 2);
                 assert_eq!(device.last_failure.is_some(), n == 1);
             }
         }
@@ -170,7 +170,7 @@ async fn a_page_that_can_not_be_read_ends_it_with_the_reason() {
     let world = ten_actions(|_| {}).await;
     let roles = Grant::new().roles(["Machine.RestrictExecution"]);
     let host = world.host_with_token(&world.mock.token(roles));
-    let forbidden = survey(&host, &EVERYTHING, PAGES_OF_FOUR, Patience::default()).await;
+    let forbidden = survey(&host, &EVERYTHING, PAGES_OF_FOUR, WaitOptions::default()).await;
     let forbidden = forbidden.unwrap_err();
     assert!(
         matches!(forbidden.reason(), Some(Reason::Forbidden(_))),
@@ -186,7 +186,7 @@ async fn a_page_that_can_not_be_read_ends_it_with_the_reason() {
 fn releases_of(world: &World, n: usize) -> MachineActionFilter {
     MachineActionFilter {
         machine_id: Some(world.machine(n)),
-        types: vec![Kind::Release.action_type()],
+        types: vec![ActionKind::Release.action_type()],
         created_since: Some("2020-01-01T00:00:00Z".to_owned()),
         ..EVERYTHING
     }
@@ -212,7 +212,12 @@ async fn a_rejected_filter_is_replaced_and_its_conditions_still_hold() {
         let mut reads = 0;
         for n in [1, 2] {
             let filter = releases_of(&world, n);
-            let read = lister.survey(&world.host, &filter, Bounds::default(), Patience::default());
+            let read = lister.survey(
+                &world.host,
+                &filter,
+                Bounds::default(),
+                WaitOptions::default(),
+            );
             let survey = read.await.unwrap();
             reads += survey.reads;
             let ids: Vec<_> = survey
@@ -221,8 +226,8 @@ async fn a_rejected_filter_is_replaced_and_its_conditions_still_hold() {
                 .map(|a| a.machine_id.clone())
                 .collect();
             assert_eq!(ids, [Some(world.machine(n))], "{takes:?}");
-            let kind = Kind::of(&survey.actions[0].type_);
-            assert_eq!(kind, Some(Kind::Release), "{takes:?}");
+            let kind = ActionKind::of(&survey.actions[0].type_);
+            assert_eq!(kind, Some(ActionKind::Release), "{takes:?}");
         }
         assert_eq!(reads, asked, "{takes:?}");
         assert_eq!(world.requests(Api::ListMachineActions).len(), asked);
@@ -242,7 +247,12 @@ async fn a_service_that_rejects_every_list_is_asked_three_times() {
     world.mock.inject(rejected.on(Api::ListMachineActions));
     let mut lister = Lister::default();
     let filter = releases_of(&world, 1);
-    let read = lister.survey(&world.host, &filter, Bounds::default(), Patience::default());
+    let read = lister.survey(
+        &world.host,
+        &filter,
+        Bounds::default(),
+        WaitOptions::default(),
+    );
     let error = read.await.unwrap_err();
     assert_eq!(error.reason(), Some(&Reason::Rejected));
     assert_eq!(world.requests(Api::ListMachineActions).len(), 3);
@@ -253,7 +263,10 @@ async fn a_later_page_that_is_rejected_is_not_the_filters_fault() {
     let world = ten_actions(|_| {}).await;
     let mut lister = Lister::default();
     let filter = MachineActionFilter {
-        types: vec![Kind::Release.action_type(), Kind::Restrict.action_type()],
+        types: vec![
+            ActionKind::Release.action_type(),
+            ActionKind::Restrict.action_type(),
+        ],
         ..EVERYTHING
     };
     let first = Fault::answer(200, FULL_PAGE);
@@ -264,7 +277,7 @@ async fn a_later_page_that_is_rejected_is_not_the_filters_fault() {
         page: 1,
         ..PAGES_OF_FOUR
     };
-    let read = lister.survey(&world.host, &filter, bounds, Patience::default());
+    let read = lister.survey(&world.host, &filter, bounds, WaitOptions::default());
     let error = read.await.unwrap_err();
     assert_eq!(error.reason(), Some(&Reason::Rejected));
     assert!(lister.rejected().is_none());

@@ -7,10 +7,12 @@ use defender_mock::{Api, Fault};
 use host_demo::batch::{Finished, Follow, Plan, Reporter};
 use host_demo::check::{self, Verdict, Way};
 use host_demo::clock::Moment;
-use host_demo::host::{CallError, Patience, TOKEN_RETRY_CALL, TOKEN_RETRY_FIRST, TOKEN_RETRY_RUN};
+use host_demo::host::{
+    CallError, TOKEN_RETRY_CALL, TOKEN_RETRY_FIRST, TOKEN_RETRY_RUN, WaitOptions,
+};
 use host_demo::identity::IdentityError;
 use host_demo::journal::Journal;
-use host_demo::kind::Kind;
+use host_demo::kind::ActionKind;
 use host_demo::retry::{BACKOFF, RETRY_AFTER_MAX};
 use host_demo::waiting::Waiting;
 use tests::batch::{Told, begun, drive, entries, names};
@@ -34,7 +36,7 @@ async fn two(world: &World, deadline: Option<Duration>) -> (Finished, Arc<Told>)
         ..Plan::new(Follow::ToTheEnd)
     };
     let ids = [world.machine(0), world.machine(1)];
-    drive(world, &world.host, Kind::Release, &ids, &plan).await
+    drive(world, &world.host, ActionKind::Release, &ids, &plan).await
 }
 
 async fn slow() -> World {
@@ -153,7 +155,7 @@ async fn a_run_waits_for_its_first_token_and_counts_no_failure_of_a_device() {
     world.mock.inject(busy(503).times(12));
     let plan = Plan::new(Follow::Not);
     let ids = world.mock.machine_ids();
-    let (finished, told) = drive(&world, &world.host, Kind::Release, &ids, &plan).await;
+    let (finished, told) = drive(&world, &world.host, ActionKind::Release, &ids, &plan).await;
     assert_eq!(names(&finished), ["accepted"; 30]);
     assert!(finished.entries.iter().all(|entry| entry.sends == 1));
     let of_no_device = told.of("");
@@ -222,11 +224,11 @@ async fn a_single_call_gives_up_soon_and_says_what_it_waits_for() {
     let began_at = world.host.calendar(began);
     let waits = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&waits);
-    let patience = Patience {
+    let patience = WaitOptions {
         on_wait: Some(Arc::new(move |waiting: Waiting| {
             noted.lock().unwrap().push(waiting);
         })),
-        ..Patience::default()
+        ..WaitOptions::default()
     };
     let id = world.machine(0);
     let call = world
@@ -268,9 +270,9 @@ async fn callers_wait_for_one_attempt_and_obey_their_own_deadlines() {
     world.mock.inject(busy(503).header("Retry-After", "10"));
     let began = world.now();
     let (patient, hurried) = (world.machine(0), world.machine(1));
-    let hurry = Patience {
+    let hurry = WaitOptions {
         until: Some(began + 5 * SECOND),
-        ..Patience::default()
+        ..WaitOptions::default()
     };
     let (patient, hurried) = world
         .play(async {
@@ -296,9 +298,9 @@ async fn a_stop_ends_the_wait_for_a_token() {
     let world = World::new().await;
     world.mock.inject(busy(503).always());
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    let patience = Patience {
+    let patience = WaitOptions {
         stop: Some(stopped),
-        ..Patience::default()
+        ..WaitOptions::default()
     };
     let id = world.machine(0);
     let mut call = Box::pin(
@@ -335,7 +337,7 @@ async fn check_asks_again_for_a_token_but_not_for_long() {
     let short = || World::with(|scene| scene.call_timeout = 10 * SECOND);
     let world = short().await;
     world.mock.inject(busy(503).times(2));
-    let patience = Patience::default();
+    let patience = WaitOptions::default();
     let looking = check::look(&world.host, world.service(), way(), &patience);
     let facts = world.play(looking).await;
     assert_eq!(facts.judge().verdict, Verdict::Ready);
@@ -361,7 +363,7 @@ async fn no_wait(header: Option<&str>, message: &str) -> (usize, Vec<&'static st
     world.inject(fault);
     let ids = world.mock.machine_ids();
     let plan = Plan::new(Follow::Not);
-    let (finished, _) = drive(&world, &world.host, Kind::Release, &ids, &plan).await;
+    let (finished, _) = drive(&world, &world.host, ActionKind::Release, &ids, &plan).await;
     (world.releases(), names(&finished))
 }
 
@@ -387,7 +389,7 @@ async fn a_service_that_says_no_wait_for_minutes_is_asked_less_and_less() {
     world.inject(fault.until(began + 3 * MINUTE));
     let ids = [world.machine(0)];
     let plan = Plan::new(Follow::Not);
-    let (finished, _) = drive(&world, &world.host, Kind::Release, &ids, &plan).await;
+    let (finished, _) = drive(&world, &world.host, ActionKind::Release, &ids, &plan).await;
     assert_eq!(names(&finished), ["accepted"]);
     let times: Vec<u64> = world
         .requests(Api::UnrestrictCodeExecution)
@@ -421,7 +423,7 @@ async fn stopped_without_a_token(world: &World, outcome: &str) {
     let told = Arc::new(Told::default());
     let reporter = Arc::clone(&told) as Arc<dyn Reporter>;
     let entries = entries(&ids);
-    let journal = Journal::in_memory(&begun(Kind::Release, &world.host), &entries).unwrap();
+    let journal = Journal::in_memory(&begun(ActionKind::Release, &world.host), &entries).unwrap();
     let plan = Plan::new(Follow::ToTheEnd);
     let driven = host_demo::batch::drive(&world.host, &journal, entries, &plan, reporter, stopped);
     world.watch(&journal);
@@ -464,7 +466,7 @@ async fn a_stop_after_an_outage_does_not_name_it() {
     let told = Arc::new(Told::default());
     let reporter = Arc::clone(&told) as Arc<dyn Reporter>;
     let entries = entries(&ids);
-    let journal = Journal::in_memory(&begun(Kind::Release, &world.host), &entries).unwrap();
+    let journal = Journal::in_memory(&begun(ActionKind::Release, &world.host), &entries).unwrap();
     let plan = Plan::new(Follow::ToTheEnd);
     let driven = host_demo::batch::drive(&world.host, &journal, entries, &plan, reporter, stopped);
     world.watch(&journal);

@@ -9,7 +9,7 @@ use host_demo::contract::Effect;
 use host_demo::host::{CallError, Host};
 use host_demo::identity::IdentityError;
 use host_demo::network::{Network, Proxy as Settings};
-use host_demo::transport::TransportErrorKind as Kind;
+use host_demo::transport::TransportErrorKind as ActionKind;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use tests::binary::host_demo_binary;
 use tests::world::{World, release};
@@ -210,7 +210,7 @@ async fn behind_a_proxy_the_services_certificate_is_checked_all_the_same() {
     else {
         panic!("{error:?}")
     };
-    assert_eq!(detail.kind, Kind::Certificate, "{detail}");
+    assert_eq!(detail.kind, ActionKind::Certificate, "{detail}");
     assert_eq!((proxy.requests().len(), world.releases()), (1, 0));
 }
 
@@ -233,7 +233,7 @@ async fn who_vouches_for_a_service_does_not_vouch_for_a_proxy_by_another_name() 
             Ok(_) => assert!(is_trusted, "{url}"),
             Err(CallError::Answered { detail, .. }) => {
                 assert!(!is_trusted, "{url}: {detail:?}");
-                assert_eq!(detail.unwrap().kind, Kind::Certificate);
+                assert_eq!(detail.unwrap().kind, ActionKind::Certificate);
             }
             other => panic!("{other:?}"),
         }
@@ -289,7 +289,10 @@ async fn a_proxy_that_is_not_there_is_named_and_not_the_service() {
     else {
         panic!("{error:?}")
     };
-    assert_eq!((detail.kind, error.effect()), (Kind::Proxy, Effect::None));
+    assert_eq!(
+        (detail.kind, error.effect()),
+        (ActionKind::Proxy, Effect::None)
+    );
     let named = format!("no connection to the proxy {url}: ");
     assert!(detail.detail.starts_with(&named), "{detail}");
 }
@@ -431,7 +434,7 @@ async fn an_answer_that_repeats_the_token_still_closes_the_quota() {
         .mock
         .inject(Fault::answer(429, &*token.leak()).header("retry-after", "7"));
     release(&host, &world.machine(0), "x").await.unwrap_err();
-    let impatient = host_demo::host::Patience {
+    let impatient = host_demo::host::WaitOptions {
         until: Some(host_demo::clock::Clock::now(&world.clock)),
         ..Default::default()
     };

@@ -7,7 +7,7 @@ use defender_mock::{Api, ContentEncoding, DeviceBehaviour, Fault, Grant, ListFil
 use host_demo::batch::{Finished, Follow, Outcome, Plan};
 use host_demo::clock::Moment;
 use host_demo::host::CallError;
-use host_demo::kind::Kind;
+use host_demo::kind::ActionKind;
 use host_demo::limits::Quota;
 use tests::batch::{Told, drive, names, release};
 use tests::world::World;
@@ -23,7 +23,7 @@ const MISSING: &str = r#"{"error":{"code":"Forbidden","message":"Missing applica
 async fn until(world: &World, ids: &[String], deadline: Duration) -> (Finished, Arc<Told>) {
     let mut plan = Plan::new(Follow::ToTheEnd);
     plan.deadline = Some(world.now() + deadline);
-    drive(world, &world.host, Kind::Release, ids, &plan).await
+    drive(world, &world.host, ActionKind::Release, ids, &plan).await
 }
 
 fn message(finished: &Finished) -> String {
@@ -34,7 +34,7 @@ fn message(finished: &Finished) -> String {
 /// What the responder is advised to do about the first device.
 fn advice(finished: &Finished) -> String {
     let outcome = finished.outcomes().next().unwrap();
-    let advice = outcome.advice_for(Kind::Release, "RUN", &finished.entries);
+    let advice = outcome.advice_for(ActionKind::Release, "RUN", &finished.entries);
     advice.unwrap_or_default()
 }
 

@@ -12,7 +12,7 @@ use super::{Audit, AuditError, Written};
 use defender_core::clock::{Clock, Moment};
 use defender_core::escape::{Cut, cut, cut_text};
 use defender_core::operation::{Operation, Target};
-use defender_core::summary::{Count, Said, SaidAction};
+use defender_core::summary::{ActionSummary, Count, ResponseSummary};
 use defender_quota::Quota;
 
 /// How long a caller waits for the record of a call that has ended.
@@ -76,7 +76,7 @@ pub struct Observed {
     /// The answer's `mise-correlation-id`: what Microsoft's support asks for.
     #[serde(serialize_with = "cut")]
     pub correlation_id: Option<String>,
-    pub action: Option<SaidAction>,
+    pub action: Option<ActionSummary>,
     /// In place of an action, where a list was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub list: Option<Count>,
@@ -91,7 +91,7 @@ pub struct Observed {
 pub enum Claimed {
     Ok {
         #[serde(skip_serializing_if = "Option::is_none")]
-        action: Option<SaidAction>,
+        action: Option<ActionSummary>,
         #[serde(skip_serializing_if = "Option::is_none")]
         list: Option<Count>,
     },
@@ -105,7 +105,7 @@ pub enum Claimed {
 
 impl Claimed {
     /// A success.
-    pub fn ok(said: &Said) -> Self {
+    pub fn ok(said: &ResponseSummary) -> Self {
         Self::Ok {
             action: said.action().cloned(),
             list: said.count(),

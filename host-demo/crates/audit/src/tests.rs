@@ -12,7 +12,7 @@ use super::log_file::LogFile;
 use super::*;
 use defender_core::clock::{Clock as _, ManualClock};
 use defender_core::operation::{Operation, Target};
-use defender_core::summary::SaidAction;
+use defender_core::summary::ActionSummary;
 
 struct Folder(tempfile::TempDir);
 
@@ -631,7 +631,7 @@ async fn the_longest_outcome_has_room_in_what_is_kept_for_one() {
         Some(Target::Machine(target)),
         vec![(minute, usize::MAX); 4],
     );
-    let action = || SaidAction {
+    let action = || ActionSummary {
         id: text(),
         type_: text(),
         status: text(),
@@ -725,7 +725,7 @@ async fn a_caller_waits_five_seconds_for_the_disk_and_a_second_beyond_its_deadli
 
 #[test]
 fn a_text_from_outside_is_cut_to_a_length_that_a_record_has_room_for() {
-    let said = SaidAction {
+    let said = ActionSummary {
         id: "é".repeat(100_000),
         type_: String::new(),
         status: String::new(),
@@ -738,7 +738,7 @@ fn a_text_from_outside_is_cut_to_a_length_that_a_record_has_room_for() {
 #[test]
 fn the_action_in_an_answer_is_read_as_the_contract_has_it() {
     let said =
-        |body: &str| SaidAction::in_answer(body.as_bytes()).map(|said| (said.id, said.machine));
+        |body: &str| ActionSummary::in_answer(body.as_bytes()).map(|said| (said.id, said.machine));
     let id = |id: &str, machine: Option<&str>| Some((id.to_owned(), machine.map(str::to_owned)));
     let deep = "[".repeat(5000) + &"]".repeat(5000);
     for (body, expected) in [

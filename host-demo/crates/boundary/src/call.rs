@@ -23,11 +23,11 @@ use http_body_util::{BodyExt as _, Limited};
 use tokio::sync::watch;
 use tracing::Instrument as _;
 
-use super::{AnswerError, Egress, Refusal, Seen, SendError};
+use super::{AnswerError, Egress, Observation, Refusal, SendError};
 use crate::denial::Denial;
 use crate::grant::Grant;
 use crate::policy::Route;
-use crate::response_body::{Answer, Needle};
+use crate::response_body::{Answer, TokenScanner};
 use defender_audit::{AuditError, Claimed, Ending, Trail};
 use defender_connect::identity::BearerToken;
 use defender_connect::transport::RESPONSE_HEADERS_MAX;
@@ -35,7 +35,7 @@ use defender_core::clock::Moment;
 use defender_core::operation::Operation;
 use defender_core::origin::Origin;
 use defender_core::retry::{RETRY_AFTER_MAX, retry_after};
-use defender_core::summary::Said;
+use defender_core::summary::ResponseSummary;
 use defender_quota::Permit;
 
 /// The longest comment, with every character escaped, is a quarter of this.
@@ -63,7 +63,7 @@ const DENIALS_KEPT: usize = 4;
 const CORRELATION_ID: HeaderName = HeaderName::from_static("mise-correlation-id");
 
 /// How long a 429 that does not say so is heeded: the service's shorter window.
-const WITHOUT_A_WORD: Duration = Duration::from_secs(60);
+const DEFAULT_BACKOFF: Duration = Duration::from_secs(60);
 
 /// One call: the right to one request, and the way out for it.
 ///
@@ -93,7 +93,7 @@ struct State {
     permit: Option<Permit>,
     /// The token that was there as the call was begun.
     token: Option<BearerToken>,
-    seen: Seen,
+    seen: Observation,
     /// What was seen has been told. Nothing may leave any more.
     is_over: bool,
     /// Where its exchange is on the tape, if there is one.
@@ -114,7 +114,7 @@ pub(super) struct Parts {
 
 /// What a guest says of a 429, in seconds.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Word {
+pub struct RateLimitHint {
     pub retry_after: Option<u32>,
     pub window: Option<u32>,
 }
@@ -131,7 +131,7 @@ impl Call {
             state: Mutex::new(State {
                 permit: parts.permit,
                 token: parts.token,
-                seen: Seen::default(),
+                seen: Observation::default(),
                 is_over: false,
                 taped: None,
             }),
@@ -195,9 +195,9 @@ impl Call {
     /// Ends the call: records what came of it, heeds a 429, and says what was seen.
     ///
     /// Where the disk is slow to take the record, that can add up to a second to the call's time.
-    pub async fn end(self) -> Seen {
+    pub async fn end(self) -> Observation {
         let seen = self.close();
-        self.heed(&seen, None);
+        self.apply_rate_limit(&seen, None);
         let said = seen.said(self.grant());
         let is_late = self.way.egress.clock().now() >= self.deadline();
         let ended = seen.ending(self.grant(), said.as_ref(), is_late);
@@ -219,7 +219,7 @@ impl Call {
     /// A guest that did not wait for its answer leaves a request behind, which goes down in a task
     /// of its own and may be at work at this very moment. From now on it does not get out, so what
     /// is told of the call stays true.
-    pub fn close(&self) -> Seen {
+    pub fn close(&self) -> Observation {
         let mut state = self.way.state();
         state.is_over = true;
         if !state.seen.may_have_arrived
@@ -234,7 +234,7 @@ impl Call {
         {
             tape.close(place, &answer);
         }
-        Seen {
+        Observation {
             answer,
             ..state.seen.clone()
         }
@@ -243,13 +243,13 @@ impl Call {
     /// A 429 closes the key, if the boundary saw one, whatever became of the call: for as long as
     /// its header says (a day at most) or, by the guest's reading, its message (one window at
     /// most), whichever is longer; and never for less than [`Permit::refused`] says.
-    pub fn heed(&self, seen: &Seen, word: Option<Word>) {
+    pub fn apply_rate_limit(&self, seen: &Observation, word: Option<RateLimitHint>) {
         let state = self.way.state();
         let (Some(permit), Some(429)) = (&state.permit, seen.status) else {
             return;
         };
         let egress = &self.way.egress;
-        let longest = egress.limiter().longest_window().max(WITHOUT_A_WORD);
+        let longest = egress.limiter().longest_window().max(DEFAULT_BACKOFF);
         let seconds = |n: Option<u32>, most| n.map(|n| Duration::from_secs(n.into()).min(most));
         let (mut wait, mut window) = (seconds(seen.retry_after, RETRY_AFTER_MAX), None);
         if let Some(word) = word {
@@ -257,7 +257,7 @@ impl Call {
             wait = wait.max(seconds(word.retry_after, longest));
             window = seconds(word.window, longest);
         }
-        let wait = wait.or(window).unwrap_or(WITHOUT_A_WORD);
+        let wait = wait.or(window).unwrap_or(DEFAULT_BACKOFF);
         let wait = wait.max(seen.least_wait);
         tracing::warn!(?wait, "the service's quota is used up: no call before that");
         permit.close(egress.clock().now(), wait);
@@ -266,9 +266,9 @@ impl Call {
     /// Records how the call ended, and waits for it.
     pub async fn conclude(
         &self,
-        seen: &Seen,
+        seen: &Observation,
         ended: Ending,
-        said: Option<Said>,
+        said: Option<ResponseSummary>,
         claimed: Option<Claimed>,
         fault: Option<String>,
     ) {
@@ -291,7 +291,7 @@ impl Drop for Call {
             return;
         }
         let seen = self.close();
-        self.heed(&seen, None);
+        self.apply_rate_limit(&seen, None);
         if let Some(trail) = &self.way.trail
             && seen.audit.is_none()
         {
@@ -362,7 +362,9 @@ impl WayOut {
     {
         let (mut head, body) = request.into_parts();
         self.allows(&head).map_err(|denial| self.deny(denial))?;
-        let body = whole(body).await.map_err(|denial| self.deny(denial))?;
+        let body = collect_body(body)
+            .await
+            .map_err(|denial| self.deny(denial))?;
         self.redeem().map_err(|denial| self.deny(denial))?;
 
         if let Err(error) = self.intend().await {
@@ -528,7 +530,7 @@ impl WayOut {
         let all = std::mem::take(&mut head.headers);
         head.headers = visible(&all);
         let bearer = bearer.as_bytes();
-        let needle = Needle::new(bearer.strip_prefix(b"Bearer ").unwrap_or(bearer));
+        let needle = TokenScanner::new(bearer.strip_prefix(b"Bearer ").unwrap_or(bearer));
         if let (Some(tape), Some(place)) = (self.egress.tape(), self.state().taped) {
             tape.answer(place, head.status.as_u16(), &all, &needle, now);
         }
@@ -569,7 +571,7 @@ impl WayOut {
     }
 
     /// Nothing was sent, for certain: the permit's slot is free again.
-    fn not_sent(&self, note: impl FnOnce(&mut Seen)) {
+    fn not_sent(&self, note: impl FnOnce(&mut Observation)) {
         let mut state = self.state();
         state.seen.may_have_arrived = false;
         note(&mut state.seen);
@@ -600,7 +602,7 @@ impl WayOut {
 }
 
 /// The whole body, before anything leaves: a request that the guest does not finish is never begun.
-async fn whole<B>(body: B) -> Result<Bytes, Denial>
+async fn collect_body<B>(body: B) -> Result<Bytes, Denial>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,

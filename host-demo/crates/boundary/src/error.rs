@@ -27,9 +27,9 @@ pub enum BeginError {
     /// The caller stopped it, while it waited for the quota or for a token.
     #[error("stopped before it was sent")]
     Stopped,
-    /// The caller's [`Consent`](super::Consent) was not given.
+    /// The caller's [`BeforeSend`](super::BeforeSend) was not given.
     #[error("nothing was sent: {0}")]
-    Withheld(String),
+    Aborted(String),
 }
 
 /// When a call may be made again, and why not before.

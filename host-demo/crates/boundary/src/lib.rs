@@ -11,7 +11,7 @@
 //! use std::sync::Arc;
 //!
 //! use host_demo::cloud::Service;
-//! use host_demo::egress::{Patience, Setup};
+//! use host_demo::egress::{WaitOptions, Setup};
 //! use host_demo::grant::{Grant, Operation, Target};
 //! use host_demo::identity::FixedToken;
 //!
@@ -20,7 +20,7 @@
 //!
 //! let device = Target::Machine("1e5bc9d7e413ddd7902c2932e418702b84d0cc07".parse()?);
 //! let grant = Grant::new(Operation::UnrestrictCodeExecution, Some(device));
-//! let call = egress.begin(grant, Patience::default()).await?;
+//! let call = egress.begin(grant, WaitOptions::default()).await?;
 //! let request = http::Request::post(format!(
 //!     "{}/api/machines/1e5bc9d7e413ddd7902c2932e418702b84d0cc07/unrestrictCodeExecution",
 //!     egress.policy().origin()
@@ -62,19 +62,19 @@ use defender_connect::transport::{SetupError, Transport};
 use defender_core::clock::{Clock, Moment, SystemClock};
 use defender_core::operation::{Operation, Target};
 use defender_core::retry::{backoff, jitter};
-use defender_quota::{Key, Ledger, Limiter, Memory, NoPermit, NotUntil, Permit, Quota};
+use defender_quota::{Key, Limiter, Memory, NoPermit, NotUntil, Permit, Quota, QuotaStore};
 
 pub use crate::response_body::AnswerError;
 pub use call::{Call, REQUEST_BODY_MAX, WayOut};
 pub use defender_quota::CALL_TIMEOUT;
 pub use error::{BeginError, Refusal, SendError};
-pub use observation::Seen;
+pub use observation::Observation;
 pub use tape::{Exchange, Tape};
 pub use wait_options::{
-    Consent, Consenting, Patience, TOKEN_RETRY_CALL, TOKEN_RETRY_FIRST, TOKEN_RETRY_RUN,
+    BeforeSend, MaySend, TOKEN_RETRY_CALL, TOKEN_RETRY_FIRST, TOKEN_RETRY_RUN, WaitOptions,
 };
 
-pub use call::Word;
+pub use call::RateLimitHint;
 pub use error::when;
 pub use wait_options::stopped;
 
@@ -98,7 +98,7 @@ pub struct Setup {
     /// Where every call is recorded: nowhere, unless it is said.
     pub audit: Option<Arc<Audit>>,
     /// Where calls are counted: in this process's memory, unless it is said.
-    pub ledger: Option<Arc<dyn Ledger>>,
+    pub ledger: Option<Arc<dyn QuotaStore>>,
     /// Who this is, for those who look at the ledger: the process, by its number.
     pub name: String,
     /// Keeps every exchange, for a pilot: none, unless it is set.
@@ -193,7 +193,7 @@ impl Egress {
     ///
     /// While there is no token, the call takes nothing of the quota. A grant without a target never
     /// does, because no request can follow.
-    pub async fn begin(&self, grant: Grant, patience: Patience) -> Result<Call, BeginError> {
+    pub async fn begin(&self, grant: Grant, patience: WaitOptions) -> Result<Call, BeginError> {
         let (permit, token) = if grant.target().is_some() {
             let (permit, token) = tokio::select! {
                 biased;
@@ -201,7 +201,7 @@ impl Egress {
                 () = stopped(patience.stop.clone()) => return Err(BeginError::Stopped),
             };
             if let Some(consent) = &patience.consent {
-                consent().await.map_err(BeginError::Withheld)?;
+                consent().await.map_err(BeginError::Aborted)?;
             }
             (Some(permit), token)
         } else {
@@ -235,7 +235,7 @@ impl Egress {
 
     /// The service refused the token of this call with 401: whether another one can be had, for a
     /// call of its own.
-    pub async fn renew(&self, seen: &Seen) -> Result<bool, IdentityError> {
+    pub async fn renew(&self, seen: &Observation) -> Result<bool, IdentityError> {
         match &seen.rejected {
             Some(rejected) => self.shared.tokens.renew(rejected).await,
             None => Ok(false),
@@ -245,8 +245,8 @@ impl Egress {
     /// The same, asked for again after failures that may pass, as long as `patience` allows.
     pub async fn renew_patiently(
         &self,
-        seen: &Seen,
-        patience: &Patience,
+        seen: &Observation,
+        patience: &WaitOptions,
     ) -> Result<bool, IdentityError> {
         let renewing = || self.in_time(patience.until, self.renew(seen));
         self.persist(patience, renewing().await, renewing).await
@@ -293,7 +293,10 @@ impl Egress {
     }
 
     /// The same, asked for again after failures that may pass, as long as `patience` allows.
-    pub async fn principal_within(&self, patience: &Patience) -> Result<Principal, IdentityError> {
+    pub async fn principal_within(
+        &self,
+        patience: &WaitOptions,
+    ) -> Result<Principal, IdentityError> {
         let asking = || self.in_time(patience.until, self.principal());
         self.persist(patience, asking().await, asking).await
     }
@@ -324,7 +327,7 @@ impl Egress {
     }
 
     /// The same, asked for again after failures that may pass, as long as `patience` allows.
-    pub async fn token_within(&self, patience: &Patience) -> Result<BearerToken, IdentityError> {
+    pub async fn token_within(&self, patience: &WaitOptions) -> Result<BearerToken, IdentityError> {
         let asking = || self.token();
         self.persist(patience, asking().await, asking).await
     }
@@ -332,7 +335,7 @@ impl Egress {
     /// After this failure: asks for a token again, as long as `patience` allows.
     pub async fn recover(
         &self,
-        patience: &Patience,
+        patience: &WaitOptions,
         error: IdentityError,
     ) -> Result<(), IdentityError> {
         let asking = || self.in_time(patience.until, self.token());
@@ -348,7 +351,7 @@ impl Egress {
     /// attempt.
     async fn persist<T, F>(
         &self,
-        patience: &Patience,
+        patience: &WaitOptions,
         first: Result<T, IdentityError>,
         attempt: impl Fn() -> F,
     ) -> Result<T, IdentityError>
@@ -433,7 +436,7 @@ impl Egress {
     async fn permit_and_token(
         &self,
         operation: Operation,
-        patience: &Patience,
+        patience: &WaitOptions,
     ) -> Result<(Permit, Option<BearerToken>), BeginError> {
         loop {
             let permit = self.permit(operation, patience).await?;
@@ -460,7 +463,7 @@ impl Egress {
     async fn permit(
         &self,
         operation: Operation,
-        patience: &Patience,
+        patience: &WaitOptions,
     ) -> Result<Permit, BeginError> {
         let key = || self.in_time(patience.until, self.key(operation));
         let key = self.persist(patience, key().await, key).await?;

@@ -11,12 +11,12 @@ use defender_connect::identity::{BearerToken, IdentityError};
 use defender_connect::transport::TransportError;
 use defender_core::clock::Moment;
 use defender_core::operation::Operation;
-use defender_core::summary::Said;
+use defender_core::summary::ResponseSummary;
 
 /// What the boundary saw of a call, whatever a guest says of it.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
-pub struct Seen {
+pub struct Observation {
     /// The request was handed to the transport, and may have reached the service.
     pub may_have_arrived: bool,
     /// The status of the answer.
@@ -61,7 +61,7 @@ pub struct Seen {
     pub echoed: bool,
 }
 
-impl Seen {
+impl Observation {
     /// Whether a call of this operation can have changed anything, by what crossed the boundary.
     pub fn may_have_changed_something(&self, operation: Operation) -> bool {
         let harmless = match self.status {
@@ -73,12 +73,17 @@ impl Seen {
     }
 
     /// What the service's answer says.
-    pub fn said(&self, grant: &Grant) -> Option<Said> {
-        Said::in_answer(grant.target(), &self.answer)
+    pub fn said(&self, grant: &Grant) -> Option<ResponseSummary> {
+        ResponseSummary::in_answer(grant.target(), &self.answer)
     }
 
     /// How it ended, where nobody says anything of it but the boundary.
-    pub(super) fn ending(&self, grant: &Grant, said: Option<&Said>, is_late: bool) -> Ending {
+    pub(super) fn ending(
+        &self,
+        grant: &Grant,
+        said: Option<&ResponseSummary>,
+        is_late: bool,
+    ) -> Ending {
         let is_what_was_asked = || said.is_some_and(|said| said.misses(grant.target()).is_none());
         match self.status {
             Some(200..300) if !self.echoed && is_what_was_asked() => Ending::Succeeded,
@@ -92,7 +97,7 @@ impl Seen {
         &self,
         ended: Ending,
         grant: &Grant,
-        said: Option<Said>,
+        said: Option<ResponseSummary>,
         claimed: Option<Claimed>,
         fault: Option<String>,
     ) -> Outcome {
@@ -125,8 +130,8 @@ impl Seen {
                 request_bytes: self.request_bytes,
                 response_bytes: self.status.map(|_| self.answer.len() as u64),
                 correlation_id: self.correlation_id.clone(),
-                action: said.as_ref().and_then(Said::action).cloned(),
-                list: said.as_ref().and_then(Said::count),
+                action: said.as_ref().and_then(ResponseSummary::action).cloned(),
+                list: said.as_ref().and_then(ResponseSummary::count),
                 failure,
             },
             claimed,

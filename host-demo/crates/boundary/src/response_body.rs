@@ -37,39 +37,39 @@ const TOKEN_MIN: usize = 16;
 /// by a debugging page or a gateway's error, say. A service that means harm has the token anyway,
 /// and a guest that is given it in another form has nobody but this service to send it to.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Needle {
+pub(crate) struct TokenScanner {
     bytes: Arc<[u8]>,
     /// At each length: how much of the token a text still ends in when the next byte does not fit
     /// (Knuth, Morris, Pratt).
-    falls: Arc<[usize]>,
+    failure_table: Arc<[usize]>,
 }
 
-impl Needle {
+impl TokenScanner {
     pub fn new(token: &[u8]) -> Self {
         if token.len() < TOKEN_MIN {
             return Self::default();
         }
-        let mut falls = vec![0; token.len()];
+        let mut failure_table = vec![0; token.len()];
         let mut length = 0;
         for at in 1..token.len() {
             while length > 0 && token[at] != token[length] {
-                length = falls[length - 1];
+                length = failure_table[length - 1];
             }
             if token[at] == token[length] {
                 length += 1;
             }
-            falls[at] = length;
+            failure_table[at] = length;
         }
         Self {
             bytes: token.into(),
-            falls: falls.into(),
+            failure_table: failure_table.into(),
         }
     }
 
     /// How much of the token the text ends in, with one byte more.
     fn step(&self, mut length: usize, byte: u8) -> usize {
         while length > 0 && self.bytes.get(length) != Some(&byte) {
-            length = self.falls[length - 1];
+            length = self.failure_table[length - 1];
         }
         if self.bytes.get(length) == Some(&byte) {
             length + 1
@@ -85,7 +85,7 @@ impl Needle {
 
 /// A search through a text that comes in pieces.
 struct Search {
-    needle: Needle,
+    needle: TokenScanner,
     /// How much of the token the text ends in, as it is and unescaped.
     raw: usize,
     unescaped: usize,
@@ -102,7 +102,7 @@ enum Escape {
 }
 
 impl Search {
-    const fn new(needle: Needle) -> Self {
+    const fn new(needle: TokenScanner) -> Self {
         Self {
             needle,
             raw: 0,
@@ -232,7 +232,7 @@ impl<B> Answer<B> {
         body: B,
         headers: &HeaderMap,
         is_list: bool,
-        needle: Needle,
+        needle: TokenScanner,
         on_echo: OnEcho,
         clock: Arc<dyn Clock>,
         deadline: Moment,
@@ -426,7 +426,7 @@ mod tests {
             Script(script(pieces), false),
             &headers(encodings),
             false,
-            Needle::new(TOKEN.as_bytes()),
+            TokenScanner::new(TOKEN.as_bytes()),
             Box::new(move || note.store(true, Ordering::Relaxed)),
             Arc::new(clock),
             deadline,
@@ -521,7 +521,7 @@ mod tests {
 
     #[test]
     fn a_header_is_searched_in_the_same_way() {
-        let needle = Needle::new(TOKEN.as_bytes());
+        let needle = TokenScanner::new(TOKEN.as_bytes());
         assert!(needle.is_in(format!("text/{TOKEN}; x").as_bytes()));
         assert!(!needle.is_in(&TOKEN.as_bytes()[1..]));
         assert!(!needle.is_in(b""));
@@ -529,8 +529,8 @@ mod tests {
 
     #[test]
     fn what_is_too_short_for_a_token_is_not_searched_for() {
-        assert!(!Needle::new(b"application").is_in(b"application/json"));
-        assert!(!Needle::new(b"").is_in(b""));
+        assert!(!TokenScanner::new(b"application").is_in(b"application/json"));
+        assert!(!TokenScanner::new(b"").is_in(b""));
     }
 
     #[test]
@@ -550,7 +550,7 @@ mod tests {
         let clock = ManualClock::new();
         let deadline = clock.now() + Duration::from_secs(30);
         let body = Script(frames, false);
-        let needle = Needle::default();
+        let needle = TokenScanner::default();
         let answer = Answer::new(
             body,
             &HeaderMap::new(),
@@ -574,7 +574,7 @@ mod tests {
         let clock = ManualClock::new();
         let deadline = clock.now() + Duration::from_secs(30);
         let body = Script(script(&[b"{"]), true);
-        let needle = Needle::default();
+        let needle = TokenScanner::default();
         let hands = Arc::new(clock.clone());
         let plain = &HeaderMap::new();
         let mut answer = Answer::new(body, plain, false, needle, Box::new(|| ()), hands, deadline);
@@ -611,7 +611,7 @@ mod tests {
             body,
             &HeaderMap::new(),
             false,
-            Needle::default(),
+            TokenScanner::default(),
             Box::new(|| ()),
             hands,
             deadline,

@@ -12,7 +12,7 @@ use http::{HeaderMap, Method, Uri};
 use jiff::Timestamp;
 
 use crate::grant::Operation;
-use crate::response_body::Needle;
+use crate::response_body::TokenScanner;
 use defender_core::clock::{Clock, Moment};
 
 /// The response headers that a tape keeps.
@@ -114,7 +114,7 @@ impl Tape {
         place: usize,
         status: u16,
         headers: &HeaderMap,
-        token: &Needle,
+        token: &TokenScanner,
         now: Moment,
     ) {
         let kept = headers

@@ -26,7 +26,7 @@ pub const TOKEN_RETRY_FIRST: Duration = Duration::from_secs(120);
 /// How long a caller is ready to wait for the quota, and for a token to call with, before anything
 /// is sent.
 #[derive(Clone)]
-pub struct Patience {
+pub struct WaitOptions {
     /// Until then. Without it, as long as it takes. What is there without waiting is taken later,
     /// too.
     pub until: Option<Moment>,
@@ -41,10 +41,10 @@ pub struct Patience {
     pub token_retry: Option<Duration>,
     /// Is asked each time the quota has room, right before the call is begun: a caller who keeps a
     /// journal writes down here that a request may leave. Where it says no, none does.
-    pub consent: Option<Consent>,
+    pub consent: Option<BeforeSend>,
 }
 
-impl Default for Patience {
+impl Default for WaitOptions {
     fn default() -> Self {
         Self {
             until: None,
@@ -58,14 +58,14 @@ impl Default for Patience {
 }
 
 /// Whether a call may be begun now, or why not.
-pub type Consent = Arc<dyn Fn() -> Consenting + Send + Sync>;
+pub type BeforeSend = Arc<dyn Fn() -> MaySend + Send + Sync>;
 
-/// The answer of a [`Consent`], which may take its time.
-pub type Consenting = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+/// The answer of a [`BeforeSend`], which may take its time.
+pub type MaySend = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
-impl fmt::Debug for Patience {
+impl fmt::Debug for WaitOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Patience")
+        f.debug_struct("WaitOptions")
             .field("until", &self.until)
             .field("stop", &self.stop)
             .finish_non_exhaustive()

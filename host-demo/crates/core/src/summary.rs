@@ -14,15 +14,15 @@ use crate::query::MACHINES_MAX;
 
 /// What a call's answer says, in a few words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Said {
-    Action(SaidAction),
-    Actions(Listed<SaidAction>),
+pub enum ResponseSummary {
+    Action(ActionSummary),
+    Actions(Listed<ActionSummary>),
     Machines(Listed<SaidMachine>),
 }
 
 /// What a machine action is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct SaidAction {
+pub struct ActionSummary {
     #[serde(serialize_with = "cut_text")]
     pub id: String,
     #[serde(rename = "type", serialize_with = "cut_text")]
@@ -54,15 +54,15 @@ pub struct Count {
     pub truncated: bool,
 }
 
-impl Said {
+impl ResponseSummary {
     /// What the body of an answer says to a call that is about this, if it says that.
     pub fn in_answer(target: Option<&Target>, body: &[u8]) -> Option<Self> {
         match target {
             None | Some(Target::Machine(_) | Target::Action(_)) => {
-                SaidAction::in_answer(body).map(Self::Action)
+                ActionSummary::in_answer(body).map(Self::Action)
             }
             Some(Target::Actions(query)) => {
-                list(body, query.top(), SaidAction::in_answer).map(Self::Actions)
+                list(body, query.top(), ActionSummary::in_answer).map(Self::Actions)
             }
             Some(Target::Name(_)) => {
                 list(body, MACHINES_MAX, SaidMachine::in_answer).map(Self::Machines)
@@ -99,7 +99,7 @@ impl Said {
     }
 
     /// The action, if it is one.
-    pub fn action(&self) -> Option<&SaidAction> {
+    pub fn action(&self) -> Option<&ActionSummary> {
         match self {
             Self::Action(action) => Some(action),
             _ => None,
@@ -117,7 +117,7 @@ impl Said {
     }
 }
 
-impl SaidAction {
+impl ActionSummary {
     /// The machine action in a JSON text, if there is one.
     pub fn in_answer(json: &[u8]) -> Option<Self> {
         let [id, type_, status, machine] = texts(json, ["id", "type", "status", "machineId"])?;
@@ -208,8 +208,8 @@ mod tests {
         Target::Actions(crate::query::ActionQuery::parse(query).unwrap())
     }
 
-    fn said(target: &Target, body: &str) -> Option<Said> {
-        Said::in_answer(Some(target), body.as_bytes())
+    fn said(target: &Target, body: &str) -> Option<ResponseSummary> {
+        ResponseSummary::in_answer(Some(target), body.as_bytes())
     }
 
     fn action(id: &str, more: &str) -> String {
@@ -234,7 +234,7 @@ mod tests {
             let count = said(&top_2, &body).and_then(|said| said.count());
             assert_eq!(count, Some(Count { items, truncated }), "{body}");
         }
-        let Some(Said::Actions(listed)) = said(&top_2, &list(&two, "")) else {
+        let Some(ResponseSummary::Actions(listed)) = said(&top_2, &list(&two, "")) else {
             panic!("a list")
         };
         assert_eq!(listed.items[1].id, "3", "the last one counts");

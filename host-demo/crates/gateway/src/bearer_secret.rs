@@ -12,7 +12,7 @@ pub(super) struct Secret([u8; 32]);
 
 /// What a secret is known by; nothing leads back from it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Print([u8; 32]);
+pub(super) struct Fingerprint([u8; 32]);
 
 impl Secret {
     pub(super) fn new() -> Result<Self, getrandom::Error> {
@@ -31,12 +31,12 @@ impl Secret {
             })
     }
 
-    pub(super) fn print(&self) -> Print {
-        Print::of(&self.text())
+    pub(super) fn print(&self) -> Fingerprint {
+        Fingerprint::of(&self.text())
     }
 }
 
-impl Print {
+impl Fingerprint {
     pub(super) fn of(text: &str) -> Self {
         Self(Sha256::digest(text).into())
     }
@@ -61,8 +61,8 @@ mod tests {
     fn a_secret_is_known_by_its_text_and_no_two_are_the_same() {
         let (one, other) = (Secret::new().unwrap(), Secret::new().unwrap());
         assert_eq!(one.text().len(), 64);
-        assert!(one.print().is(&Print::of(&one.text())));
+        assert!(one.print().is(&Fingerprint::of(&one.text())));
         assert!(!one.print().is(&other.print()));
-        assert!(!one.print().is(&Print::of(&one.text()[..63])));
+        assert!(!one.print().is(&Fingerprint::of(&one.text()[..63])));
     }
 }

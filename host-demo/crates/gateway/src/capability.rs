@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::bearer_secret::{Print, Secret};
+use super::bearer_secret::{Fingerprint, Secret};
 use defender_boundary::Call;
 use defender_core::clock::Clock;
 
@@ -28,10 +28,10 @@ pub(super) struct Capabilities {
 
 #[derive(Default)]
 struct State {
-    live: HashMap<Print, Ready>,
-    used: HashSet<Print>,
+    live: HashMap<Fingerprint, Ready>,
+    used: HashSet<Fingerprint>,
     /// The same, the oldest first.
-    in_order: VecDeque<Print>,
+    in_order: VecDeque<Fingerprint>,
     is_closed: bool,
 }
 
@@ -49,7 +49,7 @@ pub(super) struct Ready {
 
 /// Why a capability is good for nothing.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Useless {
+pub(super) enum CapabilityError {
     /// It is none of this gateway's: none at all, or one that was there before it was started.
     Foreign,
     /// It was never handed out, or its time is up, and it was not used.
@@ -78,7 +78,7 @@ impl Capabilities {
     /// permit is given back then, if nothing came.
     pub(super) fn add(self: &Arc<Self>, secret: &Secret, call: Call, place: Place) -> String {
         let text = format!("{}{}", self.front, secret.text());
-        let (print, deadline) = (Print::of(&text), call.deadline());
+        let (print, deadline) = (Fingerprint::of(&text), call.deadline());
         let ready = Ready { call, place };
         {
             let mut state = self.state();
@@ -100,21 +100,21 @@ impl Capabilities {
     }
 
     /// Takes the call of a capability: the first who asks has it.
-    pub(super) fn take(&self, text: &str) -> Result<Ready, Useless> {
-        let print = Print::of(text);
+    pub(super) fn take(&self, text: &str) -> Result<Ready, CapabilityError> {
+        let print = Fingerprint::of(text);
         let mut state = self.state();
         let Some(ready) = state.live.remove(&print) else {
             return Err(if state.used.contains(&print) {
-                Useless::Used
+                CapabilityError::Used
             } else if text.starts_with(&self.front) {
-                Useless::Unknown
+                CapabilityError::Unknown
             } else {
-                Useless::Foreign
+                CapabilityError::Foreign
             });
         };
         if self.clock.now() >= ready.call.deadline() {
             drop(state);
-            return Err(Useless::Unknown);
+            return Err(CapabilityError::Unknown);
         }
         state.used.insert(print);
         state.in_order.push_back(print);

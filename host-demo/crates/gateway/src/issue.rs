@@ -12,7 +12,7 @@ use super::Shared;
 use super::bearer_secret::Secret;
 use super::reply::Reply;
 use defender_boundary::grant::Grant;
-use defender_boundary::{BeginError, Patience, stopped};
+use defender_boundary::{BeginError, WaitOptions, stopped};
 use defender_core::operation::{Operation, Target};
 use defender_core::query::ActionQuery;
 
@@ -133,10 +133,10 @@ impl Shared {
         if let Err(error) = known {
             return unavailable(&error.to_string());
         }
-        let patience = Patience {
+        let patience = WaitOptions {
             until: Some(self.egress.clock().now() + wait),
             stop: Some(stop),
-            ..Patience::default()
+            ..WaitOptions::default()
         };
         let call = match self.egress.begin(grant, patience).await {
             Ok(call) => call,

@@ -87,7 +87,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use self::bearer_secret::{Print, Secret};
+use self::bearer_secret::{Fingerprint, Secret};
 use self::capability::{Capabilities, Ready};
 use self::reply::{Failure, Reply};
 use defender_boundary::{Egress, stopped};
@@ -153,7 +153,7 @@ struct Shared {
     /// The one that requests must name.
     authority: String,
     base_url: String,
-    key: Print,
+    key: Fingerprint,
     capabilities: Arc<Capabilities>,
     waiting: Semaphore,
 }
@@ -346,7 +346,7 @@ impl Shared {
     }
 
     async fn control(&self, head: &Parts, body: Incoming, stop: watch::Receiver<bool>) -> Reply {
-        let is_known = bearer(&head.headers).is_some_and(|key| Print::of(key).is(&self.key));
+        let is_known = bearer(&head.headers).is_some_and(|key| Fingerprint::of(key).is(&self.key));
         if !is_known {
             return Reply::error(
                 StatusCode::UNAUTHORIZED,

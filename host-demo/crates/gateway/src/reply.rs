@@ -7,8 +7,8 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
-use super::capability::Useless;
-use defender_boundary::{AnswerError, Seen, SendError};
+use super::capability::CapabilityError;
+use defender_boundary::{AnswerError, Observation, SendError};
 
 /// An answer, whole.
 pub(super) struct Reply {
@@ -50,16 +50,16 @@ impl Reply {
     }
 
     /// To a capability that is good for nothing.
-    pub(super) fn useless(why: &Useless) -> Self {
+    pub(super) fn useless(why: &CapabilityError) -> Self {
         match why {
-            Useless::Foreign => Self::error(
+            CapabilityError::Foreign => Self::error(
                 StatusCode::BAD_GATEWAY,
                 "NotThisGateways",
                 "This is no capability of this gateway's. If one that was there before it had \
                  handed it out, its request may have arrived: have the engine look at what became \
                  of it before it asks for a new one.",
             ),
-            Useless::Unknown => Self::error(
+            CapabilityError::Unknown => Self::error(
                 StatusCode::UNAUTHORIZED,
                 "NoSuchCapability",
                 "The gateway has no such capability any more: its time is up, and it was not \
@@ -67,7 +67,7 @@ impl Reply {
             ),
             // Not a refusal: whoever repeats by itself what got no answer would take the first
             // request for one that was never made.
-            Useless::Used => Self::error(
+            CapabilityError::Used => Self::error(
                 StatusCode::BAD_GATEWAY,
                 "CapabilityUsed",
                 "This capability's one request has been made already, and may have arrived. Have \
@@ -77,7 +77,7 @@ impl Reply {
     }
 
     /// To a request whose answer there is none of to pass on.
-    pub(super) fn failed(failure: &Failure, seen: &Seen) -> Self {
+    pub(super) fn failed(failure: &Failure, seen: &Observation) -> Self {
         let message = match failure {
             Failure::Send(error) => match (error, &seen.transport) {
                 (SendError::Transport(_), Some(said)) => format!("No answer: {said}."),

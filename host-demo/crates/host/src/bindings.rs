@@ -30,7 +30,7 @@ pub use generated::exports::defender::endpoint::machines::{FoundMachines, Machin
 pub use generated::{Plugin, PluginPre};
 
 use defender_core::query::{ActionQuery, Asked};
-use defender_core::summary::{Listed, Said, SaidAction, SaidMachine};
+use defender_core::summary::{ActionSummary, Listed, ResponseSummary, SaidMachine};
 
 impl MachineActionFilter {
     /// All actions.
@@ -143,22 +143,22 @@ impl MachineAction {
     }
 }
 
-impl From<&MachineAction> for Said {
+impl From<&MachineAction> for ResponseSummary {
     fn from(action: &MachineAction) -> Self {
         Self::Action(action.into())
     }
 }
 
-impl From<&MachineActionPage> for Said {
+impl From<&MachineActionPage> for ResponseSummary {
     fn from(page: &MachineActionPage) -> Self {
         Self::Actions(Listed {
-            items: page.items.iter().map(SaidAction::from).collect(),
+            items: page.items.iter().map(ActionSummary::from).collect(),
             truncated: page.truncated,
         })
     }
 }
 
-impl From<&FoundMachines> for Said {
+impl From<&FoundMachines> for ResponseSummary {
     fn from(found: &FoundMachines) -> Self {
         Self::Machines(Listed {
             items: found.items.iter().map(SaidMachine::from).collect(),
@@ -167,7 +167,7 @@ impl From<&FoundMachines> for Said {
     }
 }
 
-impl From<&MachineAction> for SaidAction {
+impl From<&MachineAction> for ActionSummary {
     fn from(action: &MachineAction) -> Self {
         Self {
             id: action.id.clone(),

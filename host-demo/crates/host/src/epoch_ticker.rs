@@ -1,4 +1,4 @@
-//! A beat at which guests let others run.
+//! A tick at which guests let others run.
 //!
 //! Fuel bounds what a guest computes, and costs next to nothing where the guest has the host work for
 //! it: a name of megabytes can be handed over a hundred thousand times for a few instructions each.
@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use wasmtime::{Engine, EngineWeak};
 
-/// From one beat to the next.
+/// From one tick to the next.
 pub(crate) const BEAT: Duration = Duration::from_millis(10);
 
 /// Counts an engine's epochs while somebody needs it, until it is dropped.
-pub(crate) struct Pulse(Arc<Shared>);
+pub(crate) struct EpochTicker(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
@@ -30,7 +30,7 @@ struct State {
 /// As long as it is there, the epochs are counted.
 pub struct Needed(Arc<Shared>);
 
-impl Pulse {
+impl EpochTicker {
     pub fn start(engine: &Engine) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
@@ -39,7 +39,7 @@ impl Pulse {
         let (engine, heart) = (engine.weak(), Arc::clone(&shared));
         std::thread::Builder::new()
             .name("pulse".to_owned())
-            .spawn(move || beat(&engine, &heart))?;
+            .spawn(move || tick(&engine, &heart))?;
         Ok(Self(shared))
     }
 
@@ -50,7 +50,7 @@ impl Pulse {
     }
 }
 
-fn beat(engine: &EngineWeak, shared: &Shared) {
+fn tick(engine: &EngineWeak, shared: &Shared) {
     loop {
         let rest = |state: &mut State| state.needed == 0 && !state.is_over;
         let state = shared.changed.wait_while(shared.state(), rest);
@@ -77,7 +77,7 @@ impl Drop for Needed {
     }
 }
 
-impl Drop for Pulse {
+impl Drop for EpochTicker {
     fn drop(&mut self) {
         self.0.state().is_over = true;
         self.0.changed.notify_one();

@@ -42,9 +42,9 @@ pub enum CallError {
     /// The caller stopped it, while it waited for the quota or for a token. Nothing was sent.
     #[error("stopped before it was sent")]
     Stopped,
-    /// The caller's [`Consent`](super::Consent) was not given. Nothing was sent.
+    /// The caller's [`BeforeSend`](super::BeforeSend) was not given. Nothing was sent.
     #[error("nothing was sent: {0}")]
-    Withheld(String),
+    Aborted(String),
     /// The service's answer repeats the token that the request carried. It was kept from the
     /// plugin, and nothing that the plugin says of it counts.
     #[error(
@@ -83,7 +83,7 @@ impl From<BeginError> for CallError {
             BeginError::Quota { wait, until } => Self::Quota { wait, until },
             BeginError::Ledger(error) => Self::Ledger(error),
             BeginError::Stopped => Self::Stopped,
-            BeginError::Withheld(why) => Self::Withheld(why),
+            BeginError::Aborted(why) => Self::Aborted(why),
         }
     }
 }
@@ -106,7 +106,7 @@ impl CallError {
             | Self::Quota { .. }
             | Self::Ledger(_)
             | Self::Stopped
-            | Self::Withheld(_)
+            | Self::Aborted(_)
             | Self::Audit(_) => Effect::None,
             Self::TimedOut { effect, .. }
             | Self::Fault { effect, .. }

@@ -5,7 +5,7 @@
 //! use std::sync::Arc;
 //!
 //! use host_demo::cloud::Service;
-//! use host_demo::host::{Host, Patience, Setup};
+//! use host_demo::host::{Host, WaitOptions, Setup};
 //! use host_demo::identity::FixedToken;
 //! use host_demo::plugin::{Plugin, engine};
 //!
@@ -14,7 +14,7 @@
 //! let host = Host::new(plugin, &Setup::new(Service::commercial(), tokens).build()?);
 //!
 //! let id = "1e5bc9d7e413ddd7902c2932e418702b84d0cc07";
-//! match host.unrestrict_code_execution(id, "INC-42: cleaned", Patience::default()).await {
+//! match host.unrestrict_code_execution(id, "INC-42: cleaned", WaitOptions::default()).await {
 //!     Ok(action) => println!("accepted: {}", action.id),
 //!     Err(error) => println!("{error}; effect: {:?}", error.effect()),
 //! }
@@ -45,12 +45,12 @@ use defender_connect::identity::{IdentityError, Principal};
 use defender_core::clock::{Clock, Moment};
 use defender_core::id::DnsName;
 use defender_core::operation::{Operation, Target};
-use defender_core::summary::Said;
+use defender_core::summary::ResponseSummary;
 use defender_quota::{Limiter, Quota};
 
 pub use defender_boundary::{
-    CALL_TIMEOUT, Consent, Consenting, Patience, Setup, TOKEN_RETRY_CALL, TOKEN_RETRY_FIRST,
-    TOKEN_RETRY_RUN,
+    BeforeSend, CALL_TIMEOUT, MaySend, Setup, TOKEN_RETRY_CALL, TOKEN_RETRY_FIRST, TOKEN_RETRY_RUN,
+    WaitOptions,
 };
 pub use error::CallError;
 
@@ -83,7 +83,7 @@ impl Host {
         &self,
         machine_id: &str,
         comment: &str,
-        patience: Patience,
+        patience: WaitOptions,
     ) -> Result<MachineAction, CallError> {
         let target = machine_id.parse().ok().map(Target::Machine);
         let grant = Grant::new(Operation::UnrestrictCodeExecution, target);
@@ -100,7 +100,7 @@ impl Host {
     pub async fn get_machine_action(
         &self,
         action_id: &str,
-        patience: Patience,
+        patience: WaitOptions,
     ) -> Result<MachineAction, CallError> {
         let target = action_id.parse().ok().map(Target::Action);
         let grant = Grant::new(Operation::GetMachineAction, target);
@@ -117,7 +117,7 @@ impl Host {
         &self,
         machine_id: &str,
         comment: &str,
-        patience: Patience,
+        patience: WaitOptions,
     ) -> Result<MachineAction, CallError> {
         let target = machine_id.parse().ok().map(Target::Machine);
         let grant = Grant::new(Operation::RestrictCodeExecution, target);
@@ -136,7 +136,7 @@ impl Host {
         filter: &MachineActionFilter,
         top: u32,
         skip: u32,
-        patience: Patience,
+        patience: WaitOptions,
     ) -> Result<MachineActionPage, CallError> {
         let target = filter.query(top, skip).map(Target::Actions);
         let grant = Grant::new(Operation::ListMachineActions, target);
@@ -153,7 +153,7 @@ impl Host {
         &self,
         action_id: &str,
         comment: &str,
-        patience: Patience,
+        patience: WaitOptions,
     ) -> Result<MachineAction, CallError> {
         let target = action_id.parse().ok().map(Target::Action);
         let grant = Grant::new(Operation::CancelMachineAction, target);
@@ -169,7 +169,7 @@ impl Host {
     pub async fn find_machines(
         &self,
         computer_dns_name: &str,
-        patience: Patience,
+        patience: WaitOptions,
     ) -> Result<FoundMachines, CallError> {
         let name = computer_dns_name.parse::<DnsName>().ok();
         // The plugin is asked for what is granted: the name without what tells no name from another.
@@ -247,7 +247,10 @@ impl Host {
     }
 
     /// The same, asked for again after failures that may pass, as long as `patience` allows.
-    pub async fn principal_within(&self, patience: &Patience) -> Result<Principal, IdentityError> {
+    pub async fn principal_within(
+        &self,
+        patience: &WaitOptions,
+    ) -> Result<Principal, IdentityError> {
         self.egress.principal_within(patience).await
     }
 
@@ -262,12 +265,12 @@ impl Host {
     async fn call<T, F>(
         &self,
         grant: Grant,
-        patience: Patience,
+        patience: WaitOptions,
         run: impl Fn(Hooks) -> F,
     ) -> Result<T, CallError>
     where
         F: Future<Output = Result<Result<T, bindings::Error>, Fault>>,
-        for<'a> Said: From<&'a T>,
+        for<'a> ResponseSummary: From<&'a T>,
     {
         let (first, result, seen) = loop {
             let call = self.egress.begin(grant.clone(), patience.clone()).await?;
@@ -306,7 +309,7 @@ impl Host {
     async fn run<T, F>(&self, call: &Call, run: &impl Fn(Hooks) -> F) -> Result<T, CallError>
     where
         F: Future<Output = Result<Result<T, bindings::Error>, Fault>>,
-        for<'a> Said: From<&'a T>,
+        for<'a> ResponseSummary: From<&'a T>,
     {
         self.finish(call, run(Hooks::new(call)))
             .instrument(call.span())
@@ -320,7 +323,7 @@ impl Host {
         running: impl Future<Output = Result<Result<T, bindings::Error>, Fault>>,
     ) -> Result<T, CallError>
     where
-        for<'a> Said: From<&'a T>,
+        for<'a> ResponseSummary: From<&'a T>,
     {
         let result = call.until_deadline(running).await;
         let seen = call.close();

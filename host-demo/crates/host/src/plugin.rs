@@ -39,7 +39,7 @@ use wasmtime::{
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::bindings;
-use crate::epoch_ticker::{Needed, Pulse};
+use crate::epoch_ticker::{EpochTicker, Needed};
 use crate::wasi_hooks::{self, Hooks};
 use defender_core::files::{self, FileError};
 use defender_core::operation::Operation;
@@ -48,7 +48,7 @@ pub use defender_core::digest::{Digest, DigestError};
 pub use fault::Fault;
 
 use fault::FRAMES_MAX;
-use validate::{FUNCTION_MAX, LOCALS_MAX, look_at};
+use validate::{FUNCTION_MAX, LOCALS_MAX, validate};
 
 /// Linear memory of one instance. The guest reads lists of 16 MiB, of which it has the body (half
 /// as much again while that grows) and then all the texts in it once more; the longest fits into
@@ -101,7 +101,7 @@ const CORE_INSTANCES: u32 = 8;
 const HEADERS_MAX: usize = 64 << 10;
 
 /// After so many instructions a call lets others run, so that its deadline can end it. About a
-/// millisecond; where it has the host work, at the next [beat](crate::epoch_ticker).
+/// millisecond; where it has the host work, at the next [tick](crate::epoch_ticker).
 const FUEL_SLICE: u64 = 1_000_000;
 
 /// Stack of the guest's code. The component's own stack lies in its memory; this one is for calls.
@@ -239,7 +239,7 @@ pub struct Plugin {
     pre: bindings::PluginPre<State>,
     /// As many calls at one time as the engine's pool has places.
     places: Arc<Semaphore>,
-    pulse: Arc<Pulse>,
+    pulse: Arc<EpochTicker>,
     about: Arc<About>,
 }
 
@@ -311,7 +311,7 @@ impl Plugin {
         if Store::new(engine, ()).get_fuel().is_err() {
             return Err(LoadError::Unmetered);
         }
-        look_at(bytes)?;
+        validate(bytes)?;
         let component = Component::from_binary(engine, bytes)
             .map_err(|e| LoadError::Invalid(format!("{e:#}")))?;
         let kind = component.component_type();
@@ -325,7 +325,7 @@ impl Plugin {
         let pre = linker(engine)
             .and_then(|linker| linker.instantiate_pre(&component))
             .map_err(shape)?;
-        let pulse = Pulse::start(engine).map_err(|e| LoadError::Engine(e.to_string()))?;
+        let pulse = EpochTicker::start(engine).map_err(|e| LoadError::Engine(e.to_string()))?;
         let about = About {
             size: bytes.len(),
             digest: Digest::of(bytes).to_string(),

@@ -4,9 +4,9 @@ use super::{CallError, Host};
 use crate::bindings::{self, Effect, Reason};
 use crate::plugin::Fault;
 use defender_audit::{Claimed, Ending};
-use defender_boundary::{AnswerError, Call, Seen, Word};
+use defender_boundary::{AnswerError, Call, Observation, RateLimitHint};
 use defender_core::operation::{Operation, Target};
-use defender_core::summary::Said;
+use defender_core::summary::ResponseSummary;
 
 impl Host {
     /// Compares what the plugin says with what the boundary saw.
@@ -18,11 +18,11 @@ impl Host {
         &self,
         call: &Call,
         result: Option<Result<Result<T, bindings::Error>, Fault>>,
-        seen: &Seen,
-        said: Option<&Said>,
+        seen: &Observation,
+        said: Option<&ResponseSummary>,
     ) -> Result<T, CallError>
     where
-        for<'a> Said: From<&'a T>,
+        for<'a> ResponseSummary: From<&'a T>,
     {
         let effect = effect_of(seen, call.grant().operation());
         let claimed = match &result {
@@ -30,13 +30,13 @@ impl Host {
             _ => None,
         };
         let word = claimed.and_then(|error| match &error.reason {
-            Reason::RateLimited(limit) => Some(Word {
+            Reason::RateLimited(limit) => Some(RateLimitHint {
                 retry_after: limit.retry_after_seconds,
                 window: limit.window_seconds,
             }),
             _ => None,
         });
-        call.heed(seen, word);
+        call.apply_rate_limit(seen, word);
         if seen.echoed {
             return Err(CallError::TokenEchoed { effect });
         }
@@ -99,7 +99,7 @@ impl Host {
 }
 
 /// The message of an answer whose body could not be read.
-fn unread(why: &AnswerError, seen: &Seen, operation: Operation) -> String {
+fn unread(why: &AnswerError, seen: &Observation, operation: Operation) -> String {
     let status = seen.status.unwrap_or_default();
     let advice = match operation.changes_something() {
         true => "It may have taken effect: look at the machine's actions before you repeat it.",
@@ -109,7 +109,7 @@ fn unread(why: &AnswerError, seen: &Seen, operation: Operation) -> String {
 }
 
 /// Whether the call can have changed anything, by what crossed the boundary.
-fn effect_of(seen: &Seen, operation: Operation) -> Effect {
+fn effect_of(seen: &Observation, operation: Operation) -> Effect {
     if seen.may_have_changed_something(operation) {
         Effect::Unknown
     } else {
@@ -119,12 +119,12 @@ fn effect_of(seen: &Seen, operation: Operation) -> Effect {
 
 /// What is wrong with a success that the plugin reports, if something is.
 ///
-/// What a caller decides by is compared with what the answer's body says: see [`Said`]. All
+/// What a caller decides by is compared with what the answer's body says: see [`ResponseSummary`]. All
 /// else (requestor, comment, times, error codes, a device's health) is the plugin's word.
 fn contradicts(
-    seen: &Seen,
-    claimed: &Said,
-    said: Option<&Said>,
+    seen: &Observation,
+    claimed: &ResponseSummary,
+    said: Option<&ResponseSummary>,
     target: Option<&Target>,
 ) -> Option<&'static str> {
     if !seen
@@ -145,7 +145,7 @@ fn contradicts(
 
 /// What is wrong with an error that the plugin reports, if something is: a caller waits, or
 /// asks for another token, because of it.
-fn contradicts_error(seen: &Seen, error: &bindings::Error) -> Option<&'static str> {
+fn contradicts_error(seen: &Observation, error: &bindings::Error) -> Option<&'static str> {
     let status = seen.status.unwrap_or_default();
     let is_founded = match &error.reason {
         Reason::AlreadyInProgress => status == 400,
@@ -185,7 +185,7 @@ pub(super) const fn ending<T>(judged: &Result<T, CallError>) -> Ending {
 
 pub(super) fn claim<T>(said: &Result<T, bindings::Error>) -> Claimed
 where
-    for<'a> Said: From<&'a T>,
+    for<'a> ResponseSummary: From<&'a T>,
 {
     match said {
         Ok(success) => Claimed::ok(&success.into()),
@@ -207,8 +207,8 @@ mod tests {
     const MACHINE: &str = "1e5bc9d7e413ddd7902c2932e418702b84d0cc07";
     const ACTION: &str = "8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a";
 
-    fn answered(status: u16, body: &str) -> Seen {
-        let mut seen = Seen::default();
+    fn answered(status: u16, body: &str) -> Observation {
+        let mut seen = Observation::default();
         seen.may_have_arrived = true;
         seen.status = Some(status);
         seen.answer = body.as_bytes().to_vec();
@@ -216,11 +216,11 @@ mod tests {
     }
 
     fn contradiction(
-        seen: &Seen,
+        seen: &Observation,
         claimed: &MachineAction,
         target: &Target,
     ) -> Option<&'static str> {
-        let said = Said::in_answer(Some(target), &seen.answer);
+        let said = ResponseSummary::in_answer(Some(target), &seen.answer);
         contradicts(seen, &claimed.into(), said.as_ref(), Some(target))
     }
 
@@ -250,7 +250,7 @@ mod tests {
         for (seen, is_founded) in [
             (answered(201, &good), true),
             (answered(200, &good), true),
-            (Seen::default(), false),
+            (Observation::default(), false),
             (answered(199, &good), false),
             (answered(302, &good), false),
             (answered(400, &good), false),
@@ -311,7 +311,7 @@ mod tests {
                 held_roles: Vec::new(),
             })
         };
-        let mut held_back = Seen::default();
+        let mut held_back = Observation::default();
         held_back.is_held_back = true;
         let error = |reason, status: Option<u16>| bindings::Error {
             effect: Effect::None,
@@ -330,7 +330,7 @@ mod tests {
             (answered(401, ""), Reason::Unauthorized, true),
             (answered(500, ""), Reason::Unauthorized, false),
             (answered(403, ""), forbidden(), true),
-            (Seen::default(), forbidden(), false),
+            (Observation::default(), forbidden(), false),
             (answered(404, ""), Reason::NotFound, true),
             (answered(200, ""), Reason::NotFound, false),
             (answered(409, ""), Reason::Rejected, true),
@@ -339,10 +339,14 @@ mod tests {
             (answered(200, ""), failure(), false),
             (answered(429, ""), limit(bindings::Limiter::Service), true),
             (answered(200, ""), limit(bindings::Limiter::Service), false),
-            (Seen::default(), limit(bindings::Limiter::Service), false),
+            (
+                Observation::default(),
+                limit(bindings::Limiter::Service),
+                false,
+            ),
             (held_back, limit(bindings::Limiter::Host), true),
             (answered(429, ""), limit(bindings::Limiter::Host), false),
-            (Seen::default(), Reason::Transport, true),
+            (Observation::default(), Reason::Transport, true),
             (answered(200, ""), Reason::UnexpectedResponse, true),
         ] {
             let status = seen.status;

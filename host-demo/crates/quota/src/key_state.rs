@@ -77,7 +77,7 @@ pub enum Reply {
 
 /// What a key's sharers have to know of a call, or of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum Update {
     /// The call's answer came at that moment.
     Settled(Slot, Moment),
     /// The call was never sent, for certain.
@@ -90,7 +90,7 @@ pub enum News {
 
 /// One key's log and the queue before it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Budget {
+pub struct KeyState {
     pub(super) log: Log,
     /// In the order they came.
     pub(super) waiting: VecDeque<(Ticket, u64)>,
@@ -107,7 +107,7 @@ pub(super) struct Known {
     pub(super) lease: Moment,
 }
 
-impl Budget {
+impl KeyState {
     /// The calls.
     pub const fn log(&self) -> &Log {
         &self.log
@@ -187,12 +187,12 @@ impl Budget {
     }
 
     /// Takes note.
-    pub fn tell(&mut self, news: News) {
+    pub fn tell(&mut self, news: Update) {
         match news {
-            News::Settled(slot, at) => self.log.settle(slot, at),
-            News::Cancelled(slot) => self.log.cancel(slot),
-            News::Left(ticket) => self.waiting.retain(|(t, _)| *t != ticket),
-            News::ClosedUntil(until) => self.log.close(until),
+            Update::Settled(slot, at) => self.log.settle(slot, at),
+            Update::Cancelled(slot) => self.log.cancel(slot),
+            Update::Left(ticket) => self.waiting.retain(|(t, _)| *t != ticket),
+            Update::ClosedUntil(until) => self.log.close(until),
         }
     }
 
@@ -273,11 +273,11 @@ mod tests {
     }
 
     /// Two calls, answered at once.
-    fn full(seconds: [u64; 2]) -> Budget {
-        let mut budget = Budget::default();
+    fn full(seconds: [u64; 2]) -> KeyState {
+        let mut budget = KeyState::default();
         for second in seconds {
             let slot = admitted(&budget.ask(&ask(0, None), at(second)));
-            budget.tell(News::Settled(slot, at(second)));
+            budget.tell(Update::Settled(slot, at(second)));
         }
         budget
     }
@@ -345,7 +345,7 @@ mod tests {
         };
         assert!(matches!(budget.ask(&hurried, at(20)), Reply::NotNow(_)));
         assert_eq!(budget.waiting(), 1);
-        budget.tell(News::Left(one));
+        budget.tell(Update::Left(one));
         admitted(&budget.ask(&ask(3, None), at(0) + KEPT));
     }
 
@@ -359,7 +359,7 @@ mod tests {
             .into(),
             ..ask(1, None)
         };
-        let mut budget = Budget::default();
+        let mut budget = KeyState::default();
         assert!(matches!(budget.ask(&nothing, at(0)), Reply::NotNow(_)));
         assert_eq!(budget.waiting(), 0);
     }
@@ -377,17 +377,17 @@ mod tests {
 
     #[test]
     fn it_is_known_who_has_slots_and_forgotten_who_has_none() {
-        let mut budget = Budget::default();
+        let mut budget = KeyState::default();
         let slot = admitted(&budget.ask(&ask(1, None), at(0)));
         admitted(&budget.ask(&ask(2, None), at(1)));
         let latest = |second| at(second) + 30 * SECOND + GRACE;
         let both = [("holder 1", 1, latest(0)), ("holder 2", 1, latest(1))];
         assert_eq!(budget.holders(), both);
-        budget.tell(News::Settled(slot, at(2)));
+        budget.tell(Update::Settled(slot, at(2)));
         assert_eq!(budget.holders(), both[1..]);
         // The dead one's slot counts, and then it is gone.
         let slot = admitted(&budget.ask(&ask(3, None), at(2) + KEPT));
-        budget.tell(News::Cancelled(slot));
+        budget.tell(Update::Cancelled(slot));
         assert_eq!(budget.holders(), both[1..]);
         budget.ask(&ask(3, None), latest(1) + KEPT);
         budget.ask(&ask(3, None), latest(1) + KEPT);

@@ -6,7 +6,7 @@
 //! > deadline plus the [grace](GRACE), and that clocks run true to 0.1 %.
 //!
 //! Token buckets don't keep that: they let nearly twice the quota through in some windows. [`Log`]
-//! has the decision and [`Budget`] the queue before it, both pure; a [`Ledger`] remembers them, and
+//! has the decision and [`KeyState`] the queue before it, both pure; a [`QuotaStore`] remembers them, and
 //! [`Limiter`] does the waiting.
 //!
 //! Any program that calls the API can keep its quotas by these, whatever it sends its requests
@@ -60,7 +60,7 @@ mod store;
 mod store_thread;
 mod timeline;
 
-pub use key_state::{Ask, Budget, Holder, News, Reply, Ticket};
+pub use key_state::{Ask, Holder, KeyState, Reply, Ticket, Update};
 pub use limiter::{Limiter, NoPermit, Permit};
 #[cfg(feature = "redis")]
 pub use redis::{Redis, RedisOptions};
@@ -68,7 +68,7 @@ pub use sliding_log::{Log, NotUntil, Quota, Slot, Why};
 #[cfg(feature = "sqlite")]
 pub use sqlite::Sqlite;
 pub use store::{
-    Key, Ledger, LedgerError, LedgerName, LedgerProblem, Memory, NoKey, NoLedger, Reading,
+    Key, LedgerError, LedgerName, LedgerProblem, Memory, NoKey, NoLedger, QuotaStore, Reading,
 };
 pub use timeline::boot_id;
 

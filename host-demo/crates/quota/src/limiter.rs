@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::{
-    Ask, Holder, Key, Ledger, LedgerError, News, NotUntil, Quota, Reading, Reply, Slot, Ticket, Why,
+    Ask, Holder, Key, LedgerError, NotUntil, Quota, QuotaStore, Reading, Reply, Slot, Ticket,
+    Update, Why,
 };
 use defender_core::clock::{Clock, Moment};
 use defender_core::retry::backoff;
@@ -25,7 +26,7 @@ const LOOK_AT_CLOSED: Duration = Duration::from_secs(5);
 pub struct Limiter {
     clock: Arc<dyn Clock>,
     quotas: Arc<[Quota]>,
-    ledger: Arc<dyn Ledger>,
+    ledger: Arc<dyn QuotaStore>,
     holder: Holder,
     keys: Arc<Mutex<HashMap<Key, Arc<Here>>>>,
 }
@@ -84,7 +85,7 @@ impl Limiter {
     pub fn new(
         clock: Arc<dyn Clock>,
         quotas: &[Quota],
-        ledger: Arc<dyn Ledger>,
+        ledger: Arc<dyn QuotaStore>,
         name: &str,
     ) -> Self {
         let holder = Holder {
@@ -241,20 +242,20 @@ impl Limiter {
     }
 }
 
-fn close(key: &Key, here: &Here, ledger: &dyn Ledger, until: Moment) {
+fn close(key: &Key, here: &Here, ledger: &dyn QuotaStore, until: Moment) {
     {
         let mut state = here.state();
         state.closed_until = state.closed_until.max(until);
         state.closes += 1;
     }
-    ledger.tell(key, News::ClosedUntil(until));
+    ledger.tell(key, Update::ClosedUntil(until));
     here.changed.notify_waiters();
 }
 
 /// A place in the queue, left when it is dropped.
 struct Place {
     key: Key,
-    ledger: Arc<dyn Ledger>,
+    ledger: Arc<dyn QuotaStore>,
     here: Arc<Here>,
     ticket: Ticket,
     is_taken_back: bool,
@@ -286,7 +287,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.here.state().tickets.remove(&self.ticket);
         if !self.is_taken_back {
-            self.ledger.tell(&self.key, News::Left(self.ticket));
+            self.ledger.tell(&self.key, Update::Left(self.ticket));
         }
         self.here.changed.notify_waiters();
     }
@@ -298,7 +299,7 @@ impl Drop for Place {
 /// slot counts until the answer [settles](Self::settle) it, however the call ends.
 pub struct Permit {
     key: Key,
-    ledger: Arc<dyn Ledger>,
+    ledger: Arc<dyn QuotaStore>,
     here: Arc<Here>,
     slot: Slot,
     used: Vec<(Quota, usize)>,
@@ -362,7 +363,7 @@ impl Permit {
     /// The answer's head came at this moment.
     pub fn settle(&mut self, at: Moment) {
         if self.state == Use::Redeemed {
-            self.done(News::Settled(self.slot, at));
+            self.done(Update::Settled(self.slot, at));
         }
     }
 
@@ -374,11 +375,11 @@ impl Permit {
     /// Nothing was sent after all, for certain.
     pub fn give_back(&mut self) {
         if self.state != Use::Done {
-            self.done(News::Cancelled(self.slot));
+            self.done(Update::Cancelled(self.slot));
         }
     }
 
-    fn done(&mut self, news: News) {
+    fn done(&mut self, news: Update) {
         self.state = Use::Done;
         self.ledger.tell(&self.key, news);
         self.here.changed.notify_waiters();

@@ -3,7 +3,7 @@
 //! There are a few processes, each of which makes one call and begins anew as another one, and a
 //! service that takes a call or two in a few ticks. At any moment a process asks, gives back,
 //! sends, hears, tells, leaves the queue or dies, or the service counts a call that was sent; or
-//! the clock goes on by a tick. Each step of the ledger's is the real [`Budget`]'s. States that differ
+//! the clock goes on by a tick. Each step of the ledger's is the real [`KeyState`]'s. States that differ
 //! in nothing but names, or in what no window reaches any more, are one. So there are finitely many
 //! of them, for any number of ticks and calls, and each is looked at.
 
@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Ask, Budget, GRACE, Holder, News, Quota, Reply, Slot, Ticket};
+use super::{Ask, GRACE, Holder, KeyState, Quota, Reply, Slot, Ticket, Update};
 use defender_core::clock::Moment;
 
 /// A little shorter than a lease, so that whoever comes at each tick keeps its place.
@@ -102,7 +102,7 @@ enum Step {
 
 #[derive(Clone, Debug)]
 struct State {
-    budget: Budget,
+    budget: KeyState,
     processes: Vec<Phase>,
     /// Who they are: whoever begins anew is somebody else.
     ids: Vec<u64>,
@@ -162,11 +162,11 @@ impl State {
                 self.processes[n] = match self.processes[n] {
                     Phase::Idle => unreachable!("it does nothing"),
                     Phase::Waiting(ticket) => {
-                        self.budget.tell(News::Left(ticket));
+                        self.budget.tell(Update::Left(ticket));
                         Phase::Idle
                     }
                     Phase::Admitted(slot, _) if matches!(step, Step::GiveBack(_)) => {
-                        self.budget.tell(News::Cancelled(slot));
+                        self.budget.tell(Update::Cancelled(slot));
                         Phase::Idle
                     }
                     Phase::Admitted(slot, age) => Phase::Sent(slot, age),
@@ -177,7 +177,7 @@ impl State {
                     Phase::Counted(slot, _) => Phase::Answered(slot, 0),
                     Phase::Answered(slot, ago) => {
                         let at = earlier(NOW, TICK * ago);
-                        self.budget.tell(News::Settled(slot, at));
+                        self.budget.tell(Update::Settled(slot, at));
                         Phase::Idle
                     }
                 };
@@ -214,7 +214,7 @@ impl State {
         self.counted.retain(|ago| *ago < rules.window);
         self.orphans.retain(|left| *left > 0);
         self.orphans.iter_mut().for_each(|left| *left -= 1);
-        let Budget { log, holders, .. } = &mut self.budget;
+        let KeyState { log, holders, .. } = &mut self.budget;
         let starts = log.settled.iter_mut();
         let latest = log.reserved.iter_mut().map(|r| &mut r.latest);
         let leases = holders.values_mut().map(|known| &mut known.lease);
@@ -226,7 +226,7 @@ impl State {
     /// Two states that go on alike have the same one. Which process it is does not matter, but what
     /// it is about; nor does what no window reaches any more.
     fn name(&self, rules: &Rules) -> Vec<u8> {
-        let Budget {
+        let KeyState {
             log,
             waiting,
             next_ticket: _,
@@ -350,7 +350,7 @@ fn explore(rules: &Rules) -> Seen {
     let mut names = HashSet::new();
     let mut hopeful = HashSet::new();
     let nothing_yet = State {
-        budget: Budget::default(),
+        budget: KeyState::default(),
         processes: vec![Phase::Idle; rules.processes],
         ids: (0..rules.processes as u64).collect(),
         born: rules.processes as u64,

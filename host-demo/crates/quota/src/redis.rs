@@ -10,7 +10,7 @@ use redis::{Cmd, Value};
 use self::connection::{Failure, Link, Place};
 use self::protocol::{Answer, budget, micros_up, question, response};
 use super::store_thread::{OWED_MAX, Request, Response, Store, Worker};
-use super::{Ask, Key, LOSS, Ledger, LedgerError, LedgerProblem, News, Reading, Reply};
+use super::{Ask, Key, LOSS, LedgerError, LedgerProblem, QuotaStore, Reading, Reply, Update};
 use defender_core::clock::{Clock, Moment};
 
 mod connection;
@@ -43,7 +43,7 @@ const LEDGER: &str = "host-demo:ledger";
 ///   from the moment at which the service can have counted the last of them.
 /// - Where no append-only file is written, everything: no call is admitted for one whole window.
 /// - Likewise where a key or the whole ledger is gone, and when a ledger is begun, which looks the
-///   same. Whoever knows better says so ([`reopen`](Ledger::reopen)).
+///   same. Whoever knows better says so ([`reopen`](QuotaStore::reopen)).
 /// - Likewise when the server's clock was set forward, as far as somebody who goes on asking notices:
 ///   it goes a thousandth and 10 ms further than one's own does in the same time.
 ///
@@ -90,12 +90,12 @@ impl Redis {
 }
 
 #[async_trait]
-impl Ledger for Redis {
+impl QuotaStore for Redis {
     async fn ask(&self, key: &Key, ask: Ask) -> Result<Reply, LedgerError> {
         self.0.ask(key, ask).await
     }
 
-    fn tell(&self, key: &Key, news: News) {
+    fn tell(&self, key: &Key, news: Update) {
         self.0.tell(key, news);
     }
 
@@ -229,7 +229,7 @@ impl Server {
                     ("unknown", _) => {
                         if matches!(
                             requests[*at],
-                            Request::Ask(..) | Request::Tell(_, News::ClosedUntil(_))
+                            Request::Ask(..) | Request::Tell(_, Update::ClosedUntil(_))
                         ) {
                             unknown.insert(*key);
                         }
@@ -293,10 +293,10 @@ impl Server {
             }
             Request::Tell(key, news) => {
                 let (task, argument) = match news {
-                    News::Settled(slot, _) => ("settle", slot.0),
-                    News::Cancelled(slot) => ("cancel", slot.0),
-                    News::Left(ticket) => ("leave", ticket.0),
-                    News::ClosedUntil(until) => ("close", micros_up(until.since(now))),
+                    Update::Settled(slot, _) => ("settle", slot.0),
+                    Update::Cancelled(slot) => ("cancel", slot.0),
+                    Update::Left(ticket) => ("leave", ticket.0),
+                    Update::ClosedUntil(until) => ("close", micros_up(until.since(now))),
                 };
                 Some(self.task(link, task, &names(key), &[argument.to_string()]))
             }

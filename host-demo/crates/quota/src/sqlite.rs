@@ -15,9 +15,10 @@ use rusqlite::{
 use serde::{Deserialize, Serialize};
 
 use super::store_thread::{Request, Response, Store, Worker};
-use super::timeline::{Reckoning, Timeline};
+use super::timeline::{ClockReading, Timeline};
 use super::{
-    Ask, Budget, GRACE, Key, LOSS, Ledger, LedgerError, LedgerProblem, Log, News, Reading, Reply,
+    Ask, GRACE, Key, KeyState, LOSS, LedgerError, LedgerProblem, Log, QuotaStore, Reading, Reply,
+    Update,
 };
 use defender_core::clock::{Clock, Moment};
 
@@ -79,12 +80,12 @@ impl Sqlite {
 }
 
 #[async_trait]
-impl Ledger for Sqlite {
+impl QuotaStore for Sqlite {
     async fn ask(&self, key: &Key, ask: Ask) -> Result<Reply, LedgerError> {
         self.0.ask(key, ask).await
     }
 
-    fn tell(&self, key: &Key, news: News) {
+    fn tell(&self, key: &Key, news: Update) {
         self.0.tell(key, news);
     }
 
@@ -267,9 +268,9 @@ impl Store for File {
                 }
                 Request::Tell(key, news) => {
                     budgets.get(key)?.tell(match *news {
-                        News::Settled(slot, at) => News::Settled(slot, about.time.here(at)),
-                        News::ClosedUntil(until) => News::ClosedUntil(about.time.here(until)),
-                        News::Cancelled(_) | News::Left(_) => *news,
+                        Update::Settled(slot, at) => Update::Settled(slot, about.time.here(at)),
+                        Update::ClosedUntil(until) => Update::ClosedUntil(about.time.here(until)),
+                        Update::Cancelled(_) | Update::Left(_) => *news,
                     });
                     Response::Done
                 }
@@ -309,11 +310,11 @@ struct Budgets<'a> {
     transaction: &'a Transaction<'a>,
     path: &'a Path,
     /// With how it is written, where it is.
-    loaded: BTreeMap<Key, (Option<Vec<u8>>, Budget)>,
+    loaded: BTreeMap<Key, (Option<Vec<u8>>, KeyState)>,
 }
 
 impl Budgets<'_> {
-    fn get(&mut self, key: &Key) -> Result<&mut Budget, LedgerError> {
+    fn get(&mut self, key: &Key) -> Result<&mut KeyState, LedgerError> {
         if !self.loaded.contains_key(key) {
             let written: Option<Vec<u8>> = self
                 .transaction
@@ -326,7 +327,7 @@ impl Budgets<'_> {
                 .map_err(|e| failed(self.path, &e))?;
             let budget = match &written {
                 Some(bytes) => self.decode(bytes)?,
-                None => Budget::default(),
+                None => KeyState::default(),
             };
             self.loaded.insert(key.clone(), (written, budget));
         }
@@ -334,7 +335,7 @@ impl Budgets<'_> {
     }
 
     /// With those that are loaded as they are now. What a later version counts is left out.
-    fn all(&mut self) -> Result<BTreeMap<Key, Budget>, LedgerError> {
+    fn all(&mut self) -> Result<BTreeMap<Key, KeyState>, LedgerError> {
         let names: Vec<String> = self
             .transaction
             .prepare_cached("SELECT key FROM budget")
@@ -355,7 +356,7 @@ impl Budgets<'_> {
         for (key, (written, budget)) in &self.loaded {
             let bytes = encode(budget).map_err(|e| damaged(self.path, &e.to_string()))?;
             if written.as_ref() == Some(&bytes)
-                || (written.is_none() && *budget == Budget::default())
+                || (written.is_none() && *budget == KeyState::default())
             {
                 continue;
             }
@@ -368,7 +369,7 @@ impl Budgets<'_> {
         Ok(is_changed)
     }
 
-    fn decode(&self, bytes: &[u8]) -> Result<Budget, LedgerError> {
+    fn decode(&self, bytes: &[u8]) -> Result<KeyState, LedgerError> {
         decode(bytes).map_err(|e| damaged(self.path, &e.to_string()))
     }
 }
@@ -404,8 +405,8 @@ fn write_about(transaction: &Transaction<'_>, about: &About) -> rusqlite::Result
         .map(drop)
 }
 
-fn reckoning<'a>(clock: &dyn Clock, boot: &'a str) -> Reckoning<'a> {
-    Reckoning {
+fn reckoning<'a>(clock: &dyn Clock, boot: &'a str) -> ClockReading<'a> {
+    ClockReading {
         boot,
         now: clock.now(),
         calendar: clock.wall(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Ask, Budget, News, Reply};
+use super::{Ask, KeyState, Reply, Update};
 use defender_core::clock::{Clock, Moment};
 use defender_core::operation::Operation;
 
@@ -89,7 +89,7 @@ fn unescape(text: &str) -> Option<String> {
 /// Whatever a ledger can't be told, counts: a slot that is never settled counts from the latest
 /// moment at which the service can have counted it.
 #[async_trait]
-pub trait Ledger: Send + Sync + 'static {
+pub trait QuotaStore: Send + Sync + 'static {
     /// Decides whether a call can be made, and reserves its slot. It is reserved durably before
     /// this completes. A reply that nobody receives, because the future was dropped, is undone.
     ///
@@ -98,7 +98,7 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Passes news on, in the order they are told and before anything that is asked later. Does not
     /// wait, and can't fail: what can't be written down counts.
-    fn tell(&self, key: &Key, news: News);
+    fn tell(&self, key: &Key, news: Update);
 
     /// Everything that is known.
     async fn read(&self) -> Result<Reading, LedgerError>;
@@ -117,7 +117,7 @@ pub struct Reading {
     /// Until then a key that is not there may have calls that were lost, and is closed.
     pub lost_until: Option<Moment>,
     /// In the keys' order.
-    pub budgets: BTreeMap<Key, Budget>,
+    pub budgets: BTreeMap<Key, KeyState>,
 }
 
 /// Which ledger is meant: the word `memory`, a server (`redis://host:6379`, `rediss://…` over TLS)
@@ -172,14 +172,14 @@ impl FromStr for LedgerName {
 
 impl Reading {
     /// What is known of a key, as the next one to ask for it will find it.
-    pub fn budget(&self, key: &Key) -> Budget {
+    pub fn budget(&self, key: &Key) -> KeyState {
         let known = self.budgets.get(key).cloned();
         known.unwrap_or_else(|| self.unused())
     }
 
     /// What is known of a key that is not there.
-    pub fn unused(&self) -> Budget {
-        let mut budget = Budget::default();
+    pub fn unused(&self) -> KeyState {
+        let mut budget = KeyState::default();
         let log = &mut budget.log;
         log.close_for_loss(self.lost_until.unwrap_or_default());
         budget
@@ -242,7 +242,7 @@ pub enum LedgerProblem {
 #[derive(Clone)]
 pub struct Memory {
     clock: Arc<dyn Clock>,
-    budgets: Arc<Mutex<BTreeMap<Key, Budget>>>,
+    budgets: Arc<Mutex<BTreeMap<Key, KeyState>>>,
 }
 
 impl Memory {
@@ -254,13 +254,13 @@ impl Memory {
         }
     }
 
-    fn budgets(&self) -> MutexGuard<'_, BTreeMap<Key, Budget>> {
+    fn budgets(&self) -> MutexGuard<'_, BTreeMap<Key, KeyState>> {
         self.budgets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[async_trait]
-impl Ledger for Memory {
+impl QuotaStore for Memory {
     async fn ask(&self, key: &Key, ask: Ask) -> Result<Reply, LedgerError> {
         let mut budgets = self.budgets();
         let now = self.clock.now();
@@ -270,10 +270,10 @@ impl Ledger for Memory {
         })
     }
 
-    fn tell(&self, key: &Key, news: News) {
+    fn tell(&self, key: &Key, news: Update) {
         if let Some(budget) = self.budgets().get_mut(key) {
             budget.tell(news);
-        } else if let News::ClosedUntil(_) = news {
+        } else if let Update::ClosedUntil(_) = news {
             self.budgets().entry(key.clone()).or_default().tell(news);
         }
     }
@@ -310,7 +310,7 @@ mod tests {
             operation: Operation::UnrestrictCodeExecution,
         };
         let until = clock.now() + Duration::from_secs(24 * 3600);
-        ledger.tell(&key, News::ClosedUntil(until));
+        ledger.tell(&key, Update::ClosedUntil(until));
         let closed_until = async || {
             let reading = ledger.read().await.unwrap();
             reading.budgets[&key].log().closed_until()

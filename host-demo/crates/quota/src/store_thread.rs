@@ -7,19 +7,19 @@ use std::thread::JoinHandle;
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 
-use super::{Ask, Key, Ledger, LedgerError, LedgerProblem, News, Reading, Reply};
+use super::{Ask, Key, LedgerError, LedgerProblem, QuotaStore, Reading, Reply, Update};
 
 /// Requests that are handled together, at most.
 const BATCH: usize = 256;
 
-/// News that are kept until the ledger can be told, at most.
+/// How many updates are kept at most until the ledger can be told.
 pub(super) const OWED_MAX: usize = 10_000;
 
 /// What a ledger is asked or told.
 #[derive(Clone, Debug)]
 pub(super) enum Request {
     Ask(Key, Ask),
-    Tell(Key, News),
+    Tell(Key, Update),
     Read,
     Reopen,
 }
@@ -74,8 +74,8 @@ impl Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         let news = match self.result.take() {
-            Some(Ok(Response::Reply(Reply::Admitted { slot, .. }))) => News::Cancelled(slot),
-            Some(Ok(Response::Reply(Reply::Wait { ticket, .. }))) => News::Left(ticket),
+            Some(Ok(Response::Reply(Reply::Admitted { slot, .. }))) => Update::Cancelled(slot),
+            Some(Ok(Response::Reply(Reply::Wait { ticket, .. }))) => Update::Left(ticket),
             _ => return,
         };
         if let Some((key, orders)) = self.undo.take() {
@@ -180,7 +180,7 @@ fn work(mut store: impl Store, incoming: &Receiver<Order>) {
 }
 
 #[async_trait]
-impl Ledger for Worker {
+impl QuotaStore for Worker {
     async fn ask(&self, key: &Key, ask: Ask) -> Result<Reply, LedgerError> {
         match self.request(Request::Ask(key.clone(), ask)).await? {
             Response::Reply(reply) => Ok(reply),
@@ -188,7 +188,7 @@ impl Ledger for Worker {
         }
     }
 
-    fn tell(&self, key: &Key, news: News) {
+    fn tell(&self, key: &Key, news: Update) {
         if let Some(orders) = &self.orders {
             let _ = orders.send(Order {
                 request: Request::Tell(key.clone(), news),

@@ -50,20 +50,20 @@ pub(super) struct Timeline {
 
 /// What the clocks of the caller say.
 #[derive(Clone, Debug)]
-pub(super) struct Reckoning<'a> {
+pub(super) struct ClockReading<'a> {
     pub(super) boot: &'a str,
     pub(super) now: Moment,
     pub(super) calendar: jiff::Timestamp,
 }
 
-impl Reckoning<'_> {
+impl ClockReading<'_> {
     fn calendar(&self) -> i64 {
         i64::try_from(self.calendar.as_nanosecond()).unwrap_or(i64::MAX)
     }
 }
 
 impl Timeline {
-    pub(super) fn begin(at: &Reckoning<'_>) -> Self {
+    pub(super) fn begin(at: &ClockReading<'_>) -> Self {
         Self {
             boot: at.boot.to_owned(),
             offset: 0,
@@ -73,7 +73,7 @@ impl Timeline {
     }
 
     /// The ledger's now.
-    pub(super) fn advance(&mut self, at: &Reckoning<'_>) -> Moment {
+    pub(super) fn advance(&mut self, at: &ClockReading<'_>) -> Moment {
         let calendar = at.calendar();
         if at.boot != self.boot {
             let elapsed = calendar.saturating_sub(self.calendar).max(0);
@@ -110,8 +110,8 @@ mod tests {
 
     use super::*;
 
-    fn at(boot: &str, now: u64, calendar: i64) -> Reckoning<'_> {
-        Reckoning {
+    fn at(boot: &str, now: u64, calendar: i64) -> ClockReading<'_> {
+        ClockReading {
             boot,
             now: Moment::from_nanos(now * 1_000_000_000),
             calendar: jiff::Timestamp::from_second(calendar).unwrap(),

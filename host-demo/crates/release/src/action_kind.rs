@@ -5,14 +5,14 @@ use defender_host::bindings::ActionType;
 
 /// What is done with a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum ActionKind {
     /// It is to run every program again.
     Release,
     /// It is to run programs signed by Microsoft only.
     Restrict,
 }
 
-impl Kind {
+impl ActionKind {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Release, Self::Restrict];
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use defender_core::id::ActionId;
 use defender_host::bindings::{ActionStatus, Effect, MachineAction, Reason};
-use defender_host::{CallError, Host, Patience};
+use defender_host::{CallError, Host, WaitOptions};
 use futures_util::stream::{self, StreamExt as _};
 
 /// Cancellings under way at one time. The quota sets the pace; this only bounds what is in flight.
@@ -79,7 +79,7 @@ pub async fn cancel(
     host: &Host,
     actions: Vec<ActionId>,
     comment: &str,
-    patience: Patience,
+    patience: WaitOptions,
     on_outcome: impl Fn(&ActionId, &Outcome) + Send + Sync + 'static,
 ) -> Vec<Outcome> {
     let on_outcome = Arc::new(on_outcome);
@@ -103,7 +103,7 @@ pub async fn cancel(
 struct Run {
     host: Host,
     comment: String,
-    patience: Patience,
+    patience: WaitOptions,
     /// Why no further one is begun.
     hopeless: Mutex<Option<CallError>>,
 }

@@ -9,7 +9,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 
-use crate::action_kind::Kind;
+use crate::action_kind::ActionKind;
 use defender_core::id::MachineId;
 use defender_host::bindings::{ActionStatus, MachineAction};
 
@@ -65,7 +65,7 @@ pub struct Step {
     /// The action's id.
     pub id: String,
     /// What it does.
-    pub kind: Kind,
+    pub kind: ActionKind,
     /// How far it has come, in the service's words.
     pub status: ActionStatus,
     /// Who asked for it.
@@ -89,7 +89,7 @@ impl Step {
         let when = |text: &Option<String>| text.as_deref().map(When::read);
         Some(Self {
             id: action.id.clone(),
-            kind: Kind::of(&action.type_)?,
+            kind: ActionKind::of(&action.type_)?,
             status: action.status.clone(),
             requestor: action.requestor.clone(),
             comment: action.requestor_comment.clone(),
@@ -190,22 +190,22 @@ impl Device {
     /// Whether the device is restricted.
     pub fn standing(&self) -> Standing {
         match self.decisive().map(|step| step.kind) {
-            Some(Kind::Restrict) => Standing::Restricted,
-            Some(Kind::Release) => Standing::Released,
+            Some(ActionKind::Restrict) => Standing::Restricted,
+            Some(ActionKind::Release) => Standing::Released,
             None => Standing::Unknown,
         }
     }
 
     /// The newest of a kind that is under way.
-    pub fn running(&self, kind: Kind) -> Option<&Step> {
+    pub fn running(&self, kind: ActionKind) -> Option<&Step> {
         self.pending.iter().find(|step| step.kind == kind)
     }
 
     /// The last of a kind that succeeded.
-    pub const fn last(&self, kind: Kind) -> Option<&Step> {
+    pub const fn last(&self, kind: ActionKind) -> Option<&Step> {
         match kind {
-            Kind::Restrict => self.last_restriction.as_ref(),
-            Kind::Release => self.last_release.as_ref(),
+            ActionKind::Restrict => self.last_restriction.as_ref(),
+            ActionKind::Release => self.last_release.as_ref(),
         }
     }
 
@@ -213,8 +213,8 @@ impl Device {
         let slot = match (step.progress(), step.kind) {
             (Progress::UnderWay, _) => return self.pending.push(step),
             (Progress::EndedBadly, _) => &mut self.last_failure,
-            (Progress::Succeeded, Kind::Restrict) => &mut self.last_restriction,
-            (Progress::Succeeded, Kind::Release) => &mut self.last_release,
+            (Progress::Succeeded, ActionKind::Restrict) => &mut self.last_restriction,
+            (Progress::Succeeded, ActionKind::Release) => &mut self.last_release,
         };
         // By their ids in the end, so that their order in a list changes nothing.
         let is_newer = slot
@@ -256,7 +256,8 @@ impl History {
         let mut latest = HashMap::new();
         for action in actions {
             let machine = action.machine_id.as_deref().and_then(|id| id.parse().ok());
-            let machine: Option<MachineId> = machine.filter(|_| Kind::of(&action.type_).is_some());
+            let machine: Option<MachineId> =
+                machine.filter(|_| ActionKind::of(&action.type_).is_some());
             if let Some(machine) = machine {
                 latest.insert(action.id.to_ascii_lowercase(), (machine, action));
             }
@@ -301,7 +302,7 @@ mod tests {
 
     const MACHINE: &str = "1e5bc9d7e413ddd7902c2932e418702b84d0cc07";
 
-    fn action(id: &str, kind: Kind, status: ActionStatus, created: &str) -> MachineAction {
+    fn action(id: &str, kind: ActionKind, status: ActionStatus, created: &str) -> MachineAction {
         MachineAction {
             requestor: Some("Ann".to_owned()),
             requestor_comment: Some("INC-42".to_owned()),
@@ -313,7 +314,7 @@ mod tests {
         }
     }
 
-    fn done(id: &str, kind: Kind, created: &str, updated: &str) -> MachineAction {
+    fn done(id: &str, kind: ActionKind, created: &str, updated: &str) -> MachineAction {
         MachineAction {
             last_update_date_time_utc: Some(updated.to_owned()),
             ..action(id, kind, ActionStatus::Succeeded, created)
@@ -328,8 +329,8 @@ mod tests {
         forwards.of_machine(&machine).unwrap().clone()
     }
 
+    use ActionKind::{Release, Restrict};
     use ActionStatus::{Cancelled, Failed, InProgress, Pending, Succeeded, TimeOut};
-    use Kind::{Release, Restrict};
 
     /// MicrosoftDocs/microsoft-365-docs#5903: released before the restriction was done with.
     #[test]
@@ -526,13 +527,13 @@ mod tests {
     }
 
     fn expected(actions: &[&MachineAction]) -> Standing {
-        let succeeded = |kind: Kind| {
+        let succeeded = |kind: ActionKind| {
             let of_kind = actions
                 .iter()
-                .filter(move |a| Kind::of(&a.type_) == Some(kind));
+                .filter(move |a| ActionKind::of(&a.type_) == Some(kind));
             of_kind.filter(|a| a.status == Succeeded).map(|a| times(a))
         };
-        let last = |kind: Kind| succeeded(kind).find(|a| succeeded(kind).all(|b| b <= *a));
+        let last = |kind: ActionKind| succeeded(kind).find(|a| succeeded(kind).all(|b| b <= *a));
         match (last(Restrict), last(Release)) {
             (None, None) => Standing::Unknown,
             (Some(_), None) => Standing::Restricted,
@@ -550,7 +551,7 @@ mod tests {
             actions in proptest::collection::vec(any_action(), 0..12),
         ) {
             // Only those count that are not read again later.
-            let tells = |a: &MachineAction| a.machine_id.is_some() && Kind::of(&a.type_).is_some();
+            let tells = |a: &MachineAction| a.machine_id.is_some() && ActionKind::of(&a.type_).is_some();
             let counting: Vec<_> = actions
                 .iter()
                 .enumerate()

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::action_kind::Kind;
+use crate::action_kind::ActionKind;
 use defender_boundary::waiting::Trouble;
 use defender_core::id::MachineId;
 use defender_host::CallError;
@@ -18,9 +18,9 @@ pub enum State {
     /// A request is about to leave, or under way. After a crash: it may have arrived.
     Sending,
     /// A request may have arrived or not. Its machine's actions are looked at before anything else.
-    Unsure,
+    OutcomeUnknown,
     /// The service says that an action like it is under way. Which one is still to be found.
-    Barred,
+    AlreadyInProgress,
     /// Its action is known, and has not ended.
     Accepted,
     /// Its action succeeded.
@@ -38,8 +38,8 @@ impl State {
     const NAMES: [(Self, &'static str); 9] = [
         (Self::Waiting, "waiting"),
         (Self::Sending, "sending"),
-        (Self::Unsure, "unsure"),
-        (Self::Barred, "barred"),
+        (Self::OutcomeUnknown, "unsure"),
+        (Self::AlreadyInProgress, "barred"),
         (Self::Accepted, "accepted"),
         (Self::Done, "done"),
         (Self::Failed, "failed"),
@@ -237,8 +237,8 @@ impl Entry {
     pub fn outcome(&self, follows: bool) -> Outcome {
         match self.state {
             State::Waiting => Outcome::NotRun,
-            State::Sending | State::Unsure => Outcome::Unknown,
-            State::Barred => Outcome::InProgress,
+            State::Sending | State::OutcomeUnknown => Outcome::Unknown,
+            State::AlreadyInProgress => Outcome::InProgress,
             State::Accepted if self.problem.is_some() => Outcome::NotVerifiable,
             State::Accepted if follows => Outcome::Pending,
             State::Accepted => Outcome::Accepted,
@@ -350,7 +350,7 @@ impl Outcome {
     }
 
     /// One word or two, for programs and tables.
-    pub const fn name(self, kind: Kind) -> &'static str {
+    pub const fn name(self, kind: ActionKind) -> &'static str {
         match self {
             Self::Done => kind.done(),
             Self::Accepted => "accepted",
@@ -371,7 +371,7 @@ impl Outcome {
     /// [`advice`](Self::advice), with the roles that the service said are missing.
     pub fn advice_for<'a>(
         self,
-        kind: Kind,
+        kind: ActionKind,
         again: &str,
         entries: impl IntoIterator<Item = &'a Entry>,
     ) -> Option<String> {
@@ -401,7 +401,7 @@ impl Outcome {
 
     /// What to do about it, where there is something to do. `again` is the command that resumes the
     /// run.
-    pub fn advice(self, kind: Kind, again: &str) -> Option<String> {
+    pub fn advice(self, kind: ActionKind, again: &str) -> Option<String> {
         Some(match self {
             Self::Done => return None,
             Self::Accepted => format!("to see them to their end: {again}"),

@@ -26,7 +26,7 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use self::store::{Change, FORMAT, Store};
-use crate::action_kind::Kind;
+use crate::action_kind::ActionKind;
 use crate::entry::{Entry, Outcome};
 use defender_core::files;
 use defender_core::operation::Operation;
@@ -99,7 +99,7 @@ pub struct Run {
     /// Its name.
     pub id: String,
     /// What is asked for.
-    pub kind: Kind,
+    pub kind: ActionKind,
     /// Why.
     pub comment: String,
     /// Random bytes, of which each device's reference is made.

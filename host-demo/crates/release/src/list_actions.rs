@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::device_history::When;
 use defender_core::id::MachineId;
 use defender_host::bindings::{MachineAction, MachineActionFilter, MachineActionPage, Reason};
-use defender_host::{CallError, Host, Patience};
+use defender_host::{CallError, Host, WaitOptions};
 
 /// How much a survey may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub async fn survey(
     host: &Host,
     filter: &MachineActionFilter,
     bounds: Bounds,
-    patience: Patience,
+    patience: WaitOptions,
 ) -> Result<Survey, CallError> {
     let mut pages = Pages::new(bounds, host.clock().wall());
     pages.read(host, filter, patience).await?;
@@ -110,7 +110,7 @@ impl Lister {
         host: &Host,
         filter: &MachineActionFilter,
         bounds: Bounds,
-        patience: Patience,
+        patience: WaitOptions,
     ) -> Result<Survey, CallError> {
         let mut reads = 0;
         loop {
@@ -291,7 +291,7 @@ impl Pages {
         &mut self,
         host: &Host,
         filter: &MachineActionFilter,
-        patience: Patience,
+        patience: WaitOptions,
     ) -> Result<(), CallError> {
         loop {
             self.survey.reads += 1;

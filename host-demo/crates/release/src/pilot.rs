@@ -18,7 +18,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use tokio::sync::watch;
 
-use crate::action_kind::Kind;
+use crate::action_kind::ActionKind;
 use crate::device_history::{History, Progress, Standing};
 use crate::list_actions::{Bounds, Survey, survey};
 use defender_boundary::grant::{Grant, Operation, Target};
@@ -27,7 +27,7 @@ use defender_boundary::{Tape, stopped};
 use defender_core::id::MachineId;
 use defender_core::query::ActionQuery;
 use defender_host::bindings::{ActionStatus, MachineAction, MachineActionFilter, Reason};
-use defender_host::{CallError, Host, Patience};
+use defender_host::{CallError, Host, WaitOptions};
 
 pub use findings::{Finding, findings};
 pub use record::{FORMAT, Record, Recorded, Request, Response};
@@ -159,7 +159,7 @@ pub enum NotFree {
     },
     /// It can't be told whether it is restricted.
     #[error("the device's actions do not say whether it is restricted")]
-    Unclear,
+    NameError,
     /// Its actions can't be read.
     #[error("the device's actions can't be read: {0}")]
     Unread(CallError),
@@ -182,7 +182,7 @@ pub async fn look(
     host: &Host,
     id: &MachineId,
     name: Option<String>,
-    patience: Patience,
+    patience: WaitOptions,
 ) -> Result<Free, NotFree> {
     let read = of_device(host, id, patience)
         .await
@@ -207,9 +207,9 @@ pub async fn look(
             });
         }
         Some((Standing::Unknown, _)) if device.is_some_and(|d| d.last_restriction.is_some()) => {
-            return Err(NotFree::Unclear);
+            return Err(NotFree::NameError);
         }
-        _ if read.is_cut => return Err(NotFree::Unclear),
+        _ if read.is_cut => return Err(NotFree::NameError),
         _ => {}
     }
     let named = device.and_then(|device| device.computer_dns_name.clone());
@@ -220,7 +220,11 @@ pub async fn look(
     })
 }
 
-async fn of_device(host: &Host, id: &MachineId, patience: Patience) -> Result<Survey, CallError> {
+async fn of_device(
+    host: &Host,
+    id: &MachineId,
+    patience: WaitOptions,
+) -> Result<Survey, CallError> {
     survey(host, &filter_of(id), Bounds::default(), patience).await
 }
 
@@ -311,7 +315,7 @@ impl Pilot<'_> {
 
     async fn restrict_and_release(&self) -> Ended {
         self.begin(Step::Restrict);
-        let patience = Patience {
+        let patience = WaitOptions {
             stop: Some(self.stop.clone()),
             ..self.patience()
         };
@@ -384,7 +388,7 @@ impl Pilot<'_> {
     /// A restriction by another user since the pilot began.
     fn anothers(&self, read: &Survey) -> Option<String> {
         let is_anothers = |action: &&MachineAction| {
-            Kind::of(&action.type_) == Some(Kind::Restrict)
+            ActionKind::of(&action.type_) == Some(ActionKind::Restrict)
                 && progress(&action.status) != Progress::EndedBadly
                 && !self.is_ours(action)
                 && !self.device.actions.contains(&action.id)
@@ -477,7 +481,7 @@ impl Pilot<'_> {
                     && ((!is_unsure && !releases.is_empty() && releases.iter().all(shows))
                         || waited >= UNSEEN);
                 let is_over = read.actions.iter().all(|action| {
-                    Kind::of(&action.type_).is_none()
+                    ActionKind::of(&action.type_).is_none()
                         || progress(&action.status) != Progress::UnderWay
                 });
                 if let Some(action) = self.anothers(&read) {
@@ -585,10 +589,10 @@ impl Pilot<'_> {
         (self.on_step)(step);
     }
 
-    fn patience(&self) -> Patience {
-        Patience {
+    fn patience(&self) -> WaitOptions {
+        WaitOptions {
             on_wait: self.on_wait.clone(),
-            ..Patience::default()
+            ..WaitOptions::default()
         }
     }
 

@@ -22,7 +22,7 @@ use defender_connect::identity::{Claims, Credential, IdentityError};
 use defender_connect::transport::{ProxyAnswer, TransportError, TransportErrorKind};
 use defender_core::clock::Moment;
 use defender_host::bindings::Reason;
-use defender_host::{CallError, Host, Patience};
+use defender_host::{CallError, Host, WaitOptions};
 
 pub use findings::{Finding, Level, Report, Topic, Verdict};
 pub use permissions::{Ability, Bearer, Rights};
@@ -75,7 +75,7 @@ pub struct Facts {
 
 /// Finds out. Costs one call of the quota for reading, if there is a connection and a token, which is
 /// waited for as long as `patience` allows.
-pub async fn look(host: &Host, service: &Service, way: Way, patience: &Patience) -> Facts {
+pub async fn look(host: &Host, service: &Service, way: Way, patience: &WaitOptions) -> Facts {
     let addresses = match way.proxy {
         Some(_) => None,
         None => Some(resolve(host, service).await),
@@ -105,7 +105,7 @@ pub async fn look(host: &Host, service: &Service, way: Way, patience: &Patience)
     let now = host.clock().wall();
     let read = if connection.is_ok() && token.is_ok() {
         // The quota alone: after a 401 another token is fetched, which takes its time.
-        let no_waiting = Patience {
+        let no_waiting = WaitOptions {
             quota_until: Some(host.clock().now()),
             ..patience.clone()
         };

@@ -30,9 +30,9 @@ pub struct Report<'a> {
     /// Which devices have come to which outcome: those that are well first. None of them is empty.
     pub outcomes: Vec<(Outcome, Vec<usize>)>,
     /// What went wrong, the most frequent first.
-    pub troubles: Vec<Trouble>,
+    pub troubles: Vec<ErrorGroup>,
     /// How fast it called: what it was about first, and then what it read.
-    pub paces: Vec<Pace>,
+    pub paces: Vec<CallRate>,
     /// The command that resumes it.
     pub resume: String,
     /// The command that checks the audit log that its calls are in.
@@ -41,7 +41,7 @@ pub struct Report<'a> {
 
 /// What went wrong with one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wrong {
+pub struct ErrorDetail {
     /// The contract's reason, or in a word what else it was.
     pub reason: String,
     /// What is said of it.
@@ -52,16 +52,16 @@ pub struct Wrong {
 
 /// What went wrong in the same way with some devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
+pub struct ErrorGroup {
     /// What it was. An id that differs from device to device is left out of its message.
-    pub wrong: Wrong,
+    pub wrong: ErrorDetail,
     /// With which, by their places.
     pub devices: Vec<usize>,
 }
 
 /// How fast calls of one kind were made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pace {
+pub struct CallRate {
     /// Of which kind.
     pub operation: Operation,
     /// When each began that may have left, in milliseconds, in order. There is at least one.
@@ -188,7 +188,7 @@ const COLUMNS: [&str; 17] = [
     "advice",
 ];
 
-impl Pace {
+impl CallRate {
     /// How many there were.
     pub fn calls(&self) -> usize {
         self.calls.len()
@@ -225,7 +225,7 @@ fn milliseconds(quota: Quota) -> i64 {
     i64::try_from(quota.per.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn paces(record: &Record) -> Vec<Pace> {
+fn paces(record: &Record) -> Vec<CallRate> {
     let main = record.run.kind.operation();
     let others = Operation::ALL.into_iter().filter(|other| *other != main);
     let pace = |operation| {
@@ -234,7 +234,7 @@ fn paces(record: &Record) -> Vec<Pace> {
         let mut calls: Vec<i64> = of_it.map(|call| call.began.as_millisecond()).collect();
         // A calendar can be set back.
         calls.sort_unstable();
-        (!calls.is_empty()).then_some(Pace { operation, calls })
+        (!calls.is_empty()).then_some(CallRate { operation, calls })
     };
     std::iter::once(main)
         .chain(others)
@@ -243,9 +243,9 @@ fn paces(record: &Record) -> Vec<Pace> {
 }
 
 /// What went wrong with a device that has come to this, if something did.
-pub fn wrong(entry: &Entry, outcome: Outcome) -> Option<Wrong> {
+pub fn wrong(entry: &Entry, outcome: Outcome) -> Option<ErrorDetail> {
     if let Some(problem) = &entry.problem {
-        return Some(Wrong {
+        return Some(ErrorDetail {
             reason: problem.reason().unwrap_or_else(|| "other".to_owned()),
             message: problem.message(),
             advice: problem.advice(),
@@ -256,7 +256,7 @@ pub fn wrong(entry: &Entry, outcome: Outcome) -> Option<Wrong> {
         return None;
     }
     let error = action.error_h_result.filter(|code| *code != 0).map(hresult);
-    Some(Wrong {
+    Some(ErrorDetail {
         reason: "action".to_owned(),
         message: match error {
             Some(code) => format!("the action ended as {}, with error {code}", action.status),
@@ -271,8 +271,8 @@ fn hresult(code: i32) -> String {
     format!("0x{code:08X}")
 }
 
-fn troubles(record: &Record) -> Vec<Trouble> {
-    let mut troubles: Vec<Trouble> = Vec::new();
+fn troubles(record: &Record) -> Vec<ErrorGroup> {
+    let mut troubles: Vec<ErrorGroup> = Vec::new();
     let mut known: HashMap<(String, String), usize> = HashMap::new();
     for (n, entry) in record.entries.iter().enumerate() {
         let Some(mut wrong) = wrong(entry, entry.outcome(record.run.follows)) else {
@@ -285,7 +285,7 @@ fn troubles(record: &Record) -> Vec<Trouble> {
             None => {
                 known.insert(key, troubles.len());
                 let devices = vec![n];
-                troubles.push(Trouble { wrong, devices });
+                troubles.push(ErrorGroup { wrong, devices });
             }
         }
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use defender_boundary::waiting::{Cause, Trouble, Waiting};
 use defender_core::id::{DnsName, MachineId};
 use defender_host::bindings::{FoundMachines, Machine, Reason};
-use defender_host::{CallError, Host, Patience};
+use defender_host::{CallError, Host, WaitOptions};
 use futures_util::stream::{self, StreamExt as _};
 
 /// Names that are looked for at one time. The quota sets the pace; this only bounds what is in
@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// Why a name is not taken for a device.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum Unclear {
+pub enum NameError {
     /// There is none, or none that the application may see.
     #[error(
         "no device has this name; wanted is the whole name that Defender has, such as \
@@ -65,7 +65,7 @@ pub enum Unclear {
     Unanswered(Box<CallError>),
 }
 
-impl Unclear {
+impl NameError {
     /// One word for it, for programs.
     pub const fn name(&self) -> &'static str {
         match self {
@@ -89,31 +89,31 @@ impl Unclear {
 }
 
 /// Which device a name is, by all that the service found of that name.
-pub fn choose(found: FoundMachines) -> Result<MachineId, Unclear> {
+pub fn choose(found: FoundMachines) -> Result<MachineId, NameError> {
     let FoundMachines {
         mut items,
         truncated,
     } = found;
     if truncated {
-        return Err(Unclear::Truncated(items));
+        return Err(NameError::Truncated(items));
     }
     if items.len() > 1 {
-        return Err(Unclear::Several(items));
+        return Err(NameError::Several(items));
     }
-    let machine = items.pop().ok_or(Unclear::Nobody)?;
+    let machine = items.pop().ok_or(NameError::Nobody)?;
     match machine.merged_into_machine_id.clone() {
-        Some(into) if !into.is_empty() => Err(Unclear::Merged {
+        Some(into) if !into.is_empty() => Err(NameError::Merged {
             machine: Box::new(machine),
             into,
         }),
-        _ => machine.id.parse().map_err(|_| Unclear::NoId(machine.id)),
+        _ => machine.id.parse().map_err(|_| NameError::NoId(machine.id)),
     }
 }
 
 /// Why the names could not be looked for: what would be met at the next name, too.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("looking for {name}: {error}")]
-pub struct Stuck {
+pub struct SearchAborted {
     /// The name at which it was met.
     pub name: DnsName,
     /// What was met.
@@ -137,9 +137,9 @@ pub fn most_calls(names: &[DnsName]) -> usize {
 pub async fn find(
     host: &Host,
     names: Vec<DnsName>,
-    patience: Patience,
+    patience: WaitOptions,
     on_answer: impl Fn(&DnsName) + Send + Sync + 'static,
-) -> Result<Vec<Result<MachineId, Unclear>>, Stuck> {
+) -> Result<Vec<Result<MachineId, NameError>>, SearchAborted> {
     let search = Arc::new(Search {
         host: host.clone(),
         patience,
@@ -159,25 +159,25 @@ pub async fn find(
 
 struct Search {
     host: Host,
-    patience: Patience,
+    patience: WaitOptions,
     on_answer: Box<dyn Fn(&DnsName) + Send + Sync>,
     /// Why no further name is looked for.
-    stuck: Mutex<Option<Stuck>>,
+    stuck: Mutex<Option<SearchAborted>>,
 }
 
 impl Search {
     /// The answer for one name; none, if it is stuck.
-    async fn one(&self, name: DnsName) -> Option<Result<MachineId, Unclear>> {
+    async fn one(&self, name: DnsName) -> Option<Result<MachineId, NameError>> {
         if self.stuck().is_some() {
             return None;
         }
         let answer = match self.in_any_spelling(&name).await {
             Ok(found) => choose(found),
             Err(error) if concerns_all(&error) => {
-                self.stuck().get_or_insert(Stuck { name, error });
+                self.stuck().get_or_insert(SearchAborted { name, error });
                 return None;
             }
-            Err(error) => Err(Unclear::Unanswered(Box::new(error))),
+            Err(error) => Err(NameError::Unanswered(Box::new(error))),
         };
         (self.on_answer)(&name);
         Some(answer)
@@ -250,7 +250,7 @@ impl Search {
         }
     }
 
-    fn stuck(&self) -> MutexGuard<'_, Option<Stuck>> {
+    fn stuck(&self) -> MutexGuard<'_, Option<SearchAborted>> {
         self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use host_demo::cloud::Service;
 use host_demo::egress::Tape;
 use host_demo::grant::Operation;
-use host_demo::host::{CallError, Host, Patience};
+use host_demo::host::{CallError, Host, WaitOptions};
 use host_demo::id::{DnsName, MachineId};
 use host_demo::names;
 use host_demo::pilot::{self, Ended, Finding, Free, Left, Pilot, Record, Step};
@@ -49,7 +49,7 @@ pub(crate) async fn run(
     let asking = Interrupt::stops();
     let stop = asking.stop.clone();
     let waits = Waits::new(host, format);
-    let patience = Patience {
+    let patience = WaitOptions {
         stop: Some(stop.clone()),
         ..read_actions::patience(&waits)
     };
@@ -124,7 +124,7 @@ pub(crate) async fn run(
     Ok(exit(&ended).failed_if(missing.is_some() || written.is_err()))
 }
 
-async fn free(host: &Host, device: &str, patience: Patience) -> anyhow::Result<Free> {
+async fn free(host: &Host, device: &str, patience: WaitOptions) -> anyhow::Result<Free> {
     let (id, name) = match device.parse::<MachineId>() {
         Ok(id) => (id, None),
         Err(_) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use defender_mock::{ActionType, Case, Header, ListFilter, Replay};
 use host_demo::cloud::Service;
 use host_demo::contract::MachineActionFilter;
-use host_demo::host::{CallError, Host, Patience, Setup};
+use host_demo::host::{CallError, Host, Setup, WaitOptions};
 use host_demo::identity::FixedToken;
 use tests::world::real_plugin;
 
@@ -416,7 +416,7 @@ fn said<T>(result: &Result<T, CallError>) -> String {
 async fn answers(mock: &Mock) -> Vec<String> {
     let host = host(mock);
     let device = mock.machine_ids()[0].clone();
-    let patience = Patience::default;
+    let patience = WaitOptions::default;
     let mut answers = Vec::new();
     let release = || host.unrestrict_code_execution(&device, "INC-42: cleaned", patience());
     let first = release().await.unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use defender_mock::ListFilter;
 use host_demo::cloud::Service;
 use host_demo::grant::Operation;
-use host_demo::host::{Host, Patience, Setup};
+use host_demo::host::{Host, Setup, WaitOptions};
 use host_demo::identity::FixedToken;
 use host_demo::policy::Route;
 use serde_json::json;
@@ -39,7 +39,7 @@ impl Stage {
         let route = Route::of(Operation::RestrictCodeExecution);
         setup.policy = setup.policy.allow(route);
         let host = Host::new(real_plugin(), &setup.build().unwrap());
-        let restriction = host.restrict_code_execution(id, comment, Patience::default());
+        let restriction = host.restrict_code_execution(id, comment, WaitOptions::default());
         self.runtime.block_on(restriction).unwrap();
     }
 

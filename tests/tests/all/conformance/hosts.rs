@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use host_demo::cloud::Service;
 use host_demo::contract::{ActionStatus, ActionType, Error, MachineAction, Reason};
-use host_demo::host::{CallError, Host, Patience, Setup};
+use host_demo::host::{CallError, Host, Setup, WaitOptions};
 use host_demo::identity::FixedToken;
 use host_demo::policy::Policy;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use tests::foreign::{Asked, CommandLine, Driver, Flavour, Foreign};
 use tests::world::real_plugin;
 
 /// A host, with one of the components.
-pub(super) struct Kind {
+pub(super) struct ActionKind {
     pub(super) name: &'static str,
     kind: Program,
     flavour: Flavour,
@@ -28,8 +28,8 @@ enum Program {
     Python,
 }
 
-const fn kind(name: &'static str, kind: Program, flavour: Flavour) -> Kind {
-    Kind {
+const fn kind(name: &'static str, kind: Program, flavour: Flavour) -> ActionKind {
+    ActionKind {
         name,
         kind,
         flavour,
@@ -37,8 +37,8 @@ const fn kind(name: &'static str, kind: Program, flavour: Flavour) -> Kind {
     }
 }
 
-const fn through_gateway(name: &'static str, program: Program) -> Kind {
-    Kind {
+const fn through_gateway(name: &'static str, program: Program) -> ActionKind {
+    ActionKind {
         is_through_gateway: true,
         ..kind(name, program, Flavour::Environment)
     }
@@ -57,7 +57,7 @@ pub(super) const PYTHON_GATEWAY: &str = "python gateway";
 
 /// The table's columns: with "env", the component that reads the environment; with "gateway", the
 /// same, and a gateway before the service.
-pub(super) const HOSTS: [Kind; 9] = [
+pub(super) const HOSTS: [ActionKind; 9] = [
     kind(OURS, Program::Ours, Flavour::Plain),
     kind(COMMAND_LINE, Program::CommandLine, Flavour::Environment),
     kind(NODE, Program::Node, Flavour::Plain),
@@ -82,7 +82,7 @@ pub(super) async fn start(
     foreign: Arc<Result<Foreign, String>>,
 ) -> Result<AtWork, String> {
     let start = move || {
-        let Kind { kind, flavour, .. } = HOSTS[host];
+        let ActionKind { kind, flavour, .. } = HOSTS[host];
         if matches!(kind, Program::Ours) {
             return Ok(AtWork::Ours);
         }
@@ -131,7 +131,7 @@ async fn ours(asked: &Asked) -> Value {
         Err(refused) => return json!({ "fault": refused }),
     };
     let (machine, comment) = (&asked.machine_id, &asked.comment);
-    let call = host.unrestrict_code_execution(machine, comment, Patience::default());
+    let call = host.unrestrict_code_execution(machine, comment, WaitOptions::default());
     match call.await {
         Ok(action) => json!({ "ok": plain_action(&action) }),
         Err(CallError::Answered { error, .. }) => json!({ "err": plain_error(&error) }),

@@ -1,6 +1,6 @@
 //! Connections that break, and TLS that fails.
 
-use host_demo::transport::TransportErrorKind as Kind;
+use host_demo::transport::TransportErrorKind as ActionKind;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::server::{
@@ -35,7 +35,7 @@ async fn a_connection_that_is_closed_or_reset_on_a_request_gets_no_second_reques
         .await;
         let result = stage.release().await;
         assert_eq!(word(&result), "transport unknown", "{result:?}");
-        assert_eq!(kind(&result), Some(Kind::Broken));
+        assert_eq!(kind(&result), Some(ActionKind::Broken));
         assert_eq!(
             (count(&stage.met.requests), count(&stage.met.connections)),
             (1, 1)
@@ -89,7 +89,7 @@ async fn over_tls(
     origin: &str,
     protocol: &'static str,
     bend: fn(&mut Leaf),
-) -> (Stage, String, Option<Kind>) {
+) -> (Stage, String, Option<ActionKind>) {
     let acceptor = tls(protocol, bend);
     let stage = Stage::new(origin, move |tcp, met, _| {
         let acceptor = acceptor.clone();
@@ -143,7 +143,7 @@ async fn a_certificate_that_is_not_the_services_gets_no_request() {
     ] {
         let (stage, word, kind) = over_tls(origin, "http/1.1", bend).await;
         assert_eq!(word, "transport none", "{name}");
-        assert_eq!(kind, Some(Kind::Certificate), "{name}");
+        assert_eq!(kind, Some(ActionKind::Certificate), "{name}");
         assert_eq!(count(&stage.met.requests), 0, "{name}");
     }
 }

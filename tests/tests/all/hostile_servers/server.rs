@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use host_demo::clock::{Clock, ManualClock};
 use host_demo::cloud::Service;
 use host_demo::contract::MachineAction;
-use host_demo::host::{CallError, Host, Patience, Setup};
+use host_demo::host::{CallError, Host, Setup, WaitOptions};
 use host_demo::identity::FixedToken;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::ServerConfig;
@@ -130,7 +130,7 @@ impl Stage {
 
     /// Releases a machine, to whatever end it comes without the clock.
     pub(crate) async fn release(&self) -> Result<MachineAction, CallError> {
-        let patience = Patience::default();
+        let patience = WaitOptions::default();
         let calling = self
             .host
             .unrestrict_code_execution(MACHINE, "cleaned", patience);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use host_demo::clock::Clock as _;
-use host_demo::host::{CALL_TIMEOUT, CallError, Patience};
+use host_demo::host::{CALL_TIMEOUT, CallError, WaitOptions};
 use host_demo::limits::Why;
 use tokio::io::AsyncReadExt as _;
 
@@ -95,9 +95,9 @@ async fn a_429_that_nobody_waits_for_to_its_end_is_heeded_all_the_same() {
             result = stage.release() => panic!("{result:?}"),
             () = until("somebody who waits for the body", || stage.clock.next_wake() == Some(idle)) => {}
         }
-        let hurried = Patience {
+        let hurried = WaitOptions {
             until: Some(stage.clock.now()),
-            ..Patience::default()
+            ..WaitOptions::default()
         };
         let next = stage.host.unrestrict_code_execution(MACHINE, "x", hurried);
         match next.await {

@@ -314,7 +314,7 @@ pub(super) fn first_sentence(text: &str) -> String {
 
 /// What the identity library says, without its own name in front and the address of its
 /// troubleshooting guide behind.
-pub(super) fn librarys(error: &dyn std::error::Error) -> String {
+pub(super) fn library_message(error: &dyn std::error::Error) -> String {
     let text = error.to_string();
     let said = text.split_once("authentication failed.");
     first_sentence(said.map_or(text.as_str(), |(_, said)| said))
@@ -539,7 +539,7 @@ mod tests {
              column 2\nTo troubleshoot, visit https://aka.ms/azsdk/rust/identity/troubleshoot",
         );
         let shown = "missing field `expires_in` at line 1 column 2";
-        assert_eq!(librarys(&library), shown);
+        assert_eq!(library_message(&library), shown);
     }
 
     #[test]

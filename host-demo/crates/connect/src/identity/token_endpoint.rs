@@ -19,7 +19,7 @@ use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
 
 use super::IdentityError;
-use super::error::{Refusal, is_transient_status, librarys};
+use super::error::{Refusal, is_transient_status, library_message};
 use super::redact::Secrets;
 use crate::content_encoding::decoded;
 use crate::transport::{Transport, TransportError, TransportErrorKind};
@@ -193,7 +193,9 @@ impl Endpoint {
     pub(super) fn failure(&self, library: &dyn std::error::Error) -> Failure {
         let mut state = self.state();
         let noted = state.failure.take();
-        noted.unwrap_or_else(|| Failure::NotAnAnswer(librarys(library)).without(&state.secrets))
+        noted.unwrap_or_else(|| {
+            Failure::NotAnAnswer(library_message(library)).without(&state.secrets)
+        })
     }
 
     /// Returns whether the last answer said to ask again later.
@@ -307,7 +309,7 @@ impl Endpoint {
                 Err(_) => Failure::Failed(told),
             });
         } else {
-            is_of_this_world(&body)?;
+            check_expires_in(&body)?;
         }
         Ok((head.status, body))
     }
@@ -345,7 +347,7 @@ impl Endpoint {
 
 /// Refuses a lifetime that no token has. `azure_identity` 1.0 adds whatever it is to the calendar,
 /// and panics beyond the calendar's end.
-fn is_of_this_world(body: &[u8]) -> Result<(), Failure> {
+fn check_expires_in(body: &[u8]) -> Result<(), Failure> {
     let answer: Value = serde_json::from_slice(body).unwrap_or_default();
     // Numbers are texts at a machine's endpoint, and at Entra's older one.
     let seconds = match &answer["expires_in"] {

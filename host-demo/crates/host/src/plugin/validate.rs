@@ -28,7 +28,7 @@ pub(super) const REQUIRED_EXPORTS: [&str; 4] = [
 ];
 
 /// Refuses what is not a plugin, and what would take long to compile.
-pub(super) fn look_at(bytes: &[u8]) -> Result<(), LoadError> {
+pub(super) fn validate(bytes: &[u8]) -> Result<(), LoadError> {
     let (mut imports, mut exports) = (Vec::new(), Vec::new());
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(bytes) {

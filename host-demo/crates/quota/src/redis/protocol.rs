@@ -7,7 +7,7 @@ use redis::Value;
 use crate::key_state::{Known, LEASE};
 use crate::sliding_log::Reserved;
 use crate::store_thread::Response;
-use crate::{Ask, Budget, GRACE, Log, NotUntil, Reply, Slot, Ticket, Why};
+use crate::{Ask, GRACE, KeyState, Log, NotUntil, Reply, Slot, Ticket, Why};
 use defender_core::clock::Moment;
 
 /// What the script takes for the end of time.
@@ -82,7 +82,7 @@ pub(super) fn response(word: &str, numbers: &[u64], here: Moment) -> Option<Resp
 }
 
 /// A key as the script reads it out, and when.
-pub(super) fn budget(value: Value) -> Option<(Moment, Budget)> {
+pub(super) fn budget(value: Value) -> Option<(Moment, KeyState)> {
     type Numbers = Vec<u64>;
     type Read = (
         String,
@@ -118,7 +118,7 @@ pub(super) fn budget(value: Value) -> Option<(Moment, Budget)> {
         most: u32::try_from(most).ok()?,
         longest: Duration::from_micros(longest),
     };
-    let budget = Budget {
+    let budget = KeyState {
         log,
         waiting: queue.into_iter().map(waiting).collect::<Option<_>>()?,
         next_ticket,

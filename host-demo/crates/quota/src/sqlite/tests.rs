@@ -134,7 +134,7 @@ async fn those_who_open_one_file_share_a_quota() {
     let (one, other) = (place.open(), place.open());
     let slot = admit(&one, 2).await.unwrap();
     admit(&other, 2).await.unwrap();
-    one.tell(&key(), News::Settled(slot, place.now()));
+    one.tell(&key(), Update::Settled(slot, place.now()));
     let refused = admit(&one, 2).await.unwrap_err();
     assert_eq!(refused.at, place.now() + KEPT);
     assert_eq!(admit(&other, 2).await.unwrap_err(), refused);
@@ -149,8 +149,8 @@ async fn what_was_told_is_there_for_the_next_one() {
     let ledger = place.open();
     let slot = admit(&ledger, 5).await.unwrap();
     admit(&ledger, 5).await.unwrap();
-    ledger.tell(&key(), News::Cancelled(slot));
-    ledger.tell(&key(), News::ClosedUntil(place.now() + 8 * SECOND));
+    ledger.tell(&key(), Update::Cancelled(slot));
+    ledger.tell(&key(), Update::ClosedUntil(place.now() + 8 * SECOND));
     drop(ledger);
     let ledger = place.open();
     assert_eq!(used(&ledger).await, 1);
@@ -177,7 +177,7 @@ async fn across_boots_time_goes_on_by_the_calendar_and_never_back() {
         let place = Place::new();
         let ledger = place.open();
         let slot = admit(&ledger, 1).await.unwrap();
-        ledger.tell(&key(), News::Settled(slot, place.now()));
+        ledger.tell(&key(), Update::Settled(slot, place.now()));
         drop(ledger);
         place
             .hands
@@ -570,12 +570,12 @@ proptest! {
                         running.remove(at);
                         let after = (truth - sent) * u32::try_from(thousandths).unwrap() / 1000;
                         counted.push(sent + after);
-                        processes[who].tell(&key(), News::Settled(slot, place.now()));
+                        processes[who].tell(&key(), Update::Settled(slot, place.now()));
                     }
                 }
                 Event::Cancel(who) => if let Some(at) = found(who, &running) {
                     let (_, _, slot) = running.remove(at);
-                    processes[who].tell(&key(), News::Cancelled(slot));
+                    processes[who].tell(&key(), Update::Cancelled(slot));
                 }
                 Event::Kill(who) => {
                     processes[who] = open(boot);

@@ -28,15 +28,15 @@ use tokio::task::JoinSet;
 
 pub use crate::entry::{Action, Entry, Outcome, Problem, State, Verdict};
 
-use self::scheduler::{Book, News, Read, Rules, Wanted};
-use crate::action_kind::Kind;
+use self::scheduler::{Event, Read, Rules, Scheduler, Wanted};
+use crate::action_kind::ActionKind;
 use crate::journal::{Begun, Call, Journal, JournalError};
 use crate::list_actions::{self, Bounds};
 use defender_boundary::waiting::{Cause, OnWait, Waiting};
 use defender_core::clock::Moment;
 use defender_core::operation::Operation;
 use defender_host::bindings::{MachineAction, Reason};
-use defender_host::{CallError, Consent, Host, Patience, TOKEN_RETRY_RUN};
+use defender_host::{BeforeSend, CallError, Host, TOKEN_RETRY_RUN, WaitOptions};
 
 /// How many requests are under way at one time, unless it is said. The quota sets the pace; this
 /// only bounds what is in flight.
@@ -263,7 +263,7 @@ pub async fn drive(
         ask,
         no_token: Arc::default(),
     };
-    let mut book = Book::new(rules, entries, host.clock().now());
+    let mut book = Scheduler::new(rules, entries, host.clock().now());
     drive.to_the_end(&mut book, asked).await;
     let at = Some(host.clock().wall());
     let why = book.hopeless().map(ToString::to_string);
@@ -304,7 +304,7 @@ struct Drive {
 type Asked = (usize, oneshot::Sender<bool>);
 
 impl Drive {
-    async fn to_the_end(&self, book: &mut Book, mut asked: mpsc::UnboundedReceiver<Asked>) {
+    async fn to_the_end(&self, book: &mut Scheduler, mut asked: mpsc::UnboundedReceiver<Asked>) {
         let clock = Arc::clone(self.host.clock());
         let mut sends: JoinSet<Sent> = JoinSet::new();
         let mut reading: Option<(Read, Moment, Reading)> = None;
@@ -383,32 +383,32 @@ impl Drive {
     }
 
     /// Notes what changed, and tells of it.
-    fn tell(&self, book: &Book, news: Vec<News>) {
+    fn tell(&self, book: &Scheduler, news: Vec<Event>) {
         let at = self.host.clock().wall();
         let follows = book.follows();
         for news in news {
             match news {
-                News::Changed(n) => {
+                Event::Changed(n) => {
                     let entry = &book.entries()[n];
                     self.journal.note(n, entry, at);
                     self.reporter.changed(entry);
                 }
-                News::Left(n) => {
+                Event::Left(n) => {
                     let entry = &book.entries()[n];
                     self.reporter.finished(entry, entry.outcome(follows));
                 }
-                News::Paused(until, wrong, of) => {
+                Event::Paused(until, wrong, of) => {
                     let pause = Waiting {
                         cause: Cause::Pause { wrong, of },
                         until: Some(self.host.calendar(until)),
                     };
                     self.reporter.waiting(None, &pause);
                 }
-                News::Unreadable(what, why) => {
+                Event::Unreadable(what, why) => {
                     tracing::warn!(%why, "{what}");
                     self.reporter.unreadable(what, &why);
                 }
-                News::Hopeless(why) => tracing::warn!(%why, "nothing more is sent"),
+                Event::Hopeless(why) => tracing::warn!(%why, "nothing more is sent"),
             }
         }
     }
@@ -426,20 +426,20 @@ impl Drive {
             call: None,
             is_put_off: false,
         }));
-        let patience = Patience {
+        let patience = WaitOptions {
             stop: Some(self.stop.clone()),
             on_wait: Some(on_wait),
             consent: Some(self.sending(n, &sending)),
             ..self.patience()
         };
         let result = match kind {
-            Kind::Release => {
+            ActionKind::Release => {
                 let call =
                     self.host
                         .unrestrict_code_execution(machine.as_str(), &comment, patience);
                 call.await
             }
-            Kind::Restrict => {
+            ActionKind::Restrict => {
                 let call = self
                     .host
                     .restrict_code_execution(machine.as_str(), &comment, patience);
@@ -467,7 +467,7 @@ impl Drive {
             Wanted::List(_) => Operation::ListMachineActions,
             Wanted::Action(_) => Operation::GetMachineAction,
         };
-        let patience = Patience {
+        let patience = WaitOptions {
             on_wait: Some(self.on_wait(None)),
             consent: Some(self.reading(operation, &call)),
             ..self.patience()
@@ -489,11 +489,11 @@ impl Drive {
     }
 
     /// How long a run waits: until its deadline, or else for a token for [`TOKEN_RETRY_RUN`].
-    fn patience(&self) -> Patience {
-        Patience {
+    fn patience(&self) -> WaitOptions {
+        WaitOptions {
             until: self.deadline,
             token_retry: self.deadline.is_none().then_some(TOKEN_RETRY_RUN),
-            ..Patience::default()
+            ..WaitOptions::default()
         }
     }
 
@@ -512,7 +512,7 @@ impl Drive {
     }
 
     /// Asks whether a request may still leave, and writes down that it is about to.
-    fn sending(&self, n: usize, sending: &Arc<Mutex<Sending>>) -> Consent {
+    fn sending(&self, n: usize, sending: &Arc<Mutex<Sending>>) -> BeforeSend {
         let (drive, sending) = (self.clone(), Arc::clone(sending));
         Arc::new(move || {
             let (drive, sending) = (drive.clone(), Arc::clone(&sending));
@@ -559,7 +559,7 @@ impl Drive {
     }
 
     /// Writes down that something is read.
-    fn reading(&self, operation: Operation, begun: &Arc<Mutex<Option<Begun>>>) -> Consent {
+    fn reading(&self, operation: Operation, begun: &Arc<Mutex<Option<Begun>>>) -> BeforeSend {
         let (drive, begun) = (self.clone(), Arc::clone(begun));
         Arc::new(move || {
             let (drive, begun) = (drive.clone(), Arc::clone(&begun));
@@ -589,7 +589,7 @@ impl Drive {
 
     fn answered(&self, call: Option<Begun>, result: Result<(), &CallError>) {
         if let Some(call) = call {
-            let (name, left) = came_of(result);
+            let (name, left) = call_result_name(result);
             let now = self.host.clock().wall();
             self.journal.note_answer(call, now, name, left);
         }
@@ -625,7 +625,7 @@ async fn wait(clock: &dyn defender_core::clock::Clock, until: Option<Moment>) {
 
 /// What came of a call, in a word, and whether it may have left. What did not gave back what it had
 /// of the quota.
-const fn came_of(result: Result<(), &CallError>) -> (&'static str, bool) {
+const fn call_result_name(result: Result<(), &CallError>) -> (&'static str, bool) {
     let Err(error) = result else {
         return ("ok", true);
     };
@@ -641,7 +641,7 @@ const fn came_of(result: Result<(), &CallError>) -> (&'static str, bool) {
         CallError::Quota { .. } => ("quota", false),
         CallError::Ledger(_) => ("ledger", false),
         CallError::Stopped => ("stopped", false),
-        CallError::Withheld(_) => ("withheld", false),
+        CallError::Aborted(_) => ("withheld", false),
         CallError::TokenEchoed { .. } => ("token-echoed", true),
         CallError::Audit(_) => ("audit", false),
         CallError::TimedOut { .. } => ("timed-out", true),

@@ -16,11 +16,11 @@ use sha2::{Digest as _, Sha256};
 
 pub(super) use self::polling::{Read, Wanted};
 
-use self::error_class::{Fate, fate};
+use self::error_class::{ErrorClass, classify};
 use self::polling::{Known, Lists};
 use super::circuit_breaker::{Breaker, Went};
 use super::{Entry, Follow, Problem, State, Unreadable};
-use crate::action_kind::Kind;
+use crate::action_kind::ActionKind;
 use crate::entry::ending;
 use defender_boundary::waiting::{Cause, Trouble};
 use defender_core::clock::Moment;
@@ -73,7 +73,7 @@ const LONG: Duration = Duration::from_secs(5);
 /// By what rules.
 #[derive(Clone)]
 pub(super) struct Rules {
-    pub(super) kind: Kind,
+    pub(super) kind: ActionKind,
     pub(super) nonce: [u8; 16],
     pub(super) override_pending: bool,
     pub(super) follow: Follow,
@@ -85,7 +85,7 @@ pub(super) struct Rules {
 
 /// What happened that others want to know of.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum News {
+pub(super) enum Event {
     /// A device stands otherwise now.
     Changed(usize),
     /// A device is done with, for now.
@@ -100,7 +100,7 @@ pub(super) enum News {
 
 /// Which time a device waits for.
 #[derive(Clone, Debug, Default)]
-struct Turn {
+struct DeviceTimer {
     /// When it is looked at next: its place in `due`.
     next: Option<Moment>,
     /// The pause after which.
@@ -156,10 +156,10 @@ struct Picture {
     opposite: HashMap<usize, MachineAction>,
 }
 
-pub(super) struct Book {
+pub(super) struct Scheduler {
     rules: Rules,
     entries: Vec<Entry>,
-    turns: Vec<Turn>,
+    turns: Vec<DeviceTimer>,
     by_machine: HashMap<MachineId, usize>,
     /// Those to be sent for, in their order.
     queue: VecDeque<usize>,
@@ -197,17 +197,17 @@ pub(super) struct Book {
     answered: u64,
     forbidden: u64,
     open: usize,
-    news: Vec<News>,
+    news: Vec<Event>,
 }
 
-impl Book {
+impl Scheduler {
     /// Takes the devices as they were left.
     pub(super) fn new(rules: Rules, entries: Vec<Entry>, now: Moment) -> Self {
         let by_machine = entries.iter().enumerate();
         let by_machine = by_machine.map(|(n, entry)| (entry.machine.clone(), n));
         let mut book = Self {
             by_machine: by_machine.collect(),
-            turns: vec![Turn::default(); entries.len()],
+            turns: vec![DeviceTimer::default(); entries.len()],
             open: entries.len(),
             breaker: Breaker::new(rules.pause_above),
             rules,
@@ -240,13 +240,13 @@ impl Book {
             let before = entry.clone();
             match entry.state {
                 // Whoever was about to send it did not hear what came of it.
-                State::Sending => entry.state = State::Unsure,
+                State::Sending => entry.state = State::OutcomeUnknown,
                 State::Held => entry.state = State::Waiting,
                 State::Accepted => entry.problem = None,
                 _ => {}
             }
             if *entry != before {
-                book.news.push(News::Changed(n));
+                book.news.push(Event::Changed(n));
             }
             book.settle_quietly(n, now);
         }
@@ -274,7 +274,7 @@ impl Book {
     }
 
     /// What has happened since this was last asked.
-    pub(super) fn news(&mut self) -> Vec<News> {
+    pub(super) fn news(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.news)
     }
 
@@ -367,10 +367,10 @@ impl Book {
                 let is_old = !self.is_own(n, action)
                     && ending(&action.status).is_some()
                     && !self.is_of_this_time(n, action.last_update_date_time_utc.as_deref());
-                if is_old || Kind::of(&action.type_) != Some(self.rules.kind) {
+                if is_old || ActionKind::of(&action.type_) != Some(self.rules.kind) {
                     let problem = "the service answered with an action that is not this one";
                     self.entries[n].problem = Some(Problem::said(problem));
-                    self.doubt(n, State::Unsure, now);
+                    self.doubt(n, State::OutcomeUnknown, now);
                 } else {
                     self.take(n, action, now);
                 }
@@ -387,16 +387,16 @@ impl Book {
     }
 
     fn went_wrong(&mut self, n: usize, error: &CallError, now: Moment) {
-        match fate(error, self.has_contact) {
-            Fate::Doubt => {
+        match classify(error, self.has_contact) {
+            ErrorClass::Doubt => {
                 self.counts(Went::Wrong, now);
-                self.doubt(n, State::Unsure, now);
+                self.doubt(n, State::OutcomeUnknown, now);
             }
-            Fate::Barred => {
+            ErrorClass::AlreadyInProgress => {
                 self.counts(Went::Well, now);
-                self.doubt(n, State::Barred, now);
+                self.doubt(n, State::AlreadyInProgress, now);
             }
-            Fate::NotSent { nowhere } => {
+            ErrorClass::NotSent { nowhere } => {
                 let went = if nowhere { Went::Nowhere } else { Went::Wrong };
                 self.pauses(went, now);
                 self.entries[n].state = State::Waiting;
@@ -407,7 +407,7 @@ impl Book {
                 }
                 self.settle(n, now);
             }
-            Fate::PutOff => {
+            ErrorClass::PutOff => {
                 self.has_contact = true;
                 let answered = self.answered;
                 let put_off = &mut self.turns[n].put_off;
@@ -422,16 +422,16 @@ impl Book {
                     self.give_up(error, now);
                 }
             }
-            Fate::NotYet if self.in_flight > 0 && !self.sends_no_more() => {
+            ErrorClass::NotYet if self.in_flight > 0 && !self.sends_no_more() => {
                 self.entries[n].state = State::Waiting;
-                self.news.push(News::Changed(n));
+                self.news.push(Event::Changed(n));
                 self.later.insert((now + BACKOFF[0], n));
             }
-            Fate::All | Fate::NotYet => {
+            ErrorClass::All | ErrorClass::NotYet => {
                 self.put_back(0, n, now);
                 self.give_up(error, now);
             }
-            Fate::Refused => {
+            ErrorClass::Refused => {
                 self.counts(Went::Wrong, now);
                 if matches!(error.reason(), Some(Reason::Forbidden(_))) {
                     self.forbidden += 1;
@@ -448,7 +448,7 @@ impl Book {
     /// Nothing came of it, and it is one of the next to be sent, unless nothing is sent any more.
     fn put_back(&mut self, place: usize, n: usize, now: Moment) {
         self.entries[n].state = State::Waiting;
-        self.news.push(News::Changed(n));
+        self.news.push(Event::Changed(n));
         match self.sends_no_more() {
             true => self.settle_quietly(n, now),
             false => self.queue.insert(place.min(self.queue.len()), n),
@@ -468,7 +468,7 @@ impl Book {
 
     fn pauses(&mut self, went: Went, now: Moment) {
         if let Some((until, wrong, of)) = self.breaker.note(went, now) {
-            self.news.push(News::Paused(until, wrong, of));
+            self.news.push(Event::Paused(until, wrong, of));
         }
     }
 
@@ -483,7 +483,7 @@ impl Book {
         }
         self.lists = Lists::Never;
         self.blind = Some(error.clone());
-        let news = News::Unreadable(Unreadable::All, error.clone());
+        let news = Event::Unreadable(Unreadable::All, error.clone());
         self.news.push(news);
         self.settle_all(now);
     }
@@ -492,7 +492,7 @@ impl Book {
     fn give_up(&mut self, error: &CallError, now: Moment) {
         if self.hopeless.is_none() {
             self.hopeless = Some(error.clone());
-            self.news.push(News::Hopeless(error.clone()));
+            self.news.push(Event::Hopeless(error.clone()));
         }
         self.settle_all(now);
     }
@@ -541,7 +541,7 @@ impl Book {
         }
         let (at, n) = self.due.iter().find(|(at, _)| *at > now)?;
         let cause = match self.entries[*n].state {
-            State::Unsure | State::Barred => Cause::NotVisible,
+            State::OutcomeUnknown | State::AlreadyInProgress => Cause::NotVisible,
             _ => Cause::Device,
         };
         Some((cause, *at))
@@ -578,7 +578,7 @@ impl Book {
 
     /// Gives a device that stands otherwise now its next turn.
     fn settle(&mut self, n: usize, now: Moment) {
-        self.news.push(News::Changed(n));
+        self.news.push(Event::Changed(n));
         self.settle_quietly(n, now);
     }
 
@@ -595,7 +595,7 @@ impl Book {
                 if self.entries[n].problem.is_none() {
                     let why = self.hopeless.as_ref().map(|error| self.problem(error));
                     self.entries[n].problem = why.or(self.closed.as_deref().map(Problem::said));
-                    self.news.push(News::Changed(n));
+                    self.news.push(Event::Changed(n));
                 }
                 self.leave(n);
             }
@@ -606,12 +606,12 @@ impl Book {
                     self.later.insert((now + pause.min(BACKOFF[1]), n));
                 }
             },
-            State::Unsure | State::Barred
+            State::OutcomeUnknown | State::AlreadyInProgress
                 if self.closed.is_some() || self.lists == Lists::Never =>
             {
                 self.leave(n);
             }
-            State::Unsure | State::Barred => {
+            State::OutcomeUnknown | State::AlreadyInProgress => {
                 let turn = &self.turns[n];
                 let look = LOOKS[turn.looks.min(LOOKS.len() - 1)];
                 self.look_at((turn.since + look).max(now), n);
@@ -657,7 +657,7 @@ impl Book {
         };
         if let (Some(problem), true) = (problem, self.follows()) {
             self.entries[n].problem = Some(problem);
-            self.news.push(News::Changed(n));
+            self.news.push(Event::Changed(n));
         }
         self.leave(n);
     }
@@ -673,7 +673,7 @@ impl Book {
         }
         if !std::mem::replace(&mut self.turns[n].is_left, true) {
             self.open -= 1;
-            self.news.push(News::Left(n));
+            self.news.push(Event::Left(n));
         }
     }
 

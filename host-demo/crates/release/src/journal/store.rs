@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, Transaction, params};
 
 use super::{Call, JournalError, Record, Run, no_such_run, run_of, unusable};
-use crate::action_kind::Kind;
+use crate::action_kind::ActionKind;
 use crate::entry::{Action, Entry, Outcome, Problem, State};
 use defender_core::id::MachineId;
 use defender_core::operation::Operation;
@@ -334,9 +334,11 @@ fn time(milliseconds: i64) -> Option<Timestamp> {
 fn run(row: &Row<'_>) -> rusqlite::Result<Option<Run>> {
     let (kind, nonce): (String, Vec<u8>) = (row.get("kind")?, row.get("nonce")?);
     let (created, ended): (i64, Option<i64>) = (row.get("created")?, row.get("ended")?);
-    let (Some(kind), Ok(nonce), Some(created)) =
-        (Kind::from_name(&kind), nonce.try_into(), time(created))
-    else {
+    let (Some(kind), Ok(nonce), Some(created)) = (
+        ActionKind::from_name(&kind),
+        nonce.try_into(),
+        time(created),
+    ) else {
         return Ok(None);
     };
     Ok(Some(Run {

@@ -35,7 +35,7 @@ fn at(seconds: i64) -> Timestamp {
 fn run(id: &str) -> Run {
     Run {
         id: id.to_owned(),
-        kind: Kind::Release,
+        kind: ActionKind::Release,
         comment: "INC-42: cleaned".to_owned(),
         nonce: [7; 16],
         service: "https://api.security.microsoft.com".to_owned(),
@@ -134,8 +134,8 @@ fn any_state() -> impl Strategy<Value = State> {
     prop::sample::select(vec![
         State::Waiting,
         State::Sending,
-        State::Unsure,
-        State::Barred,
+        State::OutcomeUnknown,
+        State::AlreadyInProgress,
         State::Accepted,
         State::Done,
         State::Failed,
@@ -180,7 +180,7 @@ prop_compose! {
         let ([comment, service, who], [tenant, application, audit]) = (texts, more);
         Run {
             id: "one".to_owned(),
-            kind: if is_release { Kind::Release } else { Kind::Restrict },
+            kind: if is_release { ActionKind::Release } else { ActionKind::Restrict },
             comment,
             nonce,
             service,

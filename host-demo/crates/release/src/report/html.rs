@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use super::{Pace, Report, roughly, wrong};
+use super::{CallRate, Report, roughly, wrong};
 use crate::entry::{Outcome, Verdict};
 use crate::journal::Standing;
 use defender_core::escape::is_harmful;
@@ -293,7 +293,7 @@ impl Page {
         }
     }
 
-    fn curve(&mut self, pace: &Pace, quota: Quota) {
+    fn curve(&mut self, pace: &CallRate, quota: Quota) {
         let [width, height, limit] = PICTURE;
         let (columns, [from, to]) = pace.columns(quota, POINTS);
         let most = pace.most(quota);

@@ -1,7 +1,7 @@
 use std::ops::Range;
 
 use super::*;
-use crate::action_kind::Kind;
+use crate::action_kind::ActionKind;
 use crate::device_list::{Named, Wanted};
 use crate::entry::{Action, Problem, State};
 use crate::journal::Run;
@@ -36,7 +36,7 @@ fn with_action(mut entry: Entry, status: &str) -> Entry {
 }
 
 fn with_problem(mut entry: Entry, message: &str) -> Entry {
-    let error = CallError::Withheld(message.to_owned());
+    let error = CallError::Aborted(message.to_owned());
     entry.problem = Some(Problem::new(&error, Some("make room")));
     entry
 }
@@ -57,7 +57,7 @@ fn record(entries: Vec<Entry>, calls: Vec<Call>) -> Record {
     Record {
         run: Run {
             id: "20260130-211122-abcd".to_owned(),
-            kind: Kind::Release,
+            kind: ActionKind::Release,
             comment: "INC-42: cleaned and validated".to_owned(),
             nonce: [7; 16],
             service: "https://api.security.microsoft.com".to_owned(),

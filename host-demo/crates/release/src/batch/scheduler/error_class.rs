@@ -5,11 +5,11 @@ use defender_host::CallError;
 use defender_host::bindings::{Effect, Reason};
 
 /// What an error makes of a device that was sent for.
-pub(super) enum Fate {
+pub(super) enum ErrorClass {
     /// It may have happened.
     Doubt,
     /// One is under way.
-    Barred,
+    AlreadyInProgress,
     /// Nothing left, for reasons that pass.
     NotSent { nowhere: bool },
     /// The service has no time for it now.
@@ -23,32 +23,32 @@ pub(super) enum Fate {
     Refused,
 }
 
-pub(super) fn fate(error: &CallError, has_contact: bool) -> Fate {
+pub(super) fn classify(error: &CallError, has_contact: bool) -> ErrorClass {
     if error.effect() == Effect::Unknown {
-        return Fate::Doubt;
+        return ErrorClass::Doubt;
     }
     match error {
-        CallError::Quota { .. } => Fate::NotYet,
+        CallError::Quota { .. } => ErrorClass::NotYet,
         // One that may pass has been waited for as long as the run allows.
         CallError::Identity(_)
         | CallError::Ledger(_)
         | CallError::Stopped
-        | CallError::Withheld(_)
+        | CallError::Aborted(_)
         | CallError::Audit(_)
-        | CallError::TokenEchoed { .. } => Fate::All,
-        CallError::TimedOut { .. } => Fate::NotSent { nowhere: false },
+        | CallError::TokenEchoed { .. } => ErrorClass::All,
+        CallError::TimedOut { .. } => ErrorClass::NotSent { nowhere: false },
         // The plugin's. It would do it again.
-        CallError::Fault { .. } => Fate::Refused,
+        CallError::Fault { .. } => ErrorClass::Refused,
         CallError::Answered { error, .. } => match &error.reason {
-            Reason::AlreadyInProgress => Fate::Barred,
-            Reason::RateLimited(_) => Fate::PutOff,
-            Reason::InvalidArgument(argument) if argument.parameter == "comment" => Fate::All,
-            Reason::Denied | Reason::Unauthorized => Fate::All,
+            Reason::AlreadyInProgress => ErrorClass::AlreadyInProgress,
+            Reason::RateLimited(_) => ErrorClass::PutOff,
+            Reason::InvalidArgument(argument) if argument.parameter == "comment" => ErrorClass::All,
+            Reason::Denied | Reason::Unauthorized => ErrorClass::All,
             Reason::Unavailable | Reason::Transport if has_contact => {
-                Fate::NotSent { nowhere: true }
+                ErrorClass::NotSent { nowhere: true }
             }
-            Reason::Unavailable | Reason::Transport => Fate::All,
-            _ => Fate::Refused,
+            Reason::Unavailable | Reason::Transport => ErrorClass::All,
+            _ => ErrorClass::Refused,
         },
     }
 }
@@ -83,7 +83,7 @@ pub(super) fn reading_fate(error: &CallError, has_deadline: bool) -> ReadingFate
         }
         CallError::Identity(_)
         | CallError::Ledger(_)
-        | CallError::Withheld(_)
+        | CallError::Aborted(_)
         | CallError::Audit(_) => ReadingFate::All,
         CallError::TokenEchoed { .. } | CallError::Fault { .. } => ReadingFate::Never,
         CallError::Quota { .. } | CallError::Stopped | CallError::TimedOut { .. } => {

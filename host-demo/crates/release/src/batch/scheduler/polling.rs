@@ -9,8 +9,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::error_class::{ReadingFate, may_have_arrived, reading_fate};
-use super::{BACKOFF, Begun, Book, Failing, LOOKS, News, SKEW};
-use crate::action_kind::Kind;
+use super::{BACKOFF, Begun, Event, Failing, LOOKS, SKEW, Scheduler};
+use crate::action_kind::ActionKind;
 use crate::batch::{Follow, Problem, State, Unreadable};
 use crate::entry::ending;
 use defender_core::clock::Moment;
@@ -102,7 +102,7 @@ pub(in crate::batch) enum Read {
     One(usize),
 }
 
-impl Book {
+impl Scheduler {
     /// The next reading to be made now, if one is. It is under way from then on.
     pub(in crate::batch) fn next_read(&mut self, now: Moment) -> Option<Read> {
         let read = self.pick_read(now)?;
@@ -130,7 +130,7 @@ impl Book {
         let is_free = |last: Option<Moment>, apart| last.is_none_or(|last| now >= last + apart);
         let unsure = due
             .iter()
-            .filter(|n| self.entries[**n].state == State::Unsure);
+            .filter(|n| self.entries[**n].state == State::OutcomeUnknown);
         let earliest = unsure.map(|n| self.entries[*n].sent).min();
         if let Some(earliest) = earliest
             && is_free(self.last.since, APART)
@@ -141,7 +141,7 @@ impl Book {
         }
         let mut barred = due
             .iter()
-            .filter(|n| self.entries[**n].state == State::Barred);
+            .filter(|n| self.entries[**n].state == State::AlreadyInProgress);
         if let Some(n) = barred
             .clone()
             .find(|n| self.turns[**n].looks + 1 >= LOOKS.len())
@@ -266,7 +266,7 @@ impl Book {
             Read::Running | Read::Known(_) | Read::One(_) => everything,
         };
         if self.lists == Lists::Filtered {
-            filter.types = Kind::ALL.map(Kind::action_type).to_vec();
+            filter.types = ActionKind::ALL.map(ActionKind::action_type).to_vec();
             if *read == Read::Running {
                 filter.statuses = vec![ActionStatus::Pending, ActionStatus::InProgress];
             }
@@ -314,7 +314,7 @@ impl Book {
     fn saw_running(&mut self, actions: &[MachineAction], began: Moment, now: Moment) {
         let mut same = self.under_way(self.rules.kind, actions);
         let barred = self.due.iter().map(|(_, n)| *n);
-        let barred = barred.filter(|n| self.entries[*n].state == State::Barred);
+        let barred = barred.filter(|n| self.entries[*n].state == State::AlreadyInProgress);
         for n in barred.collect::<Vec<_>>() {
             match same.remove(&n) {
                 Some(action) => self.take(n, &action, now),
@@ -326,9 +326,13 @@ impl Book {
     }
 
     /// Those of a kind that have not ended, by device.
-    fn under_way(&self, kind: Kind, actions: &[MachineAction]) -> HashMap<usize, MachineAction> {
+    fn under_way(
+        &self,
+        kind: ActionKind,
+        actions: &[MachineAction],
+    ) -> HashMap<usize, MachineAction> {
         let of_kind = actions.iter().filter(|action| {
-            Kind::of(&action.type_) == Some(kind) && ending(&action.status).is_none()
+            ActionKind::of(&action.type_) == Some(kind) && ending(&action.status).is_none()
         });
         let by_device =
             of_kind.filter_map(|action| Some((self.device_of(action)?, action.clone())));
@@ -343,7 +347,7 @@ impl Book {
             }
         }
         let unsure = self.due.iter().map(|(_, n)| *n);
-        let unsure = unsure.filter(|n| self.entries[*n].state == State::Unsure);
+        let unsure = unsure.filter(|n| self.entries[*n].state == State::OutcomeUnknown);
         for n in unsure.collect::<Vec<_>>() {
             let found = by_device.get(&n).and_then(|found| self.made_by(n, found));
             match found.cloned() {
@@ -358,7 +362,7 @@ impl Book {
     fn made_by<'a>(&self, n: usize, found: &[&'a MachineAction]) -> Option<&'a MachineAction> {
         let mut candidates: Vec<_> = found
             .iter()
-            .filter(|action| Kind::of(&action.type_) == Some(self.rules.kind))
+            .filter(|action| ActionKind::of(&action.type_) == Some(self.rules.kind))
             .filter(|action| self.is_news(n, action))
             .collect();
         candidates.sort_by_key(|action| &action.creation_date_time_utc);
@@ -392,12 +396,12 @@ impl Book {
     }
 
     fn saw_one(&mut self, n: usize, actions: &[MachineAction], now: Moment) {
-        if self.entries[n].state != State::Barred {
+        if self.entries[n].state != State::AlreadyInProgress {
             return;
         }
         let of_kind = actions
             .iter()
-            .filter(|action| Kind::of(&action.type_) == Some(self.rules.kind))
+            .filter(|action| ActionKind::of(&action.type_) == Some(self.rules.kind))
             .filter(|action| self.device_of(action) == Some(n))
             .filter(|action| self.is_news(n, action));
         let newest = of_kind.max_by_key(|action| action.creation_date_time_utc.clone());
@@ -431,7 +435,7 @@ impl Book {
                     let before = self.entries[n].clone();
                     self.entries[n].has(action, is_own);
                     if self.entries[n] != before {
-                        self.news.push(News::Changed(n));
+                        self.news.push(Event::Changed(n));
                     }
                 }
                 // It is not visible yet.
@@ -439,7 +443,7 @@ impl Book {
                 None if self.known == Known::Listed => {
                     let problem = "the service does not list the action";
                     self.entries[n].problem = Some(Problem::said(problem));
-                    self.news.push(News::Changed(n));
+                    self.news.push(Event::Changed(n));
                     self.leave(n);
                     continue;
                 }
@@ -528,8 +532,12 @@ impl Book {
         self.ask_again(what, error);
         if self.lists == Lists::Never {
             let all = self.due.iter().map(|(_, n)| *n);
-            let looked_up =
-                all.filter(|n| matches!(self.entries[*n].state, State::Unsure | State::Barred));
+            let looked_up = all.filter(|n| {
+                matches!(
+                    self.entries[*n].state,
+                    State::OutcomeUnknown | State::AlreadyInProgress
+                )
+            });
             for n in looked_up.collect::<Vec<_>>() {
                 self.settle_quietly(n, now);
             }
@@ -540,14 +548,14 @@ impl Book {
     fn ask_again(&mut self, what: Unreadable, error: &CallError) {
         self.round.clear();
         self.last = Begun::default();
-        self.news.push(News::Unreadable(what, error.clone()));
+        self.news.push(Event::Unreadable(what, error.clone()));
     }
 
     fn was_one_rejected(&mut self, n: usize, error: &CallError, now: Moment) {
         if matches!(error.reason(), Some(Reason::NotFound)) {
             if self.must_be_visible(n, now) && self.entries[n].state == State::Accepted {
                 self.entries[n].problem = Some(self.problem(error));
-                self.news.push(News::Changed(n));
+                self.news.push(Event::Changed(n));
                 self.leave(n);
             } else {
                 self.settle_quietly(n, now);
@@ -585,7 +593,7 @@ impl Book {
         }
         let is_proof = began.is_some_and(|began| began >= until(LOOKS.len() - 1));
         let looks = turn.looks;
-        if self.entries[n].state == State::Unsure && looks >= LOOKS.len() {
+        if self.entries[n].state == State::OutcomeUnknown && looks >= LOOKS.len() {
             if !is_proof {
                 return self.leave(n);
             }

@@ -459,7 +459,7 @@ fn many_devices_are_followed_by_few_readings() {
 struct Act {
     id: String,
     device: usize,
-    kind: Kind,
+    kind: ActionKind,
     is_own: bool,
     created: Seconds,
     shows: Seconds,
@@ -477,7 +477,7 @@ type Answer = Box<Result<MachineAction, CallError>>;
 type Found = Result<(Vec<MachineAction>, bool), CallError>;
 
 /// What is to come. What the service does comes to pass whoever lives to see it.
-enum Event {
+enum Upcoming {
     Permit(usize),
     /// With the number of the process that sent it.
     Acts(usize, Request, usize),
@@ -487,7 +487,7 @@ enum Event {
 
 /// What the process knows and a crash takes along.
 struct Process {
-    book: Book,
+    book: Scheduler,
     began: Seconds,
     until: Seconds,
     is_closed: bool,
@@ -508,7 +508,7 @@ struct Play {
     scene: Scene,
     at: Seconds,
     acts: Vec<Act>,
-    events: BTreeMap<(Seconds, usize), Event>,
+    events: BTreeMap<(Seconds, usize), Upcoming>,
     numbers: usize,
     /// How many processes there were.
     processes: usize,
@@ -556,8 +556,8 @@ impl Play {
         for n in 0..self.scene.devices.len() {
             if let Some(other) = self.scene.devices[n].other {
                 let kind = match other.is_opposite {
-                    true => Kind::Restrict,
-                    false => Kind::Release,
+                    true => ActionKind::Restrict,
+                    false => ActionKind::Release,
                 };
                 self.create(n, kind, false, other.at, other.end);
             }
@@ -607,7 +607,7 @@ impl Play {
         let began = self.at;
         let now = |at: Seconds| Moment::ORIGIN + Duration::from_secs(5 + at - began);
         let rules = Rules {
-            kind: Kind::Release,
+            kind: ActionKind::Release,
             nonce: NONCE,
             override_pending: self.scene.override_pending,
             follow: Follow::ToTheEnd,
@@ -617,7 +617,7 @@ impl Play {
             advice: |_| None,
         };
         let mut process = Process {
-            book: Book::new(rules, self.journal.clone(), now(began)),
+            book: Scheduler::new(rules, self.journal.clone(), now(began)),
             began,
             until: began + until,
             is_closed: false,
@@ -660,7 +660,7 @@ impl Play {
             let end = (!process.is_closed).then_some(process.until);
             let mine = [wake, event, end].into_iter().flatten().min();
             let is_awaited = self.events.values().any(|event| match event {
-                Event::Acts(.., process) => *process == self.processes,
+                Upcoming::Acts(.., process) => *process == self.processes,
                 _ => true,
             });
             assert!(
@@ -680,14 +680,14 @@ impl Play {
     }
 
     /// Begins what is to be done now.
-    fn begin(&mut self, process: &mut Process, now: Moment) -> Vec<News> {
+    fn begin(&mut self, process: &mut Process, now: Moment) -> Vec<Event> {
         while let Some(n) = process.book.next_send(now) {
             // Its place in the queue was its own already where it was put off at the front of it.
             let waits = match std::mem::take(&mut self.was_first[n]) {
                 true => 0,
                 false => self.request(n).waits,
             };
-            self.later(waits, Event::Permit(n));
+            self.later(waits, Upcoming::Permit(n));
         }
         if !process.reading
             && let Some(read) = process.book.next_read(now)
@@ -709,26 +709,26 @@ impl Play {
                 assert!(*readings <= most, "{readings} readings in a round");
             }
             let (takes, result) = self.read(process, &process.book.wanted(&read));
-            self.later(takes, Event::Read(read, now, result));
+            self.later(takes, Upcoming::Read(read, now, result));
         }
         process.book.news()
     }
 
-    fn later(&mut self, after: Seconds, event: Event) {
+    fn later(&mut self, after: Seconds, event: Upcoming) {
         self.numbers += 1;
         self.events.insert((self.at + after, self.numbers), event);
     }
 
-    fn note(&mut self, process: &mut Process, news: Vec<News>) {
+    fn note(&mut self, process: &mut Process, news: Vec<Event>) {
         for news in news {
             match news {
-                News::Changed(n) => self.noted.push((n, process.book.entries()[n].clone())),
-                News::Unreadable(Unreadable::All | Unreadable::Lists, _) => {
+                Event::Changed(n) => self.noted.push((n, process.book.entries()[n].clone())),
+                Event::Unreadable(Unreadable::All | Unreadable::Lists, _) => {
                     process.is_blind = true;
                 }
-                News::Unreadable(..) => {}
-                News::Paused(until, ..) => process.paused_until = Some(until),
-                News::Left(_) | News::Hopeless(_) => {}
+                Event::Unreadable(..) => {}
+                Event::Paused(until, ..) => process.paused_until = Some(until),
+                Event::Left(_) | Event::Hopeless(_) => {}
             }
         }
     }
@@ -739,20 +739,20 @@ impl Play {
             self.journal[n] = entry;
         }
         self.events
-            .retain(|_, event| matches!(event, Event::Acts(..)));
+            .retain(|_, event| matches!(event, Upcoming::Acts(..)));
     }
 
     /// Who still waits for the quota waits no longer, and what is read is dropped.
     fn close(&mut self, process: &mut Process, is_stop: bool, now: Moment) {
         for (key, event) in std::mem::take(&mut self.events) {
             match event {
-                Event::Permit(n) if is_stop => {
+                Upcoming::Permit(n) if is_stop => {
                     self.later(
                         0,
-                        Event::Answer(n, 0, None, Box::new(Err(CallError::Stopped))),
+                        Upcoming::Answer(n, 0, None, Box::new(Err(CallError::Stopped))),
                     );
                 }
-                Event::Read(read, began, _) => {
+                Upcoming::Read(read, began, _) => {
                     process.reading = false;
                     process
                         .book
@@ -768,12 +768,12 @@ impl Play {
     fn happen(
         &mut self,
         process: &mut Process,
-        event: Event,
+        event: Upcoming,
         is_stop: bool,
         now: impl Fn(Seconds) -> Moment,
     ) {
         match event {
-            Event::Permit(n) => {
+            Upcoming::Permit(n) => {
                 let opens = self.closed_until.max(self.at);
                 if !is_stop && opens >= process.until {
                     let wait = NotUntil {
@@ -782,27 +782,27 @@ impl Play {
                     };
                     let until = wall(opens);
                     let quota = CallError::Quota { wait, until };
-                    return self.later(0, Event::Answer(n, 0, None, Box::new(Err(quota))));
+                    return self.later(0, Upcoming::Answer(n, 0, None, Box::new(Err(quota))));
                 }
                 if opens > self.at {
-                    return self.later(opens - self.at, Event::Permit(n));
+                    return self.later(opens - self.at, Upcoming::Permit(n));
                 }
                 if !process.book.may_leave(n, now(self.at)) {
                     self.was_first[n] = true;
                     return self.later(
                         0,
-                        Event::Answer(n, 0, None, Box::new(Err(CallError::Stopped))),
+                        Upcoming::Answer(n, 0, None, Box::new(Err(CallError::Stopped))),
                     );
                 }
                 let is_paused = process.paused_until > Some(now(self.at));
                 assert!(!is_paused, "it is sent in a pause");
                 self.send(n, process);
             }
-            Event::Acts(n, request, process) => self.act(n, request, process),
-            Event::Answer(n, sends, sent, result) => {
+            Upcoming::Acts(n, request, process) => self.act(n, request, process),
+            Upcoming::Answer(n, sends, sent, result) => {
                 process.book.answered(n, sends, sent, &result, now(self.at));
             }
-            Event::Read(read, began, result) => {
+            Upcoming::Read(read, began, result) => {
                 process.reading = false;
                 if let Ok((actions, is_cut)) = &result {
                     if read == Read::Running {
@@ -839,7 +839,7 @@ impl Play {
         });
         for act in under_way {
             assert!(!act.is_own, "it is sent although its own action was seen");
-            let may_be = self.scene.override_pending || act.kind == Kind::Release;
+            let may_be = self.scene.override_pending || act.kind == ActionKind::Release;
             assert!(may_be, "the opposite was seen, and overtaken");
         }
         let looked = process
@@ -862,7 +862,7 @@ impl Play {
             sent: Some(wall(self.at)),
             ..entry.clone()
         };
-        self.later(request.acts, Event::Acts(n, request, self.processes));
+        self.later(request.acts, Upcoming::Acts(n, request, self.processes));
     }
 
     /// The service has the request.
@@ -874,7 +874,7 @@ impl Play {
         };
         let running = self.acts.iter().find(|act| {
             act.device == n
-                && act.kind == Kind::Release
+                && act.kind == ActionKind::Release
                 && act.created <= self.at
                 && act.ended(self.at).is_none()
         });
@@ -895,7 +895,7 @@ impl Play {
                     "one too many for device {n}: it has {before}, sent at {:?}",
                     self.journal[n].sent
                 );
-                self.create(n, Kind::Release, true, self.at, end);
+                self.create(n, ActionKind::Release, true, self.at, end);
                 Ok(self.shown(&self.acts[self.acts.len() - 1], self.at))
             }
         };
@@ -917,7 +917,7 @@ impl Play {
                 let stranger = Act {
                     id,
                     device: n,
-                    kind: Kind::Restrict,
+                    kind: ActionKind::Restrict,
                     is_own: false,
                     created: self.at,
                     shows: self.at,
@@ -942,11 +942,11 @@ impl Play {
         };
         if process == self.processes {
             let (after, sent) = (request.answers - request.acts, wall(self.at - request.acts));
-            self.later(after, Event::Answer(n, 1, Some(sent), Box::new(result)));
+            self.later(after, Upcoming::Answer(n, 1, Some(sent), Box::new(result)));
         }
     }
 
-    fn create(&mut self, n: usize, kind: Kind, is_own: bool, created: Seconds, end: End) {
+    fn create(&mut self, n: usize, kind: ActionKind, is_own: bool, created: Seconds, end: End) {
         self.acts.push(Act {
             id: format!("action-{}", self.acts.len()),
             device: n,
@@ -1063,7 +1063,7 @@ impl Play {
             assert_eq!(entry.sends, self.begun[n], "{story}");
             if let Some(known) = known {
                 assert_eq!(known.device, n, "{story}");
-                assert_eq!(known.kind, Kind::Release, "{story}");
+                assert_eq!(known.kind, ActionKind::Release, "{story}");
                 assert_eq!(known.is_own, !entry.is_adopted, "{story}");
             }
             let ended = known.map(|known| known.ended(self.at));

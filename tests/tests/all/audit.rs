@@ -701,7 +701,7 @@ async fn all_that_is_logged_of_a_call_names_it_and_not_its_comment() {
     let _during_the_test = tracing::subscriber::set_default(subscriber);
     let id = world.machine(0);
     let is_ours =
-        |line: &&str| line.contains(" host_demo::egress") || line.contains(" host_demo::host");
+        |line: &&str| line.contains(" defender_boundary") || line.contains(" defender_host");
     let mut text = String::new();
     for _ in 0..20 {
         // Refused by the boundary, which does so in a task of its own; answered; a trap.

@@ -10,10 +10,10 @@
 //! # async fn example(token: &str) -> Result<(), Box<dyn std::error::Error>> {
 //! use std::sync::Arc;
 //!
-//! use host_demo::cloud::Service;
-//! use host_demo::egress::{WaitOptions, Setup};
-//! use host_demo::grant::{Grant, Operation, Target};
-//! use host_demo::identity::FixedToken;
+//! use defender_connect::cloud::Service;
+//! use defender_boundary::{WaitOptions, Setup};
+//! use defender_boundary::grant::{Grant, Operation, Target};
+//! use defender_connect::identity::FixedToken;
 //!
 //! let service = Service::commercial();
 //! let egress = Setup::new(service, Arc::new(FixedToken::new(token)?)).build()?;

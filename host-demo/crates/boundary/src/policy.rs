@@ -6,8 +6,8 @@
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use host_demo::grant::{Grant, Operation, Target};
-//! use host_demo::policy::Policy;
+//! use defender_boundary::grant::{Grant, Operation, Target};
+//! use defender_boundary::policy::Policy;
 //! use http::Method;
 //!
 //! let policy = Policy::release_and_read("https://api.security.microsoft.com".parse()?);

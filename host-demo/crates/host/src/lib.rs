@@ -4,10 +4,10 @@
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::sync::Arc;
 //!
-//! use host_demo::cloud::Service;
-//! use host_demo::host::{Host, WaitOptions, Setup};
-//! use host_demo::identity::FixedToken;
-//! use host_demo::plugin::{Plugin, engine};
+//! use defender_connect::cloud::Service;
+//! use defender_host::{Host, WaitOptions, Setup};
+//! use defender_connect::identity::FixedToken;
+//! use defender_host::plugin::{Plugin, engine};
 //!
 //! let plugin = Plugin::from_file(&engine(None)?, "defender-endpoint.wasm".as_ref())?;
 //! let tokens = Arc::new(FixedToken::new(std::fs::read_to_string("token")?.trim())?);

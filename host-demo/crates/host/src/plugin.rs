@@ -5,7 +5,7 @@
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # #[cfg(feature = "bundled-plugin")] {
-//! use host_demo::plugin::{Digest, LoadError, Plugin, engine, BUNDLED};
+//! use defender_host::plugin::{Digest, LoadError, Plugin, engine, BUNDLED};
 //!
 //! let engine = engine(None)?;
 //! let plugin = Plugin::bundled(&engine)?;

@@ -9,7 +9,7 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! # use host_demo::mock::{Api, Duplicate, Fault, Mock, Switches};
+//! # use defender_mock::{Api, Duplicate, Fault, Mock, Switches};
 //! let mock = Mock::builder()
 //!     .machines(3)
 //!     .switches(Switches { duplicate: Duplicate::Return, ..Switches::default() })

@@ -16,9 +16,9 @@
 //! use std::sync::Arc;
 //! use std::time::Duration;
 //!
-//! use host_demo::clock::{Clock, ManualClock};
-//! use host_demo::grant::Operation;
-//! use host_demo::limits::{Key, Limiter, Memory, NoPermit, Quota};
+//! use defender_core::clock::{Clock, ManualClock};
+//! use defender_core::operation::Operation;
+//! use defender_quota::{Key, Limiter, Memory, NoPermit, Quota};
 //!
 //! # async fn example() -> Result<(), NoPermit> {
 //! // In a program: SystemClock, and a ledger that others can share, such as Sqlite.

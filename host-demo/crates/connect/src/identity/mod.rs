@@ -13,9 +13,9 @@
 //! # async fn example(secret: String) -> Result<(), Box<dyn std::error::Error>> {
 //! use std::sync::Arc;
 //!
-//! use host_demo::clock::SystemClock;
-//! use host_demo::cloud::Service;
-//! use host_demo::identity::{Identity, Method, Settings, TokenSource};
+//! use defender_core::clock::SystemClock;
+//! use defender_connect::cloud::Service;
+//! use defender_connect::identity::{Identity, Method, Settings, TokenSource};
 //!
 //! let settings = Settings {
 //!     tenant_id: Some("contoso.onmicrosoft.com".into()),

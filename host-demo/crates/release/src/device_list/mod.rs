@@ -5,13 +5,13 @@
 //! reported with its number. Nothing is guessed.
 //!
 //! ```
-//! use host_demo::input::{Wanted, parse};
+//! use defender_release::device_list::{Wanted, parse};
 //!
 //! let table = b"Device ID,Device name\n1e5bc9d7e413ddd7902c2932e418702b84d0cc07,pc-1\nunknown,pc-2\n";
 //! let list = parse(table, None, Wanted::Ids)?;
 //! assert_eq!(list.devices.len(), 1);
 //! assert_eq!(list.wrong[0].line, 3);
-//! # Ok::<(), host_demo::input::InputError>(())
+//! # Ok::<(), defender_release::device_list::InputError>(())
 //! ```
 
 mod json;

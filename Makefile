@@ -23,8 +23,8 @@ test-under-load:
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	@# What decides and sends does so without WebAssembly, and without the command's libraries.
-	cargo clippy --locked --package host-demo --lib --no-default-features --features gateway -- -D warnings
+	@# Each of these is usable alone: the limiter without a store, the boundary without WebAssembly.
+	cargo clippy --locked --package defender-quota --package defender-gateway -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
 
 # Prints sizes and ratios, each within one run, and writes them to target/bench. BENCH=--quick takes few rounds.

@@ -1,4 +1,4 @@
-//! Builds the host, and takes the components from the very build that it carries them from.
+//! Builds the programs, and takes the components from the very build that the host carries them from.
 
 use std::env;
 use std::ffi::OsStr;
@@ -9,10 +9,11 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::{COMPONENTS, features};
+use crate::{COMPONENTS, PROGRAMS, Program};
 
 pub(crate) struct Made {
-    pub(crate) program: PathBuf,
+    /// One for each of [`PROGRAMS`].
+    pub(crate) programs: Vec<PathBuf>,
     /// One for each of [`COMPONENTS`].
     pub(crate) components: Vec<Vec<u8>>,
     /// What compiled the host: `1.95.0 (59807616e 2026-04-14)`.
@@ -20,28 +21,14 @@ pub(crate) struct Made {
 }
 
 pub(crate) fn build(root: &Path, profile: &str) -> Result<Made> {
-    let mut cargo = cargo(root);
-    cargo
-        .args(["build", "--locked", "--bin", "host-demo"])
-        .args(["--profile", profile, "--message-format"])
-        .arg("json-render-diagnostics")
-        .arg(format!("--features={}", features().join(",")));
-    if profile == "dev" {
-        // As the tests build it, so that nothing is built twice: to try out what comes after.
-        cargo.arg("--workspace");
-    } else {
-        // Without the other packages' wishes for shared ones, and without symbols: the optimizer
-        // numbers names by where it works, and the build's id is made of them too.
-        let flags = guest_build::remaps(root).join("\x1f");
-        cargo
-            .args(["--package", "host-demo"])
-            .arg(format!("--config=profile.{profile}.strip=\"symbols\""))
-            .env("CARGO_ENCODED_RUSTFLAGS", flags);
+    let mut programs = Vec::new();
+    let mut out = None;
+    for program in PROGRAMS {
+        let said = compile(root, profile, program)?;
+        programs.push(executable(&said, program.name).context("cargo does not say what it built")?);
+        out = out.or_else(|| out_dir(&said));
     }
-    let said = cargo.stderr(Stdio::inherit()).output()?;
-    ensure!(said.status.success(), "the host does not build: see above");
-    let said = String::from_utf8(said.stdout)?;
-    let (program, out) = found(&said).context("cargo does not say what it built")?;
+    let out = out.context("cargo does not say where the components are")?;
     let components = COMPONENTS
         .iter()
         .map(|component| {
@@ -50,10 +37,41 @@ pub(crate) fn build(root: &Path, profile: &str) -> Result<Made> {
         })
         .collect::<Result<_>>()?;
     Ok(Made {
-        program,
+        programs,
         components,
         rustc: rustc()?,
     })
+}
+
+/// Builds a program, and returns cargo's messages.
+fn compile(root: &Path, profile: &str, program: &Program) -> Result<String> {
+    let mut cargo = cargo(root);
+    cargo
+        .args(["build", "--locked", "--bin", program.name])
+        .args(["--profile", profile, "--message-format"])
+        .arg("json-render-diagnostics");
+    for feature in program.features {
+        cargo.arg(format!("--features={}/{feature}", program.name));
+    }
+    if profile == "dev" {
+        // As the tests build it, so that nothing is built twice: to try out what comes after.
+        cargo.arg("--workspace");
+    } else {
+        // Without the other packages' wishes for shared ones, and without symbols: the optimizer
+        // numbers names by where it works, and the build's id is made of them too.
+        let flags = guest_build::remaps(root).join("\x1f");
+        cargo
+            .args(["--package", program.name])
+            .arg(format!("--config=profile.{profile}.strip=\"symbols\""))
+            .env("CARGO_ENCODED_RUSTFLAGS", flags);
+    }
+    let said = cargo.stderr(Stdio::inherit()).output()?;
+    ensure!(
+        said.status.success(),
+        "{} does not build: see above",
+        program.name
+    );
+    Ok(String::from_utf8(said.stdout)?)
 }
 
 pub(crate) fn cargo(root: &Path) -> Command {
@@ -62,31 +80,28 @@ pub(crate) fn cargo(root: &Path) -> Command {
     cargo
 }
 
-/// The program, and the folder of the build script's results, as cargo's messages have them: a line
-/// of JSON each.
-fn found(said: &str) -> Option<(PathBuf, PathBuf)> {
-    let (mut program, mut out) = (None, None);
-    for message in said
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-    {
-        let id = message["package_id"].as_str().unwrap_or_default();
-        // `path+file:///folder/host-demo#0.1.0`
-        if !id
-            .split('#')
-            .next()
-            .is_some_and(|place| place.ends_with("/host-demo"))
-        {
-            continue;
-        }
-        if let Some(file) = message["executable"].as_str() {
-            program = Some(file.into());
-        }
-        if let Some(folder) = message["out_dir"].as_str() {
-            out = Some(folder.into());
-        }
-    }
-    program.zip(out)
+/// Cargo's messages, a line of JSON each.
+fn messages(said: &str) -> impl Iterator<Item = Value> {
+    said.lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+}
+
+/// Returns the program of this name.
+fn executable(said: &str, name: &str) -> Option<PathBuf> {
+    messages(said)
+        .filter(|message| message["target"]["name"] == name)
+        .find_map(|message| Some(message["executable"].as_str()?.into()))
+}
+
+/// Returns the folder in which a build made the components.
+fn out_dir(said: &str) -> Option<PathBuf> {
+    messages(said)
+        .filter(|message| {
+            // `path+file:///folder/crates/component#defender-component@0.1.0`
+            let id = message["package_id"].as_str().unwrap_or_default();
+            id.contains("#defender-component@")
+        })
+        .find_map(|message| Some(message["out_dir"].as_str()?.into()))
 }
 
 /// The platform that a compiler builds for by default.
@@ -112,14 +127,16 @@ mod tests {
     fn what_cargo_built_is_read_off_its_messages() {
         let said = r#"
 {"reason":"build-script-executed","package_id":"registry+https://index#ring@0.17.14","out_dir":"/t/ring"}
-{"reason":"build-script-executed","package_id":"path+file:///p/host-demo#0.1.0","out_dir":"/t/out"}
-{"reason":"compiler-artifact","package_id":"path+file:///p/host-demo#0.1.0","executable":null}
-{"reason":"compiler-artifact","package_id":"path+file:///p/host-demo#0.1.0","executable":"/t/host-demo"}
-{"reason":"compiler-artifact","package_id":"path+file:///p/tests#0.1.0","executable":"/t/bare"}
+{"reason":"build-script-executed","package_id":"path+file:///p/component#defender-component@0.1.0","out_dir":"/t/out"}
+{"reason":"compiler-artifact","target":{"name":"host_demo"},"executable":null}
+{"reason":"compiler-artifact","target":{"name":"host-demo"},"executable":"/t/host-demo"}
+{"reason":"compiler-artifact","target":{"name":"bare"},"executable":"/t/bare"}
 {"reason":"build-finished","success":true}
 "#;
-        let expected = ("/t/host-demo".into(), "/t/out".into());
-        assert_eq!(found(said), Some(expected));
-        assert_eq!(found(r#"{"reason":"build-finished","success":true}"#), None);
+        assert_eq!(executable(said, "host-demo"), Some("/t/host-demo".into()));
+        assert_eq!(out_dir(said), Some("/t/out".into()));
+        let nothing = r#"{"reason":"build-finished","success":true}"#;
+        assert_eq!(executable(nothing, "host-demo"), None);
+        assert_eq!(out_dir(nothing), None);
     }
 }

@@ -37,8 +37,6 @@ use crate::packages::Packages;
 /// A component that the host's build makes beside the host.
 struct Component {
     name: &'static str,
-    /// The host's feature that makes it.
-    feature: &'static str,
     /// The workspace's packages that it is made of.
     packages: &'static [&'static str],
 }
@@ -46,13 +44,31 @@ struct Component {
 const COMPONENTS: &[Component] = &[
     Component {
         name: "defender-endpoint",
-        feature: "bundled-plugin",
         packages: &["plugin"],
     },
     Component {
         name: "defender-endpoint-env",
-        feature: "environment-plugin",
         packages: &["plugin", "environment"],
+    },
+];
+
+/// A program that is shipped.
+struct Program {
+    /// Its package's name, too.
+    name: &'static str,
+    features: &'static [&'static str],
+}
+
+const PROGRAMS: &[Program] = &[
+    Program {
+        name: "host-demo",
+        // It makes both components.
+        features: &["environment-plugin"],
+    },
+    // For testers.
+    Program {
+        name: "defender-mock",
+        features: &[],
     },
 ];
 
@@ -189,22 +205,21 @@ fn pack(root: &Path, made: &host::Made, claims: &Claims, to: &Path) -> Result<()
     }
     images.write(&to.join("oci"))?;
 
-    let program = fs::read(&made.program)?;
-    let inside = Packages::of(root, &lock, &["host-demo"], &features(), None)?;
-    let subject = sbom::Subject::host(&program, &inside, &made.rustc)?;
-    let bill = sbom::bill(&subject, &inside, &carried, claims)?;
-    fs::copy(&made.program, to.join("host-demo"))?;
-    fs::write(to.join("host-demo.cdx.json"), bill)?;
+    for (Program { name, features }, file) in PROGRAMS.iter().zip(&made.programs) {
+        let program = fs::read(file)?;
+        let inside = Packages::of(root, &lock, &[name], features, None)?;
+        let subject = sbom::Subject::program(name, &program, &inside, &made.rustc)?;
+        let carried = if *name == "host-demo" {
+            &carried[..]
+        } else {
+            &[]
+        };
+        let bill = sbom::bill(&subject, &inside, carried, claims)?;
+        fs::copy(file, to.join(name))?;
+        fs::write(to.join(format!("{name}.cdx.json")), bill)?;
+    }
     fs::copy(root.join("LICENSE"), to.join("LICENSE"))?;
     sums::write(to)
-}
-
-/// The host's features that make the components.
-fn features() -> Vec<&'static str> {
-    COMPONENTS
-        .iter()
-        .map(|component| component.feature)
-        .collect()
 }
 
 #[cfg(test)]
@@ -241,7 +256,7 @@ mod tests {
         let program = folder.path().join("program");
         fs::write(&program, "#!/bin/sh\n").unwrap();
         let made = host::Made {
-            program,
+            programs: vec![program.clone(), program],
             components: vec![BUNDLED.to_vec(), BUNDLED_ENVIRONMENT.to_vec()],
             rustc: "1.95.0 (59807616e 2026-04-14)".to_owned(),
         };
@@ -251,6 +266,8 @@ mod tests {
         assert_eq!(is, said);
         for name in [
             "LICENSE",
+            "defender-mock",
+            "defender-mock.cdx.json",
             "defender-endpoint-env.cdx.json",
             "defender-endpoint-env.wasm",
             "defender-endpoint.cdx.json",

@@ -44,11 +44,16 @@ impl Subject {
         })
     }
 
-    pub(crate) fn host(bytes: &[u8], inside: &Packages, rustc: &str) -> Result<Self> {
-        let root = inside.roots.first().context("a host of no package")?;
-        let package = inside.all.get(root).context("a host of no package")?;
+    pub(crate) fn program(
+        name: &str,
+        bytes: &[u8],
+        inside: &Packages,
+        rustc: &str,
+    ) -> Result<Self> {
+        let root = inside.roots.first().context("a program of no package")?;
+        let package = inside.all.get(root).context("a program of no package")?;
         Ok(Self {
-            file: "host-demo".to_owned(),
+            file: name.to_owned(),
             version: root.1.clone(),
             licence: package.licence.clone(),
             digest: sha256(bytes),
@@ -179,7 +184,7 @@ fn hashes(sha256: &str) -> Hashes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{WASM, features};
+    use crate::WASM;
     use host_demo::plugin::BUNDLED;
     use serde_json::Value;
     use std::path::Path;
@@ -209,8 +214,14 @@ mod tests {
         assert_eq!(text, bill(&component, &inside, &[], &none).unwrap());
         let plugin: Value = serde_json::from_str(&text).unwrap();
 
-        let inside = packages("host-demo", &features(), None);
-        let host = Subject::host(b"a program", &inside, "1.95.0 (59807616e 2026-04-14)").unwrap();
+        let inside = packages("host-demo", &["environment-plugin"], None);
+        let host = Subject::program(
+            "host-demo",
+            b"a program",
+            &inside,
+            "1.95.0 (59807616e 2026-04-14)",
+        )
+        .unwrap();
         let carried = [component];
         let host: Value =
             serde_json::from_str(&bill(&host, &inside, &carried, &none).unwrap()).unwrap();

@@ -14,7 +14,7 @@ use defender_quota::{LedgerName, Quota};
 
 /// What a configuration file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct File {
+pub(crate) struct File {
     pub(super) values: BTreeMap<Key, Value>,
     pub(super) allow: Option<Vec<Route>>,
     pub(super) quotas: Option<Vec<Quota>>,
@@ -22,7 +22,7 @@ pub struct File {
 
 /// Something that is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigError {
+pub(crate) struct ConfigError {
     /// The line, counted from 1.
     pub line: usize,
     /// What it is, and what to do about it.
@@ -31,7 +31,7 @@ pub struct ConfigError {
 
 /// What can be wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Problem {
+pub(crate) enum Problem {
     /// It is no TOML.
     #[error("{0}")]
     Syntax(String),
@@ -124,7 +124,7 @@ impl File {
     /// # Errors
     ///
     /// All that is wrong with it, from the first line to the last.
-    pub fn parse(text: &str, folder: &Path) -> Result<Self, Vec<ConfigError>> {
+    pub(crate) fn parse(text: &str, folder: &Path) -> Result<Self, Vec<ConfigError>> {
         let mut reader = Reader {
             text,
             folder,

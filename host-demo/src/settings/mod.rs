@@ -11,8 +11,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-pub use file::{ConfigError, File, Problem};
-pub use resolve::{Replaced, Settings, SettingsError};
+pub(crate) use file::File;
+pub(crate) use resolve::{Replaced, Settings, SettingsError};
 
 use defender_connect::cloud::{Cloud, Region};
 use defender_connect::identity::Method;
@@ -23,11 +23,11 @@ use defender_core::origin::{Origin, OriginError};
 use defender_quota::LedgerName;
 
 /// A configuration with every key, commented.
-pub const EXAMPLE: &str = include_str!("../../../docs/config.example.toml");
+pub(crate) const EXAMPLE: &str = include_str!("../../../docs/config.example.toml");
 
 /// Something that can be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Key {
+pub(crate) enum Key {
     /// Which of Microsoft's clouds.
     Cloud,
     /// Which part of it.
@@ -216,7 +216,7 @@ fn not_an_application(text: &str) -> String {
 }
 
 /// Joins a name and what is wrong with its value: `NAME is …`, or `NAME: …`.
-pub fn about(name: &str, problem: &str) -> String {
+pub(crate) fn about(name: &str, problem: &str) -> String {
     let is_predicate = ["is not ", "is empty", "must "]
         .iter()
         .any(|verb| problem.starts_with(verb));
@@ -232,14 +232,14 @@ fn with_scheme(authority: &str) -> String {
 }
 
 /// Every name of a way to sign in.
-pub fn auth_names() -> Vec<&'static str> {
+pub(crate) fn auth_names() -> Vec<&'static str> {
     let mut names = Method::ALL.map(Method::name).to_vec();
     names.push(TOKEN_FILE);
     names
 }
 
 /// How to sign in by a token at hand, which is no [`Method`] of getting one.
-pub const TOKEN_FILE: &str = "token-file";
+pub(crate) const TOKEN_FILE: &str = "token-file";
 
 /// What is between the texts of a list, where it is shown as one.
 const LIST: &str = ", ";
@@ -369,7 +369,7 @@ const KEYS: &[Doc] = &[
 
 impl Key {
     /// All of them, in the order in which the file has them.
-    pub fn all() -> impl Iterator<Item = Self> {
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
         KEYS.iter().map(|doc| doc.key)
     }
 
@@ -381,22 +381,22 @@ impl Key {
     }
 
     /// The variable of the environment that sets it.
-    pub fn environment(self) -> Option<&'static str> {
+    pub(crate) fn environment(self) -> Option<&'static str> {
         self.doc().environment
     }
 
     /// The flag that sets it.
-    pub fn flag(self) -> Option<&'static str> {
+    pub(crate) fn flag(self) -> Option<&'static str> {
         self.doc().flag
     }
 
     /// Whether its value must not be shown.
-    pub fn is_secret(self) -> bool {
+    pub(crate) fn is_secret(self) -> bool {
         self.doc().form == Form::Secret
     }
 
     /// Whether it names a file that has to be there: what is recorded in can be made.
-    pub fn is_file_to_read(self) -> bool {
+    pub(crate) fn is_file_to_read(self) -> bool {
         self.doc().form == Form::Path && !matches!(self, Self::AuditFile | Self::AuditKey)
     }
 }
@@ -412,7 +412,7 @@ impl fmt::Display for Key {
 
 /// Where a value came from. The later ones go before the earlier ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Source {
+pub(crate) enum Source {
     /// Nobody set it.
     Default,
     /// The file's line, counted from 1.
@@ -448,7 +448,7 @@ impl fmt::Display for Source {
 
 /// A value, as text, and where it came from. That of a secret is empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Value {
+pub(crate) struct Value {
     /// The value. A relative path in a file counts from the file's folder, and is shown so.
     pub text: String,
     /// Where it came from.
@@ -456,7 +456,7 @@ pub struct Value {
 }
 
 /// A length of time as people write it: 90s, 10m, 1h30m.
-pub fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let span: jiff::SignedDuration = text
         .parse()
         .map_err(|_| "expected a length of time such as 90s, 10m or 1h30m".to_owned())?;

@@ -15,7 +15,7 @@ use defender_quota::Quota;
 
 /// What holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     values: BTreeMap<Key, Value>,
     allow: Option<Vec<Route>>,
     quotas: Vec<Quota>,
@@ -29,7 +29,7 @@ const FLAG: u8 = 3;
 
 /// Something of the file's that the environment, unseen, takes the place of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Replaced {
+pub(crate) struct Replaced {
     /// What is not used.
     pub key: Key,
     /// Where it stands.
@@ -40,7 +40,7 @@ pub struct Replaced {
 
 /// What does not go together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SettingsError {
+pub(crate) enum SettingsError {
     /// A value that is not usable.
     #[error("{} ({source_of_it})", super::about(&key.to_string(), error))]
     Value {
@@ -79,7 +79,7 @@ impl Settings {
     ///
     /// A service and a credential are wholes. Whoever names one replaces all of what an earlier one
     /// says about it: a token is not asked for one service and sent to another.
-    pub fn resolve(
+    pub(crate) fn resolve(
         file: File,
         environment: impl Fn(&str) -> Option<String>,
         flags: impl IntoIterator<Item = (Key, String)>,
@@ -276,7 +276,7 @@ impl Settings {
     }
 
     /// What of the file's credential a variable of the environment takes the place of.
-    pub fn replaced(&self) -> &[Replaced] {
+    pub(crate) fn replaced(&self) -> &[Replaced] {
         &self.replaced
     }
 
@@ -333,12 +333,12 @@ impl Settings {
     }
 
     /// A value.
-    pub fn get(&self, key: Key) -> Option<&Value> {
+    pub(crate) fn get(&self, key: Key) -> Option<&Value> {
         self.values.get(&key)
     }
 
     /// A value's text.
-    pub fn text(&self, key: Key) -> Option<&str> {
+    pub(crate) fn text(&self, key: Key) -> Option<&str> {
         self.get(key).map(|value| value.text.as_str())
     }
 
@@ -364,7 +364,7 @@ impl Settings {
     }
 
     /// All that is wrong, as far as that can be told without files and without the network.
-    pub fn problems(&self) -> Vec<SettingsError> {
+    pub(crate) fn problems(&self) -> Vec<SettingsError> {
         let judge = |(key, value): (&Key, &Value)| {
             let error = key.doc().form.judge(&value.text).err()?;
             Some(self.wrong(*key, error))
@@ -408,7 +408,7 @@ impl Settings {
     }
 
     /// The service. Who is trusted there is the caller's to add: it is in a file.
-    pub fn service(&self) -> Result<Service, SettingsError> {
+    pub(crate) fn service(&self) -> Result<Service, SettingsError> {
         if let Some(base_url) = self.text(Key::BaseUrl) {
             let part = |key| self.text(key).ok_or(SettingsError::Incomplete { key });
             let (authority, scope) = (part(Key::Authority)?, part(Key::Scope)?);
@@ -443,7 +443,7 @@ impl Settings {
     }
 
     /// Which private addresses names may lead to.
-    pub fn network(&self) -> Result<Network, SettingsError> {
+    pub(crate) fn network(&self) -> Result<Network, SettingsError> {
         let permitted = |text: &str| {
             let mut networks = text.split(LIST);
             networks
@@ -455,12 +455,12 @@ impl Settings {
     }
 
     /// The proxy to go through, without its credentials.
-    pub fn proxy(&self) -> Result<Option<Proxy>, SettingsError> {
+    pub(crate) fn proxy(&self) -> Result<Option<Proxy>, SettingsError> {
         self.parsed(Key::Proxy, |url| Proxy::new(url).map_err(|e| e.to_string()))
     }
 
     /// What may leave, to this origin.
-    pub fn policy(&self, origin: Origin) -> Policy {
+    pub(crate) fn policy(&self, origin: Origin) -> Policy {
         let routes = match &self.allow {
             Some(routes) => routes.as_slice(),
             None => &Policy::RELEASE_AND_READ,
@@ -473,12 +473,12 @@ impl Settings {
     }
 
     /// The quotas to keep.
-    pub fn quotas(&self) -> &[Quota] {
+    pub(crate) fn quotas(&self) -> &[Quota] {
         &self.quotas
     }
 
     /// How long one call may take.
-    pub fn timeout(&self) -> Result<Duration, SettingsError> {
+    pub(crate) fn timeout(&self) -> Result<Duration, SettingsError> {
         let timeout = self.parsed(Key::Timeout, duration)?;
         Ok(timeout.unwrap_or(CALL_TIMEOUT))
     }

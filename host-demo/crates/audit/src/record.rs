@@ -68,14 +68,18 @@ pub enum Ending {
 pub struct Observed {
     /// `no`, `answered`, or `unanswered`: it may have arrived.
     pub sent: &'static str,
+    /// The status of the response.
     pub status: Option<u16>,
     /// From the moment it was handed to the transport until the answer's head came.
     pub milliseconds: Option<u64>,
+    /// The length of the request's body.
     pub request_bytes: Option<u64>,
+    /// The length of the response's body, as far as it was read.
     pub response_bytes: Option<u64>,
     /// The answer's `mise-correlation-id`: what Microsoft's support asks for.
     #[serde(serialize_with = "cut")]
     pub correlation_id: Option<String>,
+    /// The action in the response.
     pub action: Option<ActionSummary>,
     /// In place of an action, where a list was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,14 +93,20 @@ pub struct Observed {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Claimed {
+    /// A success.
     Ok {
+        /// The action that it returned.
         #[serde(skip_serializing_if = "Option::is_none")]
         action: Option<ActionSummary>,
+        /// The list that it returned.
         #[serde(skip_serializing_if = "Option::is_none")]
         list: Option<Count>,
     },
+    /// An error.
     Err {
+        /// The reason, by its name in the contract.
         reason: &'static str,
+        /// The effect, by its name in the contract.
         effect: &'static str,
         /// The status that it says the service answered with.
         status: Option<u16>,
@@ -115,6 +125,7 @@ impl Claimed {
 
 /// How a call ended.
 pub struct Outcome {
+    /// How the call ended.
     pub ended: Ending,
     /// The rule that let the request pass, if one did.
     pub allowed_by: Option<String>,
@@ -122,7 +133,9 @@ pub struct Outcome {
     pub denied: Vec<String>,
     /// How much was denied.
     pub denials: u32,
+    /// What the boundary observed.
     pub observed: Observed,
+    /// What the plugin returned, if it returned.
     pub claimed: Option<Claimed>,
     /// What was wrong with the plugin.
     pub fault: Option<String>,
@@ -199,6 +212,7 @@ const fn is_zero(number: &u32) -> bool {
 }
 
 impl Trail {
+    /// Returns the trail of one call, of which nothing is recorded yet.
     pub fn new(
         audit: Arc<Audit>,
         clock: Arc<dyn Clock>,

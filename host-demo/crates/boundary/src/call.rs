@@ -115,7 +115,9 @@ pub(super) struct Parts {
 /// What a guest says of a 429, in seconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RateLimitHint {
+    /// The delay in the response's header.
     pub retry_after: Option<u32>,
+    /// The window that the response's message names.
     pub window: Option<u32>,
 }
 
@@ -205,6 +207,7 @@ impl Call {
         seen
     }
 
+    /// Returns the handle by which a guest sends the call's request.
     pub const fn way_out(&self) -> &Arc<WayOut> {
         &self.way
     }
@@ -321,6 +324,7 @@ impl WayOut {
         self.egress.policy().origin()
     }
 
+    /// Returns the span of the call's log entries.
     pub fn span(&self) -> tracing::Span {
         self.span.clone()
     }

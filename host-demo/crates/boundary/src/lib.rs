@@ -306,6 +306,7 @@ impl Egress {
         self.shared.tokens.credential().await
     }
 
+    /// Returns the transport that requests leave by.
     pub fn transport(&self) -> &Transport {
         &self.shared.transport
     }
@@ -402,6 +403,7 @@ impl Egress {
         }
     }
 
+    /// Returns the key under which calls of the operation are counted.
     pub async fn key(&self, operation: Operation) -> Result<Key, IdentityError> {
         let principal = self.principal().await?;
         Ok(Key {

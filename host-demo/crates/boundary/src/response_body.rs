@@ -45,7 +45,7 @@ pub(crate) struct TokenScanner {
 }
 
 impl TokenScanner {
-    pub fn new(token: &[u8]) -> Self {
+    pub(crate) fn new(token: &[u8]) -> Self {
         if token.len() < TOKEN_MIN {
             return Self::default();
         }
@@ -78,7 +78,7 @@ impl TokenScanner {
         }
     }
 
-    pub fn is_in(&self, text: &[u8]) -> bool {
+    pub(crate) fn is_in(&self, text: &[u8]) -> bool {
         Search::new(self.clone()).finds(text)
     }
 }
@@ -211,7 +211,7 @@ pub(crate) type OnEcho = Box<dyn FnOnce() + Send>;
 
 /// The body. No trailers: nobody asked for them, and the list of headers that a guest may see is
 /// not theirs.
-pub struct Answer<B> {
+pub(crate) struct Answer<B> {
     body: Limited<B>,
     decoder: Option<Decoder>,
     pieces: usize,
@@ -228,7 +228,7 @@ pub struct Answer<B> {
 impl<B> Answer<B> {
     /// `headers` are the answer's: they name the body's encoding. `deadline` is the call's, which
     /// ends the call without help from here.
-    pub fn new(
+    pub(crate) fn new(
         body: B,
         headers: &HeaderMap,
         is_list: bool,

@@ -19,10 +19,13 @@ const PLAIN: [&str; 4] = ["", "identity", "none", "utf-8"];
 /// Why a body could not be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
+    /// An encoding that is not decoded here.
     #[error("the response is compressed ({0}), which was not requested")]
     Unsupported(String),
+    /// The body is not what its encoding says.
     #[error("the response is not valid {0}, although its Content-Encoding says so")]
     Invalid(&'static str),
+    /// The decoded body exceeds the limit, in bytes.
     #[error("the decoded response is longer than {0} bytes")]
     TooLong(usize),
 }

@@ -151,6 +151,7 @@ impl Proxy {
         self.oddity
     }
 
+    /// Returns the value of `Proxy-Authorization`, if there are credentials.
     pub const fn credentials(&self) -> Option<&HeaderValue> {
         self.credentials.as_ref()
     }

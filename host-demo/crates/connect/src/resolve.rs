@@ -13,10 +13,10 @@ use crate::address_guard::Guard;
 pub(crate) type Lookup = Arc<dyn Fn(String) -> Found + Send + Sync>;
 
 /// The addresses that a name has.
-pub type Found = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
+pub(crate) type Found = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
 
 /// Asks the operating system.
-pub fn platform() -> Lookup {
+pub(crate) fn platform() -> Lookup {
     Arc::new(|name| {
         Box::pin(async move {
             let found = tokio::net::lookup_host((name, 0)).await?;

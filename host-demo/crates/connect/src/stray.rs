@@ -155,7 +155,7 @@ pub(crate) enum Oddity {
 
 impl Oddity {
     /// Returns what is odd about a secret.
-    pub fn of(secret: &str) -> Option<Self> {
+    pub(crate) fn of(secret: &str) -> Option<Self> {
         let is_name = |name: &str| {
             let name = name.trim_start_matches("export ").trim();
             !name.is_empty()

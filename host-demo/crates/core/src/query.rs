@@ -45,12 +45,19 @@ pub struct ActionQuery {
 /// What is asked for, as texts that were not looked at.
 #[derive(Default)]
 pub struct Asked<'a> {
+    /// The ids of actions.
     pub ids: Vec<&'a str>,
+    /// The id of a device.
     pub machine: Option<&'a str>,
+    /// Types of actions.
     pub types: Vec<&'a str>,
+    /// Statuses of actions.
     pub statuses: Vec<&'a str>,
+    /// The earliest creation time, RFC 3339.
     pub since: Option<&'a str>,
+    /// The size of the page.
     pub top: u32,
+    /// How many entries come before the page.
     pub skip: u32,
 }
 

@@ -15,42 +15,55 @@ use crate::query::MACHINES_MAX;
 /// What a call's answer says, in a few words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResponseSummary {
+    /// One action.
     Action(ActionSummary),
+    /// A page of actions.
     Actions(Listed<ActionSummary>),
-    Machines(Listed<SaidMachine>),
+    /// A page of devices.
+    Machines(Listed<MachineSummary>),
 }
 
 /// What a machine action is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ActionSummary {
+    /// The action's id.
     #[serde(serialize_with = "cut_text")]
     pub id: String,
+    /// What the action does, in the API's words.
     #[serde(rename = "type", serialize_with = "cut_text")]
     pub type_: String,
+    /// How far it is, in the API's words.
     #[serde(serialize_with = "cut_text")]
     pub status: String,
+    /// The device's id.
     #[serde(serialize_with = "cut")]
     pub machine: Option<String>,
 }
 
 /// What a device is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SaidMachine {
+pub struct MachineSummary {
+    /// The device's id.
     pub id: String,
+    /// The device's DNS name.
     pub name: Option<String>,
 }
 
 /// A list, and whether there may be more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed<T> {
+    /// The entries that were read.
     pub items: Vec<T>,
+    /// Whether there may be more.
     pub truncated: bool,
 }
 
 /// A list, for the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Count {
+    /// How many entries were read.
     pub items: usize,
+    /// Whether there may be more.
     pub truncated: bool,
 }
 
@@ -65,7 +78,7 @@ impl ResponseSummary {
                 list(body, query.top(), ActionSummary::in_answer).map(Self::Actions)
             }
             Some(Target::Name(_)) => {
-                list(body, MACHINES_MAX, SaidMachine::in_answer).map(Self::Machines)
+                list(body, MACHINES_MAX, MachineSummary::in_answer).map(Self::Machines)
             }
         }
     }
@@ -131,7 +144,7 @@ impl ActionSummary {
     }
 }
 
-impl SaidMachine {
+impl MachineSummary {
     fn in_answer(json: &[u8]) -> Option<Self> {
         let [id, name] = texts(json, ["id", "computerDnsName"])?;
         Some(Self {

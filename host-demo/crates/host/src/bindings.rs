@@ -30,7 +30,7 @@ pub use generated::exports::defender::endpoint::machines::{FoundMachines, Machin
 pub use generated::{Plugin, PluginPre};
 
 use defender_core::query::{ActionQuery, Asked};
-use defender_core::summary::{ActionSummary, Listed, ResponseSummary, SaidMachine};
+use defender_core::summary::{ActionSummary, Listed, MachineSummary, ResponseSummary};
 
 impl MachineActionFilter {
     /// All actions.
@@ -161,7 +161,7 @@ impl From<&MachineActionPage> for ResponseSummary {
 impl From<&FoundMachines> for ResponseSummary {
     fn from(found: &FoundMachines) -> Self {
         Self::Machines(Listed {
-            items: found.items.iter().map(SaidMachine::from).collect(),
+            items: found.items.iter().map(MachineSummary::from).collect(),
             truncated: found.truncated,
         })
     }
@@ -178,7 +178,7 @@ impl From<&MachineAction> for ActionSummary {
     }
 }
 
-impl From<&Machine> for SaidMachine {
+impl From<&Machine> for MachineSummary {
     fn from(machine: &Machine) -> Self {
         Self {
             id: machine.id.clone(),

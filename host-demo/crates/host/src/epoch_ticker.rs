@@ -28,10 +28,10 @@ struct State {
 }
 
 /// As long as it is there, the epochs are counted.
-pub struct Needed(Arc<Shared>);
+pub(crate) struct Needed(Arc<Shared>);
 
 impl EpochTicker {
-    pub fn start(engine: &Engine) -> std::io::Result<Self> {
+    pub(crate) fn start(engine: &Engine) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -43,7 +43,7 @@ impl EpochTicker {
         Ok(Self(shared))
     }
 
-    pub fn needed(&self) -> Needed {
+    pub(crate) fn needed(&self) -> Needed {
         self.0.state().needed += 1;
         self.0.changed.notify_one();
         Needed(Arc::clone(&self.0))

@@ -23,6 +23,7 @@ pub enum When {
 }
 
 impl When {
+    /// Reads a time of the service.
     pub fn read(text: &str) -> Self {
         match text.parse() {
             Ok(time) => Self::At(time),

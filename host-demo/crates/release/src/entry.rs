@@ -268,7 +268,7 @@ impl Entry {
 }
 
 /// Whether an action with this status has ended, and well.
-pub const fn ending(status: &ActionStatus) -> Option<bool> {
+pub(crate) const fn ending(status: &ActionStatus) -> Option<bool> {
     match status {
         bindings::ActionStatus::Succeeded => Some(true),
         ActionStatus::Failed | ActionStatus::TimeOut | ActionStatus::Cancelled => Some(false),

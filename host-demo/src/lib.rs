@@ -45,13 +45,13 @@ pub use defender_connect::{
     address_guard as guard, cloud, identity, proxy as network, stray, transport,
 };
 #[doc(inline)]
-pub use defender_core::{clock, digest, escape as harmless, files, id, query, retry, shell};
+pub use defender_core::{clock, escape as harmless, files, id, query, retry, shell};
 #[doc(inline)]
 pub use defender_gateway as gateway;
 #[doc(inline)]
 pub use defender_host as host;
 #[doc(inline)]
-pub use defender_host::{bindings as contract, plugin};
+pub use defender_host::{bindings as contract, digest, plugin};
 #[doc(inline)]
 pub use defender_quota as limits;
 #[doc(inline)]

@@ -18,8 +18,8 @@ use defender_connect::cloud::{Cloud, Region};
 use defender_connect::identity::Method;
 use defender_connect::proxy::{Network, Proxy};
 use defender_connect::stray;
-use defender_core::digest::Digest;
 use defender_core::origin::{Origin, OriginError};
+use defender_host::plugin::Digest;
 use defender_quota::LedgerName;
 
 /// A configuration with every key, commented.

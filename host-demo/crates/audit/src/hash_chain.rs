@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::AuditError;
 use super::key::Key;
-use defender_core::digest::hex;
+use defender_core::escape::hex;
 
 /// The length of a hash in hexadecimal digits.
 pub(super) const HASH_DIGITS: usize = 64;

@@ -9,7 +9,7 @@ use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 
 use super::{AuditError, Doing};
-use defender_core::digest::hex;
+use defender_core::escape::hex;
 use defender_core::files::{self, FileError};
 
 const BYTES: usize = 32;

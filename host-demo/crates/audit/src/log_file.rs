@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::hash_chain::{self, Head, Torn};
 use super::key::Key;
 use super::{AuditError, Doing};
-use defender_core::digest::hex;
+use defender_core::escape::hex;
 use defender_core::files::{self, FileError};
 
 /// How far back the last whole record is looked for: it, and what a killed process may have left.

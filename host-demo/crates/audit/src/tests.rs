@@ -877,7 +877,7 @@ fn a_closing_record_accounts_for_exactly_what_it_names() {
     let (line, head) = (String::from_utf8(text.clone()).unwrap(), text.len() as u64);
     let (_, after) = hash_chain::check(&key, line.trim_end().as_bytes()).unwrap();
     let closed_off = |offset, bytes, hashed: &[u8], left: &[u8]| {
-        let sha256 = defender_core::digest::hex(&<sha2::Sha256 as sha2::Digest>::digest(hashed));
+        let sha256 = defender_core::escape::hex(&<sha2::Sha256 as sha2::Digest>::digest(hashed));
         let closing = record::closing(&Torn {
             offset,
             bytes,

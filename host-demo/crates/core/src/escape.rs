@@ -87,9 +87,13 @@ pub fn cut_text<S: Serializer>(text: &str, to: S) -> Result<S::Ok, S::Error> {
 }
 
 /// Serializes an optional text as [`cut_text`] does.
-#[expect(clippy::ref_option, reason = "the form that serde asks for")]
 pub fn cut<S: Serializer>(text: &Option<String>, to: S) -> Result<S::Ok, S::Error> {
     text.as_deref().map(Cut).serialize(to)
+}
+
+/// Writes bytes as lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

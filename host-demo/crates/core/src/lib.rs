@@ -8,7 +8,6 @@
 )]
 
 pub mod clock;
-pub mod digest;
 pub mod escape;
 pub mod files;
 pub mod id;

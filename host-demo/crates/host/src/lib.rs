@@ -22,6 +22,7 @@
 //! ```
 
 pub mod bindings;
+pub mod digest;
 mod epoch_ticker;
 mod error;
 pub mod plugin;

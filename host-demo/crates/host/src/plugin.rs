@@ -44,7 +44,7 @@ use crate::wasi_hooks::{self, Hooks};
 use defender_core::files::{self, FileError};
 use defender_core::operation::Operation;
 
-pub use defender_core::digest::{Digest, DigestError};
+pub use crate::digest::{Digest, DigestError};
 pub use fault::Fault;
 
 use fault::FRAMES_MAX;

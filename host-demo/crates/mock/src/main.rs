@@ -1,6 +1,7 @@
 //! `defender-mock`: the stand-in as a program, to try clients out. See `defender-mock --help`.
 
 use std::fmt::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, LazyLock};
@@ -139,7 +140,12 @@ async fn run(args: Args) -> anyhow::Result<()> {
         write(path, pem)?;
     }
     let (token_file, _removed_in_the_end) = token_file(&mock, &args)?;
-    introduce(&mock, &args, token_file.as_deref())?;
+    let text = introduction(&mock, &args, token_file.as_deref())?;
+    // A reader that has seen enough may close the pipe; the stand-in goes on.
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error.into()),
+        _ => {}
+    }
     ended.await;
     mock.shutdown().await;
     Ok(())
@@ -206,7 +212,6 @@ fn token_file(mock: &Mock, args: &Args) -> anyhow::Result<(Option<PathBuf>, Opti
 
 /// Readable for this user only: one of the files holds a token.
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
 
     let mut options = std::fs::OpenOptions::new();
@@ -217,29 +222,26 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
         .with_context(|| format!("{} can't be written", path.display()))
 }
 
-/// What a client needs, ready to paste.
-fn introduce(mock: &Mock, args: &Args, token_file: Option<&Path>) -> anyhow::Result<()> {
+/// Returns what a client needs, ready to paste.
+fn introduction(mock: &Mock, args: &Args, token_file: Option<&Path>) -> anyhow::Result<String> {
     let ids = mock.machine_ids();
     let absolute = |path: &Path| std::path::absolute(path);
     let token_file = token_file.map(absolute).transpose()?;
     let ca_file = args.ca_out.as_deref().map(absolute).transpose()?;
     if args.output == Output::Json {
-        println!(
-            "{}",
-            json!({
-                "type": "mock",
-                "base_url": mock.base_url(),
-                "authority": mock.authority(),
-                "scope": mock.scope(),
-                "tenant_id": mock.tenant_id(),
-                "client_id": mock.client_id(),
-                "client_secret": mock.client_secret(),
-                "ca_file": ca_file,
-                "token_file": token_file,
-                "machine_ids": ids,
-            })
-        );
-        return Ok(());
+        let about = json!({
+            "type": "mock",
+            "base_url": mock.base_url(),
+            "authority": mock.authority(),
+            "scope": mock.scope(),
+            "tenant_id": mock.tenant_id(),
+            "client_id": mock.client_id(),
+            "client_secret": mock.client_secret(),
+            "ca_file": ca_file,
+            "token_file": token_file,
+            "machine_ids": ids,
+        });
+        return Ok(format!("{about}\n"));
     }
     let connection = Connection {
         base_url: mock.base_url(),
@@ -256,21 +258,19 @@ fn introduce(mock: &Mock, args: &Args, token_file: Option<&Path>) -> anyhow::Res
         },
         time_scale: args.time_scale,
     };
-    println!(
-        "# A stand-in for Defender and Entra listens at {}.",
+    let id = ids.first().map_or("MACHINE_ID", String::as_str);
+    let mut text = format!(
+        "# A stand-in for Defender and Entra listens at {}.\n# In another terminal:\n",
         mock.base_url()
     );
-    println!("# In another terminal:");
-    let id = ids.first().map_or("MACHINE_ID", String::as_str);
-    connection
-        .lines(Shell::HERE, &program(), id)
-        .iter()
-        .for_each(|line| println!("{line}"));
-    println!("# The devices it knows:");
-    for id in &ids {
-        println!("#   {id}");
+    for line in connection.lines(Shell::HERE, &program(), id) {
+        text += &format!("{line}\n");
     }
-    Ok(())
+    text += "# The devices it knows:\n";
+    for id in &ids {
+        text += &format!("#   {id}\n");
+    }
+    Ok(text)
 }
 
 /// What a client names to reach the stand-in.

@@ -1,7 +1,8 @@
-//! SHA-256 digests of components, and hexadecimal digits.
+//! SHA-256 digests of components.
 
 use std::str::FromStr;
 
+use defender_core::escape::hex;
 use sha2::{Digest as _, Sha256};
 
 /// SHA-256 of a component.
@@ -21,14 +22,9 @@ impl std::fmt::Display for Digest {
     }
 }
 
-/// Writes bytes as lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// A text that is not a [`Digest`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a SHA-256 has 64 hexadecimal digits, as `host-demo inspect` and `sha256sum` print them")]
+#[error("a SHA-256 has 64 hexadecimal digits, as `sha256sum` prints them")]
 pub struct DigestError;
 
 impl FromStr for Digest {

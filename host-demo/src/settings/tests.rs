@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::file::{ConfigError, Problem};
 use super::*;
 use defender_boundary::policy::Route;
 use defender_connect::cloud::Service;

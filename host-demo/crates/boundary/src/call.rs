@@ -24,8 +24,8 @@ use tokio::sync::watch;
 use tracing::Instrument as _;
 
 use super::{AnswerError, Egress, Observation, Refusal, SendError};
-use crate::denial::Denial;
 use crate::grant::Grant;
+use crate::policy::Denial;
 use crate::policy::Route;
 use crate::response_body::{Answer, TokenScanner};
 use defender_audit::{AuditError, Claimed, Ending, Trail};

@@ -1,6 +1,6 @@
 //! Why a call does not begin, a connection is not opened, a request is not answered.
 
-use crate::denial::Denial;
+use crate::policy::Denial;
 use defender_audit::AuditError;
 use defender_connect::identity::IdentityError;
 use defender_connect::transport::TransportError;

@@ -1,6 +1,6 @@
 //! What one call may do: one operation, on one target, with one request.
 
-use crate::denial::Denial;
+use crate::policy::Denial;
 use defender_core::escape::shown;
 
 pub use defender_core::operation::{Operation, Target};

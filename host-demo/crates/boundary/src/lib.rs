@@ -35,7 +35,6 @@
 //! ```
 
 mod call;
-mod denial;
 mod error;
 pub mod grant;
 mod observation;

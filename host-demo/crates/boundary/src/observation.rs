@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::denial::Denial;
 use crate::grant::Grant;
+use crate::policy::Denial;
 use crate::policy::Route;
 use crate::response_body::AnswerError;
 use defender_audit::{AuditError, Claimed, Ending, Observed, Outcome};

@@ -30,6 +30,8 @@
 //! # Ok(()) }
 //! ```
 
+mod denial;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -39,8 +41,8 @@ use defender_core::escape::shown;
 use defender_core::operation::{Operation, Target};
 use defender_core::query::{self, ActionQuery};
 
-pub use crate::denial::Denial;
 pub use defender_core::origin::{Origin, OriginError};
+pub use denial::Denial;
 
 /// One kind of request, as `METHOD /path/with/{parameters}`.
 ///

@@ -5,12 +5,12 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::Serialize;
 use uuid::Uuid;
 
 use super::machine::Machine;
+use super::machine_action::{ActionStatus, ActionType, MachineAction, ticks};
 use super::switches::{LateCancel, Switches};
-use super::wire::{MachineAction, ticks};
+
 use defender_core::clock::Moment;
 
 /// In a recorded answer, the last update is this much later than the creation.
@@ -21,27 +21,6 @@ const FIRST_UPDATE: Duration = Duration::from_nanos(1_100);
 pub(super) struct Now {
     pub(super) moment: Moment,
     pub(super) wall: Timestamp,
-}
-
-/// What a device is asked to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-pub enum ActionType {
-    /// Run programs signed by Microsoft only.
-    RestrictCodeExecution,
-    /// Run every program again.
-    UnrestrictCodeExecution,
-}
-
-/// How far an action has come, spelled as on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[expect(missing_docs, reason = "the names are Microsoft's and say it")]
-pub enum ActionStatus {
-    Pending,
-    InProgress,
-    Succeeded,
-    Failed,
-    TimeOut,
-    Cancelled,
 }
 
 /// How an action ends.

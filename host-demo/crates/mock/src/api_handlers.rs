@@ -7,10 +7,11 @@ use http::header::{
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-use super::action::{ActionType, Now};
+use super::action::Now;
 use super::api_error::Refusal;
 use super::defender::{Cancelling, Order, Service, Submission};
 use super::entra::Directory;
+use super::machine_action::ActionType;
 use super::odata::{self, Condition, Query};
 use super::route::Call;
 use super::switches::{

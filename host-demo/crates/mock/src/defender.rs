@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::action::{Action, ActionStatus, ActionType, DeviceBehaviour, Ending, Now, Subject};
+use super::action::{Action, DeviceBehaviour, Ending, Now, Subject};
 use super::machine::Machine;
+use super::machine_action::MachineAction;
+use super::machine_action::{ActionStatus, ActionType};
 use super::switches::{Case, Duplicate, ListOrder, Lock, MachineName, Switches, Unneeded};
-use super::wire::MachineAction;
 use defender_core::clock::Moment;
 
 /// Actions beyond this many are forgotten, the oldest first.

@@ -4,6 +4,9 @@
 //! authorization grant" and "Microsoft Entra authentication and authorization error codes"; the
 //! sentences are what the service says.
 
+pub(super) mod client_assertion;
+pub(super) mod device_code;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, HeaderName, ORIGIN};
@@ -12,11 +15,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::client_assertion::{Expected, Registered, Used};
-use super::device_code::SignIns;
 use super::switches::Switches;
 use super::token::{Claims, Grant, Tokens};
 use super::wire::{Reply, header_text, unescape};
+use client_assertion::{Expected, Registered, Used};
+use device_code::SignIns;
 
 /// Resources that a tenant knows beside the API's own: tokens for them are given out, and the API
 /// refuses them. The first is the host that is called, which is the most natural mistake.

@@ -67,15 +67,14 @@
 mod action;
 mod api_error;
 mod api_handlers;
-mod client_assertion;
 mod defender;
-mod device_code;
 mod entra;
 mod fault;
 mod faulty_body;
 mod faulty_connection;
 mod imds;
 mod machine;
+mod machine_action;
 mod odata;
 mod quota;
 mod replay;
@@ -99,10 +98,11 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use uuid::Uuid;
 
-pub use self::action::{ActionStatus, ActionType, DeviceBehaviour, Ending};
-pub use self::client_assertion::Federation;
+pub use self::action::{DeviceBehaviour, Ending};
+pub use self::entra::client_assertion::Federation;
 pub use self::fault::Fault;
 pub use self::machine::Machine;
+pub use self::machine_action::{ActionStatus, ActionType, MachineAction};
 pub use self::replay::{Replay, ReplayError};
 pub use self::request_log::Arrival;
 pub use self::route::Api;
@@ -113,12 +113,11 @@ pub use self::switches::{
     ServerErrorBody, SwitchDoc, SwitchError, Switches, Target, Unneeded, UserSignIn, Window,
 };
 pub use self::token::Grant;
-pub use self::wire::MachineAction;
 
-use self::client_assertion::{Registered, Used};
 use self::defender::{Order, Service, Submission};
-use self::device_code::SignIns;
 use self::entra::Directory;
+use self::entra::client_assertion::{Registered, Used};
+use self::entra::device_code::SignIns;
 use self::fault::Faults;
 use self::quota::Quotas;
 use self::request_log::Record;

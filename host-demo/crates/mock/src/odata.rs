@@ -8,8 +8,9 @@ use http::StatusCode;
 use jiff::Timestamp;
 
 use super::api_error::Refusal;
+use super::machine_action::MachineAction;
 use super::switches::{Case, ListFilter};
-use super::wire::{MachineAction, unescape};
+use super::wire::unescape;
 
 /// The longest page, as documented. (`$stop` there is a typo for `$top`: microsoft-365-docs#12682.)
 const PAGE_MAX: usize = 10_000;

@@ -17,9 +17,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::action::{ActionType, Now};
+use super::action::Now;
 use super::api_error::Refusal;
 use super::api_handlers::{ACTION_PROPERTIES, Request, query_of};
+use super::machine_action::ActionType;
 use super::odata::{Condition, Query};
 use super::route::Call;
 use super::switches::Switches;

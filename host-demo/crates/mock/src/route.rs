@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use super::action::ActionType;
+use super::machine_action::ActionType;
 use super::switches::{Case, Header, Switches};
 use super::wire::unescape;
 

@@ -18,8 +18,8 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use super::cache::{Fetch, Fetched};
 use super::error::{first_sentence, refusal_in};
+use super::fetch::{Fetch, Fetched};
 use super::{BearerToken, IdentityError, Method};
 use crate::cloud::Service;
 use defender_core::clock::Clock;

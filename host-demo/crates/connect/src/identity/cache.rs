@@ -6,10 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{
-    BearerToken, Credential, IdentityError, Method, Principal, Retry, Settings, TokenSource, method,
-};
-use crate::cloud::Service;
+use super::fetch::Fetch;
+use super::{BearerToken, Credential, IdentityError, Method, Principal, Retry, TokenSource};
 use defender_core::clock::{Clock, Moment};
 use defender_core::retry::{RETRY_AFTER_MAX, backoff, jitter};
 
@@ -25,29 +23,6 @@ const RENEWAL_REST: Duration = Duration::from_secs(30);
 /// is not replaced again. Such a 401 has another reason, such as a licence, and each call of a long
 /// run would ask the authority anew.
 const REJECTION_REST: Duration = Duration::from_secs(300);
-
-/// How a token is had. The cache sees to it that only one fetch runs at a time.
-#[async_trait]
-pub(super) trait Fetch: Send + Sync {
-    async fn fetch(&self) -> Result<Fetched, IdentityError>;
-
-    /// Whose tokens they are, where that is known before there is one.
-    fn principal(&self) -> Option<Principal> {
-        None
-    }
-
-    /// The credential that tokens are obtained with, where there is one.
-    async fn credential(&self) -> Option<Credential> {
-        None
-    }
-}
-
-/// A new token.
-#[derive(Clone, Debug)]
-pub(super) struct Fetched {
-    pub(super) token: BearerToken,
-    pub(super) expires: Moment,
-}
 
 /// A token, and from when on it should be renewed.
 #[derive(Clone)]
@@ -89,20 +64,6 @@ impl fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// Tokens for a service, by a method, with what `settings` has for it. Asks nobody yet.
-    ///
-    /// The service's authority is reached as the service says: by its proxy, and trusting whom it
-    /// trusts there.
-    pub fn new(
-        method: Method,
-        settings: Settings,
-        service: &Service,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self, IdentityError> {
-        let fetch = method::fetch(method, &settings, service, &clock)?;
-        Ok(Self::keeping(method, fetch, clock))
-    }
-
     pub(super) fn keeping(method: Method, fetch: Box<dyn Fetch>, clock: Arc<dyn Clock>) -> Self {
         Self {
             method,

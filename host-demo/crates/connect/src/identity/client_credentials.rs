@@ -12,8 +12,8 @@ use azure_identity::{
     ClientSecretCredential, ClientSecretCredentialOptions,
 };
 
-use super::cache::{Fetch, Fetched};
 use super::client_assertion::Certificate;
+use super::fetch::{Fetch, Fetched};
 use super::token_endpoint::{Endpoint, Whom};
 use super::{BearerToken, Credential, CredentialKind, IdentityError, Principal};
 use crate::cloud::Service;

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use async_trait::async_trait;
 
-use super::cache::{Fetch, Fetched};
+use super::fetch::{Fetch, Fetched};
 use super::{Credential, IdentityError, Method, Principal};
 
 /// How a token could be had, or why it can't.

@@ -11,7 +11,7 @@ use oauth2::{
     StandardDeviceAuthorizationResponse, TokenResponse as _, TokenUrl,
 };
 
-use super::cache::{Fetch, Fetched};
+use super::fetch::{Fetch, Fetched};
 use super::token_endpoint::{Endpoint, Failure, Whom};
 use super::{BearerToken, IdentityError};
 use crate::cloud::Service;

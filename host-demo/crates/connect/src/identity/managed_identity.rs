@@ -12,8 +12,8 @@ use azure_core::credentials::TokenCredential as _;
 use azure_identity::{ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId};
 use http::StatusCode;
 
-use super::cache::{Fetch, Fetched};
 use super::client_credentials::bearer;
+use super::fetch::{Fetch, Fetched};
 use super::token_endpoint::{Endpoint, Failure, Whom};
 use super::{IdentityError, Method};
 use crate::cloud::Service;

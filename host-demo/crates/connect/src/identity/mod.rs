@@ -32,6 +32,7 @@
 //! ```
 
 mod azure_cli;
+mod build;
 mod cache;
 mod certificate;
 mod client_assertion;
@@ -39,6 +40,7 @@ mod client_credentials;
 mod default_chain;
 mod device_code;
 mod error;
+mod fetch;
 mod managed_identity;
 mod method;
 mod redact;

@@ -8,14 +8,14 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::entra::Failure;
-use super::switches::{Switches, UserSignIn};
+use super::Failure;
+use crate::switches::{Switches, UserSignIn};
 
 /// Seconds between two polls, as documented.
 const INTERVAL: u64 = 5;
 
 #[derive(Default)]
-pub(super) struct SignIns {
+pub(crate) struct SignIns {
     waiting: HashMap<String, Waiting>,
     refresh: HashSet<String>,
 }
@@ -29,7 +29,7 @@ struct Waiting {
 }
 
 #[derive(Serialize)]
-pub(super) struct DeviceCodeAnswer {
+pub(crate) struct DeviceCodeAnswer {
     user_code: String,
     device_code: String,
     verification_uri: &'static str,
@@ -39,14 +39,14 @@ pub(super) struct DeviceCodeAnswer {
 }
 
 /// A sign-in that has come to its end.
-pub(super) struct SignedIn {
-    pub(super) audience: String,
-    pub(super) refresh_token: Option<String>,
+pub(crate) struct SignedIn {
+    pub(crate) audience: String,
+    pub(crate) refresh_token: Option<String>,
 }
 
 impl SignIns {
     /// Answers the device-code endpoint.
-    pub(super) fn begin(
+    pub(crate) fn begin(
         &mut self,
         audience: String,
         offline: bool,
@@ -84,7 +84,7 @@ impl SignIns {
     }
 
     /// Answers a poll. The user comes, if at all, between the first one and the second.
-    pub(super) fn poll(
+    pub(crate) fn poll(
         &mut self,
         device_code: &str,
         switches: &Switches,
@@ -136,7 +136,7 @@ impl SignIns {
     }
 
     /// Redeems a refresh token for another one. As at Entra, the old one goes on to hold.
-    pub(super) fn refresh(&mut self, token: &str, switches: &Switches) -> Result<String, Failure> {
+    pub(crate) fn refresh(&mut self, token: &str, switches: &Switches) -> Result<String, Failure> {
         if switches.refresh_tokens && self.refresh.contains(token) {
             return Ok(self.issue());
         }

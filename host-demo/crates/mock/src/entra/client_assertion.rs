@@ -12,7 +12,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::entra::Failure;
+use super::Failure;
 
 /// Leeway for clocks that differ. How much Entra gives is not documented; five minutes is what its
 /// libraries give.
@@ -33,14 +33,14 @@ pub struct Federation {
 
 /// What of earlier assertions is remembered: their `jti`, until they have expired.
 #[derive(Default)]
-pub(super) struct Used(HashMap<String, i64>);
+pub(crate) struct Used(HashMap<String, i64>);
 
 /// What an application has registered.
 #[derive(Clone, Default)]
-pub(super) struct Registered {
+pub(crate) struct Registered {
     /// Certificates, DER.
-    pub(super) certificates: Vec<Vec<u8>>,
-    pub(super) federations: Vec<Federation>,
+    pub(crate) certificates: Vec<Vec<u8>>,
+    pub(crate) federations: Vec<Federation>,
 }
 
 /// A JSON Web Signature in its compact form (RFC 7515, section 7.1).
@@ -98,16 +98,16 @@ impl<'a> Signed<'a> {
 }
 
 /// Who must have sent the assertion, to whom, and when.
-pub(super) struct Expected<'a> {
-    pub(super) client_id: &'a str,
+pub(crate) struct Expected<'a> {
+    pub(crate) client_id: &'a str,
     /// The token endpoint that was asked.
-    pub(super) endpoint: &'a str,
-    pub(super) now: Timestamp,
+    pub(crate) endpoint: &'a str,
+    pub(crate) now: Timestamp,
 }
 
 impl Registered {
     /// Decides whether an assertion stands for the application.
-    pub(super) fn check(
+    pub(crate) fn check(
         &self,
         assertion: &str,
         expected: &Expected<'_>,

@@ -1,15 +1,55 @@
-//! The command's modules depend on each other in one direction only.
+//! The parts depend on each other in one direction only: the crates, the command's folders, and the
+//! modules within each.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// What each crate may use of the others, besides for its tests.
+const CRATES: [(&str, &[&str]); 12] = [
+    ("defender-core", &[]),
+    ("defender-mock", &["core"]),
+    ("defender-quota", &["core"]),
+    ("defender-connect", &["core"]),
+    ("defender-audit", &["core", "quota"]),
+    ("defender-boundary", &["audit", "connect", "core", "quota"]),
+    ("defender-gateway", &["boundary", "core"]),
+    ("defender-component", &[]),
+    (
+        "defender-host",
+        &[
+            "audit",
+            "boundary",
+            "component",
+            "connect",
+            "core",
+            "plugin",
+            "quota",
+        ],
+    ),
+    (
+        "defender-release",
+        &["boundary", "connect", "core", "host", "quota"],
+    ),
+    (
+        "host-demo",
+        &[
+            "audit", "boundary", "connect", "core", "gateway", "host", "quota", "release",
+        ],
+    ),
+    ("plugin", &[]),
+];
 
 /// What each part of the command may use of the others.
-const MAY_USE: [(&str, &[&str]); 6] = [
+const MAY_USE: [(&str, &[&str]); 7] = [
     ("dispatch", &["args", "commands", "exit", "setup", "ui"]),
-    ("commands", &["args", "exit", "setup", "ui"]),
-    ("setup", &["args", "exit", "ui"]),
+    ("commands", &["args", "exit", "settings", "setup", "ui"]),
+    ("setup", &["args", "exit", "settings", "ui"]),
     ("ui", &["args", "exit"]),
-    ("args", &[]),
+    ("args", &["settings"]),
+    ("settings", &[]),
     ("exit", &[]),
 ];
 
@@ -17,8 +57,35 @@ const MAY_USE: [(&str, &[&str]); 6] = [
 type Names = Vec<String>;
 
 #[test]
+fn each_crate_depends_only_on_those_below_it() {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["metadata", "--format-version=1", "--no-deps", "--locked"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let workspace: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = workspace["packages"].as_array().unwrap();
+    let name = |value: &Value| value["name"].as_str().unwrap().to_owned();
+    let ours: BTreeSet<String> = packages.iter().map(name).collect();
+    for (part, below) in CRATES {
+        let package = packages.iter().find(|package| name(package) == part);
+        let package = package.unwrap_or_else(|| panic!("there is no package {part}"));
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let other = name(dependency);
+            let is_own = ours.contains(&other) && dependency["kind"].is_null();
+            let short = other.trim_start_matches("defender-");
+            assert!(
+                !is_own || below.contains(&short),
+                "{part} depends on {other}"
+            );
+        }
+    }
+}
+
+#[test]
 fn each_part_uses_only_the_parts_below_it() {
-    for (module, uses) in modules() {
+    for (module, uses) in modules(&sources("host-demo")) {
         let (part, below) = MAY_USE.iter().find(|(part, _)| *part == module[0]).unwrap();
         // A subcommand is a part of its own.
         let own = &module[..module.len().min(if *part == "commands" { 2 } else { 1 })];
@@ -29,36 +96,73 @@ fn each_part_uses_only_the_parts_below_it() {
     }
 }
 
+/// A parent and its children may use each other; siblings form no cycle.
 #[test]
-fn the_files_of_a_folder_form_no_cycle() {
-    let mut files: BTreeMap<Names, BTreeSet<Names>> = BTreeMap::new();
-    for (module, uses) in modules().into_iter().filter(|(module, _)| module.len() > 1) {
-        let used = uses.iter().filter_map(|used| Some(used.get(..2)?.to_vec()));
-        let file = module[..2].to_vec();
-        let others = used.filter(|other| *other != file && other[0] == file[0]);
-        files.entry(file.clone()).or_default().extend(others);
+fn siblings_form_no_cycle() {
+    let crates = CRATES[..CRATES.len() - 1].iter().map(|(name, _)| *name);
+    for name in crates {
+        let modules = modules(&sources(name));
+        let parents: BTreeSet<Names> = modules
+            .iter()
+            .flat_map(|(module, _)| (0..module.len()).map(|depth| module[..depth].to_vec()))
+            .collect();
+        for parent in parents {
+            no_cycle(name, &parent, &modules);
+        }
     }
-    while !files.is_empty() {
-        let all: BTreeSet<Names> = files.keys().cloned().collect();
-        files.retain(|_, others| !others.is_disjoint(&all));
-        assert!(files.len() < all.len(), "a cycle: {files:#?}");
+}
+
+fn no_cycle(name: &str, parent: &Names, modules: &[(Names, Vec<Names>)]) {
+    let depth = parent.len();
+    let child = |names: &Names| {
+        (names.len() > depth && names.starts_with(parent)).then(|| names[depth].clone())
+    };
+    let mut children: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (module, uses) in modules {
+        if let Some(own) = child(module) {
+            let others = uses.iter().filter_map(child).filter(|other| *other != own);
+            let others: Vec<_> = others.collect();
+            children.entry(own).or_default().extend(others);
+        }
+    }
+    while !children.is_empty() {
+        let all: BTreeSet<String> = children.keys().cloned().collect();
+        children.retain(|_, others| !others.is_disjoint(&all));
+        assert!(
+            children.len() < all.len(),
+            "a cycle in {name}, {parent:?}: {children:#?}"
+        );
+    }
+}
+
+/// The folder of a crate's sources.
+fn sources(name: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host-demo");
+    match name.strip_prefix("defender-") {
+        Some(part) => root.join("crates").join(part).join("src"),
+        None => root.join("src"),
     }
 }
 
 /// The modules, each with what it uses.
-fn modules() -> Vec<(Names, Vec<Names>)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host-demo/src");
+fn modules(root: &Path) -> Vec<(Names, Vec<Names>)> {
     let mut modules = Vec::new();
-    let mut paths = Vec::from(MAY_USE.map(|(part, _)| root.join(part)));
+    let mut paths = vec![root.to_owned()];
     while let Some(path) = paths.pop() {
         if let Ok(entries) = path.read_dir() {
             paths.extend(entries.map(|entry| entry.unwrap().path()));
             continue;
         }
-        let name = path.strip_prefix(&root).unwrap().with_extension("");
+        let name = path.strip_prefix(root).unwrap().with_extension("");
+        let is_code = path.extension() == Some("rs".as_ref());
+        let is_left_out =
+            |part: &std::ffi::OsStr| part == "lib" || part == "main" || part == "tests";
+        if !is_code || name.iter().any(is_left_out) {
+            continue;
+        }
         let names = name.iter().map(|name| name.to_str().unwrap().to_owned());
         let module: Names = names.filter(|name| name != "mod").collect();
-        let text = std::fs::read_to_string(path.with_extension("rs")).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
         let (code, _tests) = text.split_once("\n#[cfg(test)]").unwrap_or((&text, ""));
         modules.push((module.clone(), uses(&module, code)));
     }
@@ -68,6 +172,10 @@ fn modules() -> Vec<(Names, Vec<Names>)> {
 /// Every path that begins with `crate` or `super`. (`note!` calls `ui::output`.)
 fn uses(module: &Names, code: &str) -> Vec<Names> {
     let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+    let lines = code
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    let code = lines.collect::<Vec<_>>().join("\n");
     let code = code.replace("note!(", " crate::ui::output(");
     let starts = code
         .match_indices("crate::")

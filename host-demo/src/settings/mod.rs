@@ -27,6 +27,10 @@ pub(crate) const EXAMPLE: &str = include_str!("../../../docs/config.example.toml
 
 /// Something that can be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(
+    clippy::enum_variant_names,
+    reason = "`AuditKey` is the setting of a key file"
+)]
 pub(crate) enum Key {
     /// Which of Microsoft's clouds.
     Cloud,

@@ -29,6 +29,11 @@
 //! there that is no record of the chain is damage, and nothing is sent after it. To put a file
 //! away, rename it between two runs; the next one begins a new chain.
 
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, reason = "a test that panics has failed")
+)]
+
 mod hash_chain;
 mod key;
 mod log_file;

@@ -60,6 +60,11 @@
 //! place. Capabilities are 256 random bits, of which a hash is kept; neither they nor the key are logged
 //! or shown.
 
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, reason = "a test that panics has failed")
+)]
+
 mod bearer_secret;
 mod capability;
 mod issue;

@@ -21,6 +21,11 @@
 //! # Ok(()) }
 //! ```
 
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, reason = "a test that panics has failed")
+)]
+
 pub mod bindings;
 pub mod digest;
 mod epoch_ticker;

@@ -64,6 +64,11 @@
 //! Each call leaves eight bytes behind, for [`Mock::most_in_any_window`]. The newest 10,000
 //! requests are kept in full ([`Builder::keep_requests`]), and the newest 100,000 actions.
 
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, reason = "a test that panics has failed")
+)]
+
 mod action;
 mod api_error;
 mod api_handlers;

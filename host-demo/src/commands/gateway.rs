@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::settings::Key;
 use anyhow::{Context as _, bail};
+use host_demo::files;
 use host_demo::gateway::Gateway;
 use host_demo::identity::Method;
 use serde_json::json;
@@ -121,6 +122,8 @@ impl Claim {
             let locked = own_file::identity(&about);
             let there = std::fs::symlink_metadata(&path).ok();
             if there.as_ref().map(own_file::identity) == Some(locked) {
+                // The key lies beside it, where no other user must be able to replace it.
+                files::check(&path).with_context(failed)?;
                 return Ok(Self {
                     _lock_file: OwnFile::new(path),
                     _lock: lock,

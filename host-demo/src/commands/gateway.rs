@@ -83,7 +83,7 @@ fn expect_key(path: &Path) -> anyhow::Result<()> {
 /// dies, so that the key file of a dead gateway can be taken over.
 struct Claim {
     // Removed before the lock is given up.
-    _lock_file: OwnFile,
+    lock_file: OwnFile,
     _lock: File,
 }
 
@@ -122,12 +122,13 @@ impl Claim {
             let locked = own_file::identity(&about);
             let there = std::fs::symlink_metadata(&path).ok();
             if there.as_ref().map(own_file::identity) == Some(locked) {
-                // The key lies beside it, where no other user must be able to replace it.
-                files::check(&path).with_context(failed)?;
-                return Ok(Self {
-                    _lock_file: OwnFile::new(path),
+                let claim = Self {
+                    lock_file: OwnFile::new(path),
                     _lock: lock,
-                });
+                };
+                // The key lies beside it, where no other user must be able to replace it.
+                files::check(claim.lock_file.path()).with_context(failed)?;
+                return Ok(claim);
             }
         }
     }

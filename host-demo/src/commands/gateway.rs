@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use host_demo::files;
 use host_demo::gateway::Gateway;
 use host_demo::identity::Method;
+use rustix::fs::OFlags;
 use serde_json::json;
 
 use crate::args::{self, Output};
@@ -99,6 +100,8 @@ impl Claim {
                 .create(true)
                 .truncate(false)
                 .mode(0o600)
+                // Another user could have put a link there, if they can write to the folder.
+                .custom_flags(OFlags::NOFOLLOW.bits() as i32)
                 .open(&path)
                 .with_context(failed)?;
             match lock.try_lock() {

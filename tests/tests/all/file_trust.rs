@@ -218,6 +218,12 @@ fn a_gateway_key_where_another_user_can_write() {
     let fix = format!("chmod go-w {}", folder.canonicalize().unwrap().display());
     assert!(err.contains(&fix), "{err}");
     assert_eq!(fs::read_dir(folder).unwrap().count(), 0, "nothing is left");
+    let elsewhere = stage.home().join("elsewhere");
+    std::os::unix::fs::symlink(&elsewhere, folder.join("file.lock")).unwrap();
+    let _ = stage
+        .run(["gateway", "--key-file", path.to_str().unwrap()])
+        .exits(2);
+    assert!(!elsewhere.exists(), "a link is not followed");
 }
 
 /// Every file and folder below a folder.

@@ -3,6 +3,7 @@
 use clap::{CommandFactory as _, FromArgMatches as _};
 use host_demo::host::CallError;
 use host_demo::kind::ActionKind;
+use rustix::fs::Mode;
 
 use crate::args::{self, Cli, Command};
 use crate::commands::{
@@ -15,6 +16,9 @@ use crate::ui::{error_text, output, suggest};
 
 /// Reads the arguments, runs the command, and reports what kept it from running.
 pub(crate) fn run() -> Exit {
+    // Files and folders get their permissions as they are created, except those that wasmtime creates
+    // for compiled code: nothing is for other users.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     if let Err(error) = interrupt::install() {
         note!("host-demo: Ctrl-C can't be handled: {error}");
         return Exit::CouldNotRun;

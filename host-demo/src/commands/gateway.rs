@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use crate::settings::Key;
 use anyhow::{Context as _, bail};
+use host_demo::files;
 use host_demo::gateway::Gateway;
 use host_demo::identity::Method;
+use rustix::fs::OFlags;
 use serde_json::json;
 
 use crate::args::{self, Output};
@@ -82,7 +84,7 @@ fn expect_key(path: &Path) -> anyhow::Result<()> {
 /// dies, so that the key file of a dead gateway can be taken over.
 struct Claim {
     // Removed before the lock is given up.
-    _lock_file: OwnFile,
+    lock_file: OwnFile,
     _lock: File,
 }
 
@@ -98,6 +100,8 @@ impl Claim {
                 .create(true)
                 .truncate(false)
                 .mode(0o600)
+                // Another user could have put a link there, if they can write to the folder.
+                .custom_flags(OFlags::NOFOLLOW.bits() as i32)
                 .open(&path)
                 .with_context(failed)?;
             match lock.try_lock() {
@@ -121,10 +125,13 @@ impl Claim {
             let locked = own_file::identity(&about);
             let there = std::fs::symlink_metadata(&path).ok();
             if there.as_ref().map(own_file::identity) == Some(locked) {
-                return Ok(Self {
-                    _lock_file: OwnFile::new(path),
+                let claim = Self {
+                    lock_file: OwnFile::new(path),
                     _lock: lock,
-                });
+                };
+                // The key lies beside it, where no other user must be able to replace it.
+                files::check(claim.lock_file.path()).with_context(failed)?;
+                return Ok(claim);
             }
         }
     }

@@ -1,6 +1,5 @@
 //! Opens the audit log that a subcommand's calls are recorded in.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -8,7 +7,6 @@ use host_demo::audit::{Audit, Who};
 
 use super::paths;
 use crate::args::Connection;
-use crate::ui::output;
 
 /// Opens the audit log, for calls of this user and this run. Without it no call is made.
 pub(super) fn open(args: &Connection, run: Option<String>) -> anyhow::Result<Arc<Audit>> {
@@ -16,10 +14,6 @@ pub(super) fn open(args: &Connection, run: Option<String>) -> anyhow::Result<Arc
     let key = paths::audit_key(args)?;
     let audit = Audit::open(&path, &key, who(args, run))
         .context("without a record of what is done, nothing is")?;
-    if path.metadata()?.mode() & 0o020 != 0 {
-        let shown = output::clean(&path.display().to_string());
-        note!("host-demo: the group of {shown} can change it; close it: chmod 600 {shown}");
-    }
     Ok(Arc::new(audit))
 }
 

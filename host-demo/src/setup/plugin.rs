@@ -36,17 +36,24 @@ fn compiled(args: &args::Plugin) -> anyhow::Result<Plugin> {
     }
 }
 
-/// Where compiled code is kept: a directory of the user's own, out of everyone else's reach,
-/// because what lies in it is run. Without one, the plugin is compiled anew each time.
+/// The folder of compiled code, to which no other user can write, because what lies in it is run.
+/// Without one, the plugin is compiled each time.
 fn cache() -> Option<PathBuf> {
     let directory = etcetera::choose_base_strategy()
         .ok()?
         .cache_dir()
         .join("host-demo/compiled");
-    files::make_private(&directory)
-        .and_then(|()| files::out_of_reach(&directory))
-        .inspect_err(|error| {
-            tracing::warn!(%error, directory = %directory.display(), "compiled code is not kept");
-        })
-        .ok()
+    let shown = directory.display();
+    match files::make_code_cache(&directory) {
+        Ok((path, emptied)) => {
+            if let Some(reason) = emptied {
+                tracing::warn!(%reason, directory = %shown, "compiled code was removed");
+            }
+            Some(path)
+        }
+        Err(error) => {
+            tracing::warn!(%error, directory = %shown, "compiled code is not kept");
+            None
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use host_demo::files::{self, Contents};
+use host_demo::files::{self, Contents, FileError};
 use host_demo::stray;
 
 use crate::ui::output::clean;
@@ -29,7 +29,7 @@ pub(super) fn secret(name: &str) -> anyhow::Result<Option<String>> {
     Ok(Some(text.to_owned()))
 }
 
-/// Reads a file that is not secret.
+/// Reads a file that is not secret, and that no other user could have written.
 pub(crate) fn file(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
     Ok(contents(path, what)?.bytes)
 }
@@ -58,12 +58,19 @@ pub(super) fn secret_bytes(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
     Ok(found.bytes)
 }
 
-/// Reads a file with its permissions, up to a size that no such file has.
-pub(super) fn contents(path: &Path, what: &str) -> anyhow::Result<Contents> {
+/// Reads a file that no other user could have written, with its permissions, up to a size that no such
+/// file has.
+fn contents(path: &Path, what: &str) -> anyhow::Result<Contents> {
     /// Far more than any certificate, secret, token or configuration has.
     const MAX: u64 = 1 << 20;
 
-    files::read(path, MAX).with_context(|| format!("{what} {} can't be read", path.display()))
+    files::read_trusted(path, MAX).map_err(|error| {
+        let why = match error {
+            FileError::Untrusted(_) => "is not used",
+            _ => "can't be read",
+        };
+        anyhow::Error::from(error).context(format!("{what} {} {why}", path.display()))
+    })
 }
 
 /// Rejects a file with nothing in it but white space.

@@ -183,7 +183,8 @@ fn resolve(
 }
 
 /// The file that was named, or the user's own if there is one. Never one of the current directory:
-/// whoever could put a file there would say where the token goes. Nor one that anyone can change.
+/// whoever could put a file there would say where the token goes. Nor one that another user could have
+/// written.
 fn find(named: Option<&Path>) -> anyhow::Result<Option<(PathBuf, String)>> {
     let path = match named {
         Some(path) => std::path::absolute(path)?,
@@ -193,21 +194,11 @@ fn find(named: Option<&Path>) -> anyhow::Result<Option<(PathBuf, String)>> {
         },
     };
     let shown = path.display();
-    let found = match read::contents(&path, "the configuration") {
+    let bytes = match read::file(&path, "the configuration") {
         Err(error) if named.is_none() && is_absent(&error) => return Ok(None),
         found => found?,
     };
-    if found.can_be_changed_by_anyone() {
-        bail!(
-            "the configuration {shown} is not used: every user of this machine can change where \
-             it sends tokens. Look through it, and then: chmod 600 {shown}"
-        )
-    }
-    if found.can_be_changed_by_its_group() {
-        let shown = output::clean(&shown.to_string());
-        note!("host-demo: the group of {shown} can change it; close it: chmod g-w {shown}");
-    }
-    let text = String::from_utf8(found.bytes)
+    let text = String::from_utf8(bytes)
         .ok()
         .with_context(|| format!("the configuration {shown} is not text (UTF-8)"))?;
     Ok(Some((path, text)))

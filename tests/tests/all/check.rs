@@ -64,7 +64,26 @@ impl Stage {
 
     /// The command with these arguments, in an environment that has a home and nothing else.
     pub(crate) fn bare<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Run {
-        let mut command = Command::new(&*BINARY);
+        self.started(Command::new(&*BINARY), args)
+    }
+
+    /// The same, from a shell with this umask.
+    pub(crate) fn after_umask<S: AsRef<OsStr>>(
+        &self,
+        umask: &str,
+        args: impl IntoIterator<Item = S>,
+    ) -> Run {
+        let mut shell = Command::new("/bin/sh");
+        let script = format!("umask {umask}; exec \"$0\" \"$@\"");
+        shell.args(["-c", &script]).arg(&*BINARY);
+        self.started(shell, args)
+    }
+
+    fn started<S: AsRef<OsStr>>(
+        &self,
+        mut command: Command,
+        args: impl IntoIterator<Item = S>,
+    ) -> Run {
         command
             .args(args)
             .env_clear()
@@ -77,9 +96,13 @@ impl Stage {
 
     /// The same, told of the stand-in and its application.
     pub(crate) fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Run {
+        self.connect(self.bare(args))
+    }
+
+    /// A command, told of the stand-in and its application.
+    pub(crate) fn connect(&self, run: Run) -> Run {
         let (base, scope) = (self.mock.base_url(), self.mock.scope());
-        self.bare(args)
-            .args(["--base-url", base, "--authority", base])
+        run.args(["--base-url", base, "--authority", base])
             .args(["--scope", &scope, "--ca-file", "ca.pem"])
             .env("AZURE_TENANT_ID", self.mock.tenant_id())
             .env("AZURE_CLIENT_ID", self.mock.client_id())

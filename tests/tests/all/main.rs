@@ -26,6 +26,7 @@ mod docs;
 mod egress;
 mod examples;
 mod faults;
+mod file_trust;
 mod gateway;
 mod guest;
 mod hostile_servers;

@@ -71,13 +71,14 @@ impl Key {
         let not_a_key = || AuditError::NotAKey {
             path: path.to_owned(),
         };
-        let found = match files::read(path, MAX) {
+        let found = match files::read_trusted(path, MAX) {
             Ok(found) => found,
             Err(FileError::Io(error)) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(FileError::Io(error)) => {
                 return Err(AuditError::io(Doing::ReadTheKey, path, &error));
             }
             Err(FileError::NotAFile(_) | FileError::TooLarge(_)) => return Err(not_a_key()),
+            Err(FileError::Untrusted(distrust)) => return Err(AuditError::Untrusted(distrust)),
         };
         if found.is_open() {
             return Err(AuditError::KeyIsOpen {
@@ -111,7 +112,8 @@ impl Key {
         match written {
             Ok(()) => {
                 files::sync_folder_of(path).map_err(failed)?;
-                Ok(Self::from_bytes(&bytes))
+                // Read again, with the check of its folder.
+                Self::load(path)
             }
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Self::load(path),
             Err(error) => Err(failed(error)),

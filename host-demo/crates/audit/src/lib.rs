@@ -45,6 +45,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
+use defender_core::trust::Distrust;
 use tokio::sync::oneshot;
 
 pub use hash_chain::{OpenCall, Problem, Verified, VerifyError};
@@ -94,15 +95,9 @@ pub enum AuditError {
         /// Which.
         path: PathBuf,
     },
-    /// Every user can change the records, or cut them off.
-    #[error(
-        "every user can write to the audit file {path}; close it: chmod 600 {path}",
-        path = .path.display()
-    )]
-    FileIsOpen {
-        /// Which.
-        path: PathBuf,
-    },
+    /// Another user could have changed the audit log or its key.
+    #[error("the audit log and its key are not used: {0}")]
+    Untrusted(Distrust),
     /// What comes of a call could not be written any more, so it is not made.
     #[error(
         "the audit file {} has no room for {bytes} bytes more, a call's records and those of the \
@@ -220,9 +215,8 @@ pub struct Audit {
 
 impl Audit {
     /// Appends to a file, which is made if it is not there, with the key in another, which is made
-    /// if there are no records yet. Neither a symbolic link is taken, nor a file that every user
-    /// can write to; whether its group can is for the caller to look at. The folders are the
-    /// caller's: closed to others, and not the same one where the records are handed on.
+    /// if there are no records yet. Neither a symbolic link is taken, nor a file that another user could
+    /// have written. Where the records are handed on, the key belongs in another folder.
     ///
     /// Whatever would keep a record from being written is found out now.
     pub fn open(path: &Path, key: &Path, who: Who) -> Result<Self, AuditError> {

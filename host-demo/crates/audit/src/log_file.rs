@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, SeekFrom, Take, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ impl LogFile {
             Key::load(key_path)?
         };
         lock(path, pause, || file.try_lock())?;
-        look_at_mode(&file, path)?;
+        check(&file, path)?;
         let left_at = length(&file, path)?;
         tail(&mut file, left_at, &key, path)?;
         Ok(Self {
@@ -150,18 +150,22 @@ fn open(path: &Path) -> Result<File, AuditError> {
         })
 }
 
-/// Looked at before anything is sent, and not again as records are written: what came of a call is
-/// written rather than lost.
-fn look_at_mode(file: &File, path: &Path) -> Result<(), AuditError> {
-    let about = file
-        .metadata()
-        .map_err(|e| AuditError::io(Doing::Open, path, &e))?;
-    if about.mode() & 0o002 != 0 {
-        return Err(AuditError::FileIsOpen {
+/// Checks that no other user could have written the file: before anything is sent, and not again as
+/// records are written, because the result of a call is written rather than lost.
+fn check(file: &File, path: &Path) -> Result<(), AuditError> {
+    let io = |e: std::io::Error| AuditError::io(Doing::Open, path, &e);
+    let about = file.metadata().map_err(io)?;
+    files::check_open(path, &about).map_err(|error| unusable(error, path))
+}
+
+fn unusable(error: FileError, path: &Path) -> AuditError {
+    match error {
+        FileError::Io(e) => AuditError::io(Doing::Open, path, &e),
+        FileError::Untrusted(distrust) => AuditError::Untrusted(distrust),
+        FileError::NotAFile(_) | FileError::TooLarge(_) => AuditError::NotAFile {
             path: path.to_owned(),
-        });
+        },
     }
-    Ok(())
 }
 
 /// Sees to it that a file can grow by so many bytes, whatever else is written to its disk meanwhile.
@@ -199,12 +203,7 @@ fn reserve(file: &File, length: u64, bytes: u64) -> std::io::Result<()> {
 /// The file's records as they are now, none of them half written. Nobody is held up while they are
 /// read: a file that is only appended to has them later too.
 pub(super) fn records(path: &Path, pause: Duration) -> Result<Take<File>, AuditError> {
-    let (file, _) = files::open(path).map_err(|error| match error {
-        FileError::Io(e) => AuditError::io(Doing::Open, path, &e),
-        FileError::NotAFile(_) | FileError::TooLarge(_) => AuditError::NotAFile {
-            path: path.to_owned(),
-        },
-    })?;
+    let (file, _) = files::open(path).map_err(|error| unusable(error, path))?;
     lock(path, pause, || file.try_lock_shared())?;
     let length = length(&file, path)?;
     file.unlock()

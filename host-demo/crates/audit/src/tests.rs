@@ -118,16 +118,20 @@ fn the_file_and_its_key_are_closed_to_others() {
 }
 
 #[test]
-fn a_file_that_every_user_can_write_to_is_refused_and_one_of_a_group_is_not() {
+fn a_log_that_other_users_can_write_to_is_rejected() {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = Folder::with(1);
-    for (mode, is_refused) in [(0o600, false), (0o660, false), (0o666, true), (0o602, true)] {
+    for (mode, is_trusted) in [(0o644, true), (0o666, false), (0o602, false)] {
         fs::set_permissions(folder.log(), fs::Permissions::from_mode(mode)).unwrap();
         match folder.file() {
-            Ok(_) => assert!(!is_refused, "{mode:o}"),
-            Err(error @ AuditError::FileIsOpen { .. }) => {
-                let remedy = format!("chmod 600 {}", folder.log().display());
-                assert!(is_refused && error.to_string().contains(&remedy), "{error}");
+            Ok(_) => assert!(is_trusted, "{mode:o}"),
+            Err(error @ AuditError::Untrusted(_)) => {
+                let path = folder.log().canonicalize().unwrap();
+                let remedy = format!("chmod go-w {}", path.display());
+                assert!(
+                    !is_trusted && error.to_string().contains(&remedy),
+                    "{error}"
+                );
             }
             Err(error) => panic!("{mode:o}: {error}"),
         }

@@ -1,7 +1,8 @@
-//! Files that somebody names, and folders that are to be one's own.
+//! Reads and writes files, and makes folders for one user.
 //!
 //! What is named can be anything: a pipe that nobody writes to, a device without end, a folder. A
-//! file is read only if it is one, and not without bound.
+//! file is read only if it is one, and not without bound. What the program believes is read only if
+//! no other user could have written it ([`trust`](crate::trust)).
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -10,6 +11,8 @@ use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+
+use crate::trust::{self, Depth, Distrust, User};
 
 /// What was in a file, and who else has to do with it.
 pub struct Contents {
@@ -24,19 +27,9 @@ impl Contents {
     pub const fn is_open(&self) -> bool {
         self.mode & 0o077 != 0
     }
-
-    /// Whether every user can change it.
-    pub const fn can_be_changed_by_anyone(&self) -> bool {
-        self.mode & 0o002 != 0
-    }
-
-    /// Whether its group's users can change it.
-    pub const fn can_be_changed_by_its_group(&self) -> bool {
-        self.mode & 0o020 != 0
-    }
 }
 
-/// Why a file is not read.
+/// Why a file or folder is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// It can't be.
@@ -48,14 +41,30 @@ pub enum FileError {
     /// It has no end, or one too far away.
     #[error("it is larger than {0} bytes, and no such file is")]
     TooLarge(u64),
+    /// Another user could have written it.
+    #[error(transparent)]
+    Untrusted(#[from] Distrust),
 }
 
-/// Reads a file of at most so many bytes.
+/// Reads a file of at most so many bytes, whoever wrote it: for what is checked in another way.
 ///
 /// It must be a regular one, so that this comes to an end. Excepted is what is named as an open
 /// file of this process, `/dev/stdin` or `/dev/fd/N`: shells hand over so what another command
 /// prints.
 pub fn read(path: &Path, max: u64) -> Result<Contents, FileError> {
+    read_if(path, max, |_| Ok(()))
+}
+
+/// Reads a file that no other user could have written. What the shell hands over is the user's.
+pub fn read_trusted(path: &Path, max: u64) -> Result<Contents, FileError> {
+    read_if(path, max, |about| check_open(path, about))
+}
+
+fn read_if(
+    path: &Path,
+    max: u64,
+    check: impl FnOnce(&Metadata) -> Result<(), FileError>,
+) -> Result<Contents, FileError> {
     let is_handed_over = path == Path::new("/dev/stdin")
         || ["/dev/fd", "/proc/self/fd"]
             .iter()
@@ -64,6 +73,7 @@ pub fn read(path: &Path, max: u64) -> Result<Contents, FileError> {
         (File::open(path)?, 0)
     } else {
         let (file, about) = open(path)?;
+        check(&about)?;
         (file, about.mode())
     };
     let mut bytes = Vec::new();
@@ -123,61 +133,89 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     Ok(written?)
 }
 
-/// Why a folder is not used.
-#[derive(Debug, thiserror::Error)]
-pub enum FolderError {
-    /// It can't be made or looked at.
-    #[error(transparent)]
-    Io(#[from] std::io::Error),
-    /// Others may put into it what they like.
-    #[error("others may write to {path}; close it: chmod go-w {path}", path = .0.display())]
-    Open(PathBuf),
-    /// It is somebody else's.
-    #[error("{} belongs to another user", .0.display())]
-    Foreign(PathBuf),
+/// Checks that no other user could have written a file or folder.
+pub fn check(path: &Path) -> Result<(), FileError> {
+    Ok(trust::decide(
+        &trust::walk(path)?,
+        &User::current(),
+        Depth::Closed,
+    )?)
 }
 
-/// Makes a folder that only its owner may use, unless it is there already; then nobody else may
-/// write to it.
-pub fn make_private(folder: &Path) -> Result<(), FolderError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)?;
-    let found = std::fs::metadata(folder)?;
-    if found.uid() != rustix::process::geteuid().as_raw() {
-        return Err(FolderError::Foreign(folder.to_owned()));
-    }
-    if found.mode() & 0o022 != 0 {
-        return Err(FolderError::Open(folder.to_owned()));
+/// Checks that no other user could have written an open file, and that it is the one at the path.
+pub fn check_open(path: &Path, about: &Metadata) -> Result<(), FileError> {
+    let found = trust::walk(path)?;
+    trust::decide(&found, &User::current(), Depth::Closed)?;
+    if found.last().map(|last| last.inode) != Some((about.dev(), about.ino())) {
+        let replaced = "it was replaced while it was opened";
+        return Err(std::io::Error::other(replaced).into());
     }
     Ok(())
 }
 
-/// The path of a folder without symbolic links in it, if nobody else can put another folder into
-/// its place.
-///
-/// Who may write to a folder may rename what is in it, unless it is sticky. What lies below a
-/// folder that is closed to others is out of their reach. Rights that are given apart from the
-/// file's mode (access control lists) are not looked at.
-pub fn out_of_reach(folder: &Path) -> Result<PathBuf, FolderError> {
-    let path = folder.canonicalize()?;
-    let own = rustix::process::geteuid().as_raw();
-    let above: Vec<&Path> = path.ancestors().skip(1).collect();
-    for folder in above.into_iter().rev() {
-        let found = std::fs::metadata(folder)?;
-        let mode = found.mode();
-        if found.uid() != own && found.uid() != 0 {
-            return Err(FolderError::Foreign(folder.to_owned()));
-        }
-        if mode & 0o011 == 0 {
-            break;
-        }
-        if mode & 0o022 != 0 && mode & 0o1000 == 0 {
-            return Err(FolderError::Open(folder.to_owned()));
+/// Checks an SQLite database, with the files that SQLite keeps beside it and reads without asking
+/// whose they are. So its folder must be closed to writing by others, also where it is sticky.
+pub fn check_database(path: &Path) -> Result<(), FileError> {
+    let path = std::path::absolute(path)?;
+    check(path.parent().unwrap_or(Path::new("/")))?;
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        match check(Path::new(&name)) {
+            Err(FileError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {}
+            checked => checked?,
         }
     }
-    Ok(path)
+    Ok(())
+}
+
+/// Makes a folder that only its owner may use, unless it is there already; then no other user may
+/// be able to write to it.
+pub fn make_private(folder: &Path) -> Result<(), FileError> {
+    create_private(folder)?;
+    check(folder)
+}
+
+/// Makes a folder for compiled code, and returns its path without symbolic links.
+///
+/// What lies there is run, and opened by its path alone. So every folder above it, up to the root,
+/// must be closed to writing by others. Where other users could have written to the folder or to
+/// anything in it, all of it is removed, and the reason is returned too.
+pub fn make_code_cache(folder: &Path) -> Result<(PathBuf, Option<Distrust>), FileError> {
+    let (Some(above), Some(name)) = (folder.parent(), folder.file_name()) else {
+        return Err(FileError::NotAFile("the root"));
+    };
+    let user = User::current();
+    create_private(folder)?;
+    trust::decide(&trust::walk(above)?, &user, Depth::Root)?;
+    let path = above.canonicalize()?.join(name);
+    let emptied = match trust::check_tree(&path, &user)? {
+        Ok(()) => None,
+        // Not this user's to remove.
+        Err(Distrust::Owner {
+            path: of,
+            uid,
+            user,
+        }) if of == path => {
+            return Err(Distrust::Owner {
+                path: of,
+                uid,
+                user,
+            }
+            .into());
+        }
+        Err(distrust) => {
+            std::fs::remove_dir_all(&path)?;
+            create_private(&path)?;
+            Some(distrust)
+        }
+    };
+    trust::decide(&trust::walk(&path)?, &user, Depth::Root)?;
+    Ok((path, emptied))
+}
+
+fn create_private(folder: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 /// Syncs the folder of a file: without it a new file's name may be lost in a power cut, though its
@@ -191,7 +229,7 @@ pub fn sync_folder_of(path: &Path) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{Permissions, create_dir, set_permissions, write};
+    use std::fs::{Permissions, set_permissions, write};
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
@@ -291,76 +329,127 @@ mod tests {
     }
 
     #[test]
-    fn who_else_has_to_do_with_a_file_is_told() {
+    fn a_file_that_others_can_read_is_reported() {
         let folder = folder();
         let path = folder.path().join("file");
         write(&path, "").unwrap();
-        for (mode, expected) in [
-            (0o600, [false, false, false]),
-            (0o640, [true, false, false]),
-            (0o604, [true, false, false]),
-            (0o620, [true, true, false]),
-            (0o602, [true, false, true]),
-        ] {
+        for (mode, is_open) in [(0o600, false), (0o640, true), (0o604, true)] {
             change(&path, mode);
-            let found = read(&path, 5).unwrap();
-            let told = [
-                found.is_open(),
-                found.can_be_changed_by_its_group(),
-                found.can_be_changed_by_anyone(),
-            ];
-            assert_eq!(told, expected, "{mode:o}");
+            assert_eq!(
+                read_trusted(&path, 5).unwrap().is_open(),
+                is_open,
+                "{mode:o}"
+            );
         }
     }
 
     #[test]
-    fn a_private_folder_is_made_closed_and_one_that_is_open_is_not_used() {
+    fn only_a_trusted_file_is_read_as_one() {
+        let folder = folder();
+        let path = folder.path().join("file");
+        write(&path, "12345").unwrap();
+        change(&path, 0o602);
+        let error = read_trusted(&path, 5).err();
+        assert!(matches!(
+            error,
+            Some(FileError::Untrusted(Distrust::Writable { .. }))
+        ));
+        assert_eq!(read(&path, 5).unwrap().bytes, b"12345");
+    }
+
+    #[test]
+    fn an_open_file_must_be_the_one_at_its_path() {
+        let folder = folder();
+        let path = folder.path().join("file");
+        write(&path, "first").unwrap();
+        let (_, about) = open(&path).unwrap();
+        check_open(&path, &about).unwrap();
+        super::write(&path, b"second").unwrap();
+        let error = check_open(&path, &about).unwrap_err().to_string();
+        assert!(error.contains("was replaced"), "{error}");
+    }
+
+    #[test]
+    fn a_new_private_folder_is_closed_and_an_open_one_rejected() {
         let folder = folder();
         let path = folder.path().join("a/b");
         make_private(&path).unwrap();
         for made in [&path, path.parent().unwrap()] {
             assert_eq!(made.metadata().unwrap().mode() & 0o777, 0o700);
         }
-        for mode in [0o720, 0o702] {
-            change(&path, mode);
-            assert!(matches!(make_private(&path), Err(FolderError::Open(p)) if p == path));
-        }
+        change(&path, 0o702);
+        assert!(matches!(
+            make_private(&path),
+            Err(FileError::Untrusted(Distrust::Writable { .. }))
+        ));
+        change(&path, 0o1777);
+        assert!(matches!(
+            make_private(&path),
+            Err(FileError::Untrusted(Distrust::Shared(_)))
+        ));
     }
 
     #[test]
-    fn a_folder_below_one_that_others_may_write_to_is_within_their_reach() {
+    fn a_database_needs_a_folder_of_its_own_and_all_its_files() {
+        let folder = folder();
+        let path = folder.path().join("ledger.sqlite");
+        check_database(&path).unwrap();
+        write(&path, "").unwrap();
+        let beside = folder.path().join("ledger.sqlite-wal");
+        write(&beside, "").unwrap();
+        check_database(&path).unwrap();
+        change(&beside, 0o666);
+        let error = check_database(&path).unwrap_err().to_string();
+        assert!(error.contains("ledger.sqlite-wal"), "{error}");
+        change(&beside, 0o600);
+        change(folder.path(), 0o1777);
+        let error = check_database(&path).unwrap_err().to_string();
+        assert!(error.contains("a folder of your own"), "{error}");
+    }
+
+    #[test]
+    fn a_code_cache_that_others_could_write_to_is_emptied() {
+        let folder = folder();
+        let path = folder.path().join("compiled");
+        let entry = path.join("modules/entry");
+        let fill = |mode| {
+            let (path, _) = make_code_cache(&path).unwrap();
+            create_private(entry.parent().unwrap()).unwrap();
+            write(&entry, "code").unwrap();
+            change(&entry, mode);
+            path
+        };
+        assert_eq!(fill(0o644), path.canonicalize().unwrap());
+        assert_eq!(make_code_cache(&path).unwrap().1, None);
+        assert!(entry.exists());
+
+        change(&path, 0o777);
+        assert!(make_code_cache(&path).unwrap().1.is_some());
+        assert!(!entry.exists(), "planted while the folder was open");
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o700);
+
+        fill(0o666);
+        assert!(make_code_cache(&path).unwrap().1.is_some());
+        assert!(!entry.exists(), "writable by others");
+
+        fill(0o600);
+        symlink("/etc/passwd", path.join("modules/link")).unwrap();
+        assert!(make_code_cache(&path).unwrap().1.is_some());
+        assert!(!entry.exists(), "a link leads elsewhere");
+    }
+
+    #[test]
+    fn a_code_cache_is_trusted_up_to_the_root() {
         let folder = folder();
         let above = folder.path().join("above");
-        let path = above.join("private");
-        make_private(&path).unwrap();
-        let around = folder.path().canonicalize().unwrap();
-        let (above, path) = (around.join("above"), around.join("above/private"));
-        change(&around, 0o755);
-        for (mode, is_out_of_reach) in [
-            (0o755, true),
-            (0o775, false),
-            (0o757, false),
-            (0o777, false),
-            // Nobody renames in it what is another's.
-            (0o1777, true),
-        ] {
-            change(&above, mode);
-            match out_of_reach(&path) {
-                Ok(found) => assert!(is_out_of_reach && found == path, "{mode:o}"),
-                Err(FolderError::Open(open)) => {
-                    assert!(!is_out_of_reach && open == above, "{mode:o}");
-                }
-                Err(error) => panic!("{mode:o}: {error:?}"),
-            }
-        }
-
+        let path = above.join("private/compiled");
+        make_code_cache(&path).unwrap();
         change(&above, 0o777);
-        change(&around, 0o700);
-        assert!(out_of_reach(&path).is_ok(), "nobody else gets that far");
-        change(&around, 0o755);
-        create_dir(around.join("other")).unwrap();
-        let link = around.join("other/link");
-        symlink(&path, &link).unwrap();
-        assert!(matches!(out_of_reach(&link), Err(FolderError::Open(open)) if open == above));
+        let error = make_code_cache(&path).unwrap_err().to_string();
+        assert!(error.contains("above (mode 0777)"), "{error}");
+        // What is there is not the other users', and they can't reach it.
+        check(&path).unwrap();
+        change(&above, 0o1777);
+        make_code_cache(&path).unwrap();
     }
 }

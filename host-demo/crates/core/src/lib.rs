@@ -17,3 +17,4 @@ pub mod query;
 pub mod retry;
 pub mod shell;
 pub mod summary;
+pub mod trust;

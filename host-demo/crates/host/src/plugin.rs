@@ -41,7 +41,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use crate::bindings;
 use crate::epoch_ticker::{EpochTicker, Needed};
 use crate::wasi_hooks::{self, Hooks};
-use defender_core::files::{self, FileError};
+use defender_core::files::{self, Contents, FileError};
 use defender_core::operation::Operation;
 
 pub use crate::digest::{Digest, DigestError};
@@ -190,9 +190,9 @@ pub enum LoadError {
 /// For one plugin: its pool has as many places as one [`Plugin`] hands out, and a second plugin on it
 /// would take them away.
 ///
-/// Compiled code is kept in `cache`. What lies there is run, so nobody else may write to it or put
-/// another directory into its place: [`make_private`](files::make_private) and
-/// [`out_of_reach`](files::out_of_reach) see to that.
+/// Compiled code is kept in `cache`. What lies there is run, so no other user may write to it, to
+/// anything in it, or to a folder above it: [`make_code_cache`](files::make_code_cache) makes and checks
+/// such a folder. wasmtime writes entries with the permissions that the process's umask leaves.
 pub fn engine(cache: Option<&Path>) -> Result<Engine, LoadError> {
     let failed = |e: wasmtime::Error| LoadError::Engine(format!("{e:#}"));
     let mut config = Config::new();
@@ -277,18 +277,18 @@ impl Plugin {
         Self::from_bytes(engine, bytes)
     }
 
-    /// A component in a file.
+    /// Loads a component from a file that no other user could have written.
     pub fn from_file(engine: &Engine, path: &Path) -> Result<Self, LoadError> {
-        Self::from_bytes(engine, &read(path)?)
+        Self::from_bytes(engine, &contents(path, files::read_trusted)?)
     }
 
-    /// A component in a file, if it is the one with this digest.
+    /// Loads a component from a file, whoever wrote it, if it is the one with this digest.
     pub fn from_file_pinned(
         engine: &Engine,
         path: &Path,
         expected: &Digest,
     ) -> Result<Self, LoadError> {
-        Self::from_bytes_pinned(engine, &read(path)?, expected)
+        Self::from_bytes_pinned(engine, &contents(path, files::read)?, expected)
     }
 
     /// A component as bytes: binary, not text.
@@ -468,8 +468,11 @@ struct Place {
     _needed: Needed,
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
-    let contents = files::read(path, FILE_MAX).map_err(|problem| LoadError::Unreadable {
+fn contents(
+    path: &Path,
+    read: impl FnOnce(&Path, u64) -> Result<Contents, FileError>,
+) -> Result<Vec<u8>, LoadError> {
+    let contents = read(path, FILE_MAX).map_err(|problem| LoadError::Unreadable {
         path: path.to_owned(),
         problem,
     })?;

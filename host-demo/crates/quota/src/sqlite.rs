@@ -21,6 +21,7 @@ use super::{
     Update,
 };
 use defender_core::clock::{Clock, Moment};
+use defender_core::files::{self, FileError};
 
 /// The format's number.
 const FORMAT: u32 = 1;
@@ -142,6 +143,7 @@ impl File {
             }
             _ => {}
         }
+        files::check_database(&path).map_err(|error| untrusted(&path, error))?;
         // Of the file itself, which can lie elsewhere than its name.
         if let Some(kind) = network_file_system(&path).map_err(io)? {
             return Err(error(&path, LedgerProblem::NetworkFileSystem(kind)));
@@ -200,7 +202,7 @@ impl File {
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(sql)?;
         transaction.execute_batch(TABLES).map_err(sql)?;
-        let noted = read_id(&path).map_err(io)?;
+        let noted = read_id(&path)?;
         let known = about(&transaction, &path)?;
         let reckoning = reckoning(&*self.clock, &self.boot);
         let is_known = known.is_some();
@@ -431,11 +433,17 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn read_id(path: &Path) -> std::io::Result<Option<String>> {
-    match std::fs::read_to_string(id_file(path)) {
-        Ok(id) => Ok(Some(id.trim().to_owned()).filter(|id| !id.is_empty())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+fn read_id(path: &Path) -> Result<Option<String>, LedgerError> {
+    /// Far more than an id has.
+    const MAX: u64 = 1024;
+
+    match files::read_trusted(&id_file(path), MAX) {
+        Ok(found) => {
+            let id = String::from_utf8_lossy(&found.bytes).trim().to_owned();
+            Ok(Some(id).filter(|id| !id.is_empty()))
+        }
+        Err(FileError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(untrusted(path, error)),
     }
 }
 
@@ -516,6 +524,13 @@ fn error(path: &Path, problem: LedgerProblem) -> LedgerError {
 
 fn unreachable(path: &Path, problem: &str) -> LedgerError {
     error(path, LedgerProblem::Unreachable(problem.to_owned()))
+}
+
+fn untrusted(path: &Path, problem: FileError) -> LedgerError {
+    match problem {
+        FileError::Untrusted(distrust) => error(path, LedgerProblem::Untrusted(distrust)),
+        problem => unreachable(path, &problem.to_string()),
+    }
 }
 
 fn damaged(path: &Path, problem: &str) -> LedgerError {

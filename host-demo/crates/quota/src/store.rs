@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use super::{Ask, KeyState, Reply, Update};
 use defender_core::clock::{Clock, Moment};
 use defender_core::operation::Operation;
+use defender_core::trust::Distrust;
 
 /// What the service counts by: a real 429 names it "Destination+TenantID+AppID".
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -205,6 +206,9 @@ pub enum LedgerProblem {
     /// The operating system, the disk or the network refuses.
     #[error("can't be used: {0}; nothing is sent while calls can't be counted")]
     Unreachable(String),
+    /// Another user could have changed it.
+    #[error("is not used: {0}")]
+    Untrusted(Distrust),
     /// Another process has it for too long.
     #[error(
         "has been held by another process for {} s; nothing is sent while calls can't be counted",

@@ -165,7 +165,7 @@ async fn federated(file: &Path) -> Result<BearerToken, IdentityError> {
         IdentityError::Unusable(format!("the federated token's file {file}: {problem}"))
     };
     let path = file.to_owned();
-    let found = tokio::task::spawn_blocking(move || files::read(&path, MAX))
+    let found = tokio::task::spawn_blocking(move || files::read_trusted(&path, MAX))
         .await
         .map_err(|_| unusable(&"it can't be read"))?
         .map_err(|error| unusable(&format!("it can't be read: {error}")))?;

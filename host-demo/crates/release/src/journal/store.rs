@@ -9,6 +9,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, Transaction, 
 use super::{Call, JournalError, Record, Run, no_such_run, run_of, unusable};
 use crate::action_kind::ActionKind;
 use crate::entry::{Action, Entry, Outcome, Problem, State};
+use defender_core::files;
 use defender_core::id::MachineId;
 use defender_core::operation::Operation;
 
@@ -77,11 +78,13 @@ impl Store {
 
     /// Whether the file has come to hold a run. One that can't be read may.
     pub(super) fn has_begun(path: &Path) -> bool {
-        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY);
-        let format =
-            |c: Connection| c.query_row("PRAGMA user_version", [], |row| row.get::<_, u32>(0));
-        connection
-            .and_then(format)
+        let Ok(store) = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY) else {
+            return true;
+        };
+        let format = |row: &Row<'_>| row.get::<_, u32>(0);
+        store
+            .connection
+            .query_row("PRAGMA user_version", [], format)
             .map_or(true, |format| format > 0)
     }
 
@@ -112,6 +115,7 @@ impl Store {
         if !path.exists() {
             return Err(no_such_run(path));
         }
+        files::check_database(path).map_err(|error| unusable(path, &error.to_string()))?;
         let sql = |e: rusqlite::Error| failed(path, &e);
         let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags).map_err(sql)?;

@@ -1,7 +1,7 @@
 # An index of commands. Each sets up what it needs; `make setup` alone says what is missing and installs it.
 .PHONY: demo test test-under-load lint bench deny components dist setup
 
-programs := --locked --workspace --bin host-demo --bin demo
+programs := --locked --workspace --bin host-demo --bin demo --bin defender-mock
 
 # Shows the main job against the stand-in. Built as the tests build it, so that nothing is built twice.
 demo: setup

@@ -29,10 +29,7 @@ const CRATES: [(&str, &[&str]); 12] = [
             "quota",
         ],
     ),
-    (
-        "defender-release",
-        &["boundary", "connect", "core", "host", "quota"],
-    ),
+    ("defender-release", &["connect", "core", "host", "quota"]),
     (
         "host-demo",
         &[

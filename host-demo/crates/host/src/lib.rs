@@ -54,6 +54,8 @@ use defender_core::operation::{Operation, Target};
 use defender_core::summary::ResponseSummary;
 use defender_quota::{Limiter, Quota};
 
+/// The boundary, for callers that name its types.
+pub use defender_boundary as boundary;
 pub use defender_boundary::{
     BeforeSend, CALL_TIMEOUT, MaySend, Setup, TOKEN_RETRY_CALL, TOKEN_RETRY_FIRST, TOKEN_RETRY_RUN,
     WaitOptions,

@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::action_kind::ActionKind;
-use defender_boundary::waiting::Trouble;
 use defender_core::id::MachineId;
 use defender_host::CallError;
 use defender_host::bindings::{self, ActionStatus, Effect, MachineAction};
+use defender_host::boundary::waiting::Trouble;
 
 /// How far it has come with one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

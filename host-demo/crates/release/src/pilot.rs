@@ -21,12 +21,12 @@ use tokio::sync::watch;
 use crate::action_kind::ActionKind;
 use crate::device_history::{History, Progress, Standing};
 use crate::list_actions::{Bounds, Survey, survey};
-use defender_boundary::grant::{Grant, Operation, Target};
-use defender_boundary::waiting::OnWait;
-use defender_boundary::{Tape, stopped};
 use defender_core::id::MachineId;
 use defender_core::query::ActionQuery;
 use defender_host::bindings::{ActionStatus, MachineAction, MachineActionFilter, Reason};
+use defender_host::boundary::grant::{Grant, Operation, Target};
+use defender_host::boundary::waiting::OnWait;
+use defender_host::boundary::{Tape, stopped};
 use defender_host::{CallError, Host, WaitOptions};
 
 pub use findings::{Finding, findings};

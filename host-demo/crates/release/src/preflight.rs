@@ -16,12 +16,12 @@ use bytes::Bytes;
 use http::header::DATE;
 use jiff::{SignedDuration, Timestamp};
 
-use defender_boundary::policy::Policy;
 use defender_connect::cloud::Service;
 use defender_connect::identity::{Claims, Credential, IdentityError};
 use defender_connect::transport::{ProxyAnswer, TransportError, TransportErrorKind};
 use defender_core::clock::Moment;
 use defender_host::bindings::Reason;
+use defender_host::boundary::policy::Policy;
 use defender_host::{CallError, Host, WaitOptions};
 
 pub use findings::{Finding, Level, Report, Topic, Verdict};

@@ -9,9 +9,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use defender_boundary::waiting::{Cause, Trouble, Waiting};
 use defender_core::id::{DnsName, MachineId};
 use defender_host::bindings::{FoundMachines, Machine, Reason};
+use defender_host::boundary::waiting::{Cause, Trouble, Waiting};
 use defender_host::{CallError, Host, WaitOptions};
 use futures_util::stream::{self, StreamExt as _};
 

@@ -32,10 +32,10 @@ use self::scheduler::{Event, Read, Rules, Scheduler, Wanted};
 use crate::action_kind::ActionKind;
 use crate::journal::{Begun, Call, Journal, JournalError};
 use crate::list_actions::{self, Bounds};
-use defender_boundary::waiting::{Cause, OnWait, Waiting};
 use defender_core::clock::Moment;
 use defender_core::operation::Operation;
 use defender_host::bindings::{MachineAction, Reason};
+use defender_host::boundary::waiting::{Cause, OnWait, Waiting};
 use defender_host::{BeforeSend, CallError, Host, TOKEN_RETRY_RUN, WaitOptions};
 
 /// How many requests are under way at one time, unless it is said. The quota sets the pace; this

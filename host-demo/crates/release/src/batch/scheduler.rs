@@ -22,11 +22,11 @@ use super::circuit_breaker::{Breaker, Went};
 use super::{Entry, Follow, Problem, State, Unreadable};
 use crate::action_kind::ActionKind;
 use crate::entry::ending;
-use defender_boundary::waiting::{Cause, Trouble};
 use defender_core::clock::Moment;
 use defender_core::id::MachineId;
 use defender_host::CallError;
 use defender_host::bindings::{MachineAction, Reason};
+use defender_host::boundary::waiting::{Cause, Trouble};
 
 /// How often in a row one is sent again that the service puts off, while it takes no other one
 /// either. Whoever uses up the quota then does not stop.

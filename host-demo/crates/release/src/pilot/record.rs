@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::redact::{Digits, Redactor, http_date};
-use defender_boundary::Exchange;
-use defender_boundary::policy::Origin;
 use defender_connect::cloud::Service;
 use defender_core::clock::Moment;
+use defender_host::boundary::Exchange;
+use defender_host::boundary::policy::Origin;
 
 /// The format of [`Record`]. It changes whenever an older reader would misread a record.
 pub const FORMAT: &str = "host-demo-pilot/1";
@@ -216,7 +216,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use defender_boundary::grant::Operation;
+    use defender_host::boundary::grant::Operation;
 
     fn exchange(path: &str, body: &Value, headers: &[(&str, &str)], status: u16) -> Exchange {
         Exchange {

@@ -42,7 +42,7 @@ async fn main() -> anyhow::Result<()> {
 
     // For each call: what it may do, its turn, and a store of its own.
     let device = Target::Machine(machine.parse()?);
-    let grant = Grant::new(Operation::UnrestrictCodeExecution, Some(device));
+    let grant = Grant::new(Operation::UnrestrictCodeExecution, Some(device)).with_comment(comment);
     let call = boundary.begin(grant, WaitOptions::default()).await?;
     let mut store = Store::new(&engine, State::new(Hooks::new(&call)));
     store.limiter(|state| &mut state.limits);

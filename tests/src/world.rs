@@ -251,6 +251,11 @@ impl World {
         self.mock.machine_ids().swap_remove(index)
     }
 
+    /// The same host, but one that trusts its plugin: it has made no call yet.
+    pub fn new_host(&self) -> Host {
+        Host::new(self.plugin.clone(), self.host.egress())
+    }
+
     /// Releases the first machine. With the hostile guest the comment says what it does instead.
     pub async fn release(&self, comment: &str) -> Result<MachineAction, CallError> {
         self.release_of(&self.machine(0), comment).await
@@ -262,7 +267,7 @@ impl World {
         machine: &str,
         comment: &str,
     ) -> Result<MachineAction, CallError> {
-        release(&self.host, machine, comment).await
+        release(&self.new_host(), machine, comment).await
     }
 
     /// Has something go wrong with the next release, or with more of them.

@@ -192,7 +192,8 @@ connectors in other languages. Policy, quotas, identity and record are those of 
 and the token stays here. A request is sent once, and only as its capability says; what has no
 capability, a used one or one whose time is up is refused. With -v there is a line for each call.
 
-  1. The engine asks for a capability. It can have the gateway wait for the quota (wait_seconds).
+  1. The engine asks for a capability, for one operation on one target with one comment. It can
+     have the gateway wait for the quota (wait_seconds).
   2. Its guest sends one request to base_url, with the capability as its bearer token, at once: the
      call is over at expires_at, which is as long as one may take (--timeout).
 
@@ -203,7 +204,8 @@ Example:
   bearer() { printf 'header = \"Authorization: Bearer %s\"' \"$1\"; }
   id=1e5bc9d7e413ddd7902c2932e418702b84d0cc07
   capability=$(bearer \"$(cat ~/.gateway.key)\" | curl -sS --config - \\
-    --json '{\"operation\": \"unrestrict-code-execution\", \"target\": \"'$id'\"}' \\
+    --json '{\"operation\": \"unrestrict-code-execution\", \"target\": \"'$id'\",
+             \"comment\": \"INC-42: cleaned\"}' \\
     http://127.0.0.1:8787/capabilities | jq -r .capability)
   bearer \"$capability\" | curl -sS --config - --json '{\"Comment\": \"INC-42: cleaned\"}' \\
     http://127.0.0.1:8787/api/machines/$id/unrestrictCodeExecution

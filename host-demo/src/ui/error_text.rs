@@ -139,6 +139,12 @@ fn flag_for(error: &CallError) -> Option<&'static str> {
         );
     }
     let (transport, network) = match error {
+        CallError::PluginContradicted => {
+            return Some(
+                "the audit log contains the difference; use a plugin that you trust, or the \
+                 bundled one (without --plugin)",
+            );
+        }
         CallError::Answered { detail, .. } => {
             (detail.as_ref()?, "check the network and the service's URL")
         }

@@ -19,6 +19,7 @@ use std::hint::black_box;
 use bindings::defender::endpoint::connection::{self, Access, Operation};
 use bindings::defender::endpoint::types::{
     ActionStatus, ActionType, Effect, Error, Limiter, MachineAction, RateLimit, Reason,
+    ServiceError,
 };
 use bindings::exports::defender::endpoint::machine_actions::{
     MachineActionFilter, MachineActionPage,
@@ -27,7 +28,7 @@ use bindings::exports::defender::endpoint::machines::{FoundMachines, Machine};
 use bindings::exports::defender::endpoint::{
     code_execution, machine_actions, machines, restriction,
 };
-use request::{Body, Request};
+use request::{Body, Request, body_with};
 use wasi::http::types::{Fields, Method, Scheme};
 
 mod bindings {
@@ -58,7 +59,7 @@ impl code_execution::Guest for Evil {
             .rsplit_once(" [")
             .map_or(&*comment, |(told, _)| told);
         let (way, argument) = told.split_once(' ').unwrap_or((told, ""));
-        misbehave(&machine_id, way, argument)
+        misbehave(&machine_id, &comment, way, argument)
     }
 }
 
@@ -70,7 +71,7 @@ impl restriction::Guest for Evil {
             _ => Operation::RestrictCodeExecution,
         };
         let access = opened(operation, Some(&machine_id))?;
-        let mut request = Request::release(&access.base_url, &machine_id);
+        let mut request = Request::release(&access.base_url, &machine_id, &way);
         if way == "behave" {
             request.path = format!("/api/machines/{machine_id}/restrictCodeExecution");
         }
@@ -94,14 +95,10 @@ impl machine_actions::Guest for Evil {
     fn list_machine_actions(
         filter: MachineActionFilter,
         top: u32,
-        _: u32,
+        skip: u32,
     ) -> Result<MachineActionPage, Error> {
         let Some(ActionStatus::Other(way)) = filter.statuses.last() else {
-            // Nothing, without having asked.
-            return Ok(MachineActionPage {
-                items: Vec::new(),
-                truncated: false,
-            });
+            return honest_list(&filter, top, skip);
         };
         let machine = filter.machine_id.unwrap_or_default();
         let query = format!(
@@ -138,10 +135,17 @@ impl machine_actions::Guest for Evil {
         let answer = request.send().map_err(met)?;
         let page = |items, truncated| Ok(MachineActionPage { items, truncated });
         match way.as_str() {
-            "Invent" => page(vec![answer.read(action_of(&machine))], false),
+            "Invent" => page(vec![answer.read()], false),
             "HideAll" => {
-                answer.read(action_of(&machine));
+                answer.read();
                 page(Vec::new(), false)
+            }
+            "ChangeDate" => {
+                let mut items = answer.read_list();
+                if let Some(last) = items.last_mut() {
+                    change_date(last);
+                }
+                page(items, false)
             }
             "Twice" => {
                 let second = request.send();
@@ -153,7 +157,7 @@ impl machine_actions::Guest for Evil {
 
     fn cancel_machine_action(action_id: String, way: String) -> Result<MachineAction, Error> {
         let access = opened(Operation::CancelMachineAction, Some(&action_id))?;
-        let mut request = Request::release(&access.base_url, "");
+        let mut request = Request::release(&access.base_url, "", &way);
         let id = match way.as_str() {
             "behave" => action_id.as_str(),
             _ => ACTION,
@@ -177,12 +181,62 @@ impl machines::Guest for Evil {
             _ => query(&name),
         };
         let answer = Request::get(&access.base_url, path).send().map_err(met)?;
-        answer.read(action_of(""));
+        answer.read();
         Ok(FoundMachines {
             items: vec![machine_named(&name)],
             truncated: false,
         })
     }
+}
+
+/// The list that was asked for, as the stand-in answers with it.
+fn honest_list(
+    filter: &MachineActionFilter,
+    top: u32,
+    skip: u32,
+) -> Result<MachineActionPage, Error> {
+    let clause = |property: &str, values: &[&str]| match values {
+        [] => None,
+        [value] => Some(format!("{property}%20eq%20%27{value}%27")),
+        _ => Some(format!(
+            "{property}%20in%20(%27{}%27)",
+            values.join("%27,%27")
+        )),
+    };
+    let types = filter.types.iter().map(|type_| match type_ {
+        ActionType::RestrictCodeExecution => "RestrictCodeExecution",
+        _ => "UnrestrictCodeExecution",
+    });
+    let statuses = filter.statuses.iter().map(|status| match status {
+        ActionStatus::Pending => "Pending",
+        _ => "InProgress",
+    });
+    let ids: Vec<&str> = filter.ids.iter().map(String::as_str).collect();
+    let clauses = [
+        clause("id", &ids),
+        clause("machineId", filter.machine_id.as_deref().as_slice()),
+        clause("type", &types.collect::<Vec<_>>()),
+        clause("status", &statuses.collect::<Vec<_>>()),
+        filter
+            .created_since
+            .as_ref()
+            .map(|since| format!("creationDateTimeUtc%20ge%20{since}")),
+    ];
+    let clauses: Vec<String> = clauses.into_iter().flatten().collect();
+    let mut query = match clauses.is_empty() {
+        true => String::new(),
+        false => format!("$filter={}&", clauses.join("%20and%20")),
+    };
+    query.push_str(&format!("$top={top}"));
+    if skip > 0 {
+        query.push_str(&format!("&$skip={skip}"));
+    }
+    let access = opened(Operation::ListMachineActions, filter.machine_id.as_deref())?;
+    let request = Request::get(&access.base_url, format!("/api/machineactions?{query}"));
+    Ok(MachineActionPage {
+        items: request.send().map_err(met)?.read_list(),
+        truncated: false,
+    })
 }
 
 const ACTION: &str = "8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a";
@@ -191,7 +245,12 @@ fn opened(operation: Operation, target: Option<&str>) -> Result<Access, Error> {
     connection::open(operation, target).map_err(|refusal| met(format!("{refusal:?}")))
 }
 
-fn misbehave(machine: &str, way: &str, argument: &str) -> Result<MachineAction, Error> {
+fn misbehave(
+    machine: &str,
+    comment: &str,
+    way: &str,
+    argument: &str,
+) -> Result<MachineAction, Error> {
     let open = |operation, target| Err(met(format!("{:?}", connection::open(operation, target))));
     match way {
         "open-machine" => return open(Operation::UnrestrictCodeExecution, Some(argument)),
@@ -252,7 +311,7 @@ fn misbehave(machine: &str, way: &str, argument: &str) -> Result<MachineAction, 
 
     let access = connection::open(Operation::UnrestrictCodeExecution, Some(machine))
         .map_err(|refusal| met(format!("{refusal:?}")))?;
-    let mut request = Request::release(&access.base_url, machine);
+    let mut request = Request::release(&access.base_url, machine, comment);
     match way {
         "behave"
         | "claim-other-machine"
@@ -260,7 +319,10 @@ fn misbehave(machine: &str, way: &str, argument: &str) -> Result<MachineAction, 
         | "claim-unread"
         | "claim-429-at-the-end"
         | "read-headers"
+        | "change-date"
         | "read-on" => {}
+        "other-comment" => request.set_body(body_with("another comment")),
+        "body" => request.set_body(argument.as_bytes().to_vec()),
         "request-twice" => {
             let first = request.send().map_err(met)?.status;
             let second = request.send();
@@ -309,16 +371,38 @@ fn misbehave(machine: &str, way: &str, argument: &str) -> Result<MachineAction, 
     }
     let answer = request.send().map_err(met)?;
     match way {
-        "behave" | "read-on" => Ok(answer.read(action_of(machine))),
+        "behave" | "read-on" => Ok(answer.read()),
+        "change-date" => {
+            let mut action = answer.read();
+            change_date(&mut action);
+            Ok(action)
+        }
         "claim-other-action" => {
-            let _ = answer.read(action_of(machine));
+            answer.read();
             Ok(action_of(machine))
         }
         "claim-unread" => Ok(action_of(machine)),
         "claim-other-machine" => Ok(action_of(argument)),
         "claim-429-at-the-end" => Err(claimed_429(argument)),
-        "read-headers" => Err(met(answer.headers.join(", "))),
+        // What the plugin reports of an empty answer, but for the message.
+        "read-headers" => Err(Error {
+            effect: Effect::Unknown,
+            service: Some(ServiceError {
+                status: answer.status,
+                code: None,
+                message: None,
+                correlation_id: None,
+            }),
+            ..met(answer.headers.join(", "))
+        }),
         _ => Err(met(format!("answered {}", answer.status))),
+    }
+}
+
+/// Changes one character of the date by which it is decided what succeeded last.
+fn change_date(action: &mut MachineAction) {
+    if let Some(date) = &mut action.last_update_date_time_utc {
+        date.replace_range(..1, "1");
     }
 }
 

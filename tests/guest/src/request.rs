@@ -5,7 +5,9 @@ use wasi::http::types::{
     Fields, FutureIncomingResponse, IncomingResponse, Method, OutgoingBody, OutgoingRequest, Scheme,
 };
 
-use crate::bindings::defender::endpoint::types::{ActionStatus, MachineAction};
+use crate::bindings::defender::endpoint::types::{
+    ActionStatus, ActionType, MachineAction, Property,
+};
 
 pub(crate) struct Request {
     pub(crate) method: Method,
@@ -14,6 +16,7 @@ pub(crate) struct Request {
     pub(crate) path: String,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Body,
+    comment: Vec<u8>,
 }
 
 pub(crate) enum Body {
@@ -34,8 +37,8 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The action, with the id and the status that the service says it has.
-    pub(crate) fn read(&self, action: MachineAction) -> MachineAction {
+    /// The body's text.
+    fn text(&self) -> String {
         let mut body = Vec::new();
         if let Ok(incoming) = self.response.consume()
             && let Ok(stream) = incoming.stream()
@@ -44,19 +47,64 @@ impl Answer {
                 body.extend(bytes);
             }
         }
-        let body = String::from_utf8_lossy(&body);
-        let text = |name: &str| {
-            let (_, after) = body.split_once(&format!("\"{name}\":\""))?;
-            after.split('"').next().map(str::to_owned)
-        };
-        MachineAction {
-            id: text("id").unwrap_or_default(),
-            status: match text("status").as_deref() {
-                Some("Pending") => ActionStatus::Pending,
-                _ => ActionStatus::Succeeded,
-            },
-            ..action
-        }
+        String::from_utf8_lossy(&body).into_owned()
+    }
+
+    /// The action in the body, as the stand-in writes it.
+    pub(crate) fn read(&self) -> MachineAction {
+        action_in(&self.text())
+    }
+
+    /// The actions in the body's list, as the stand-in writes them.
+    pub(crate) fn read_list(&self) -> Vec<MachineAction> {
+        let text = self.text();
+        let (_, list) = text.split_once("\"value\":[").unwrap_or_default();
+        let entries = list.split("},{").filter(|entry| entry.contains("\"id\""));
+        entries.map(action_in).collect()
+    }
+}
+
+fn action_in(body: &str) -> MachineAction {
+    let text = |name: &str| {
+        let (_, after) = body.split_once(&format!("\"{name}\":\""))?;
+        after.split('"').next().map(str::to_owned)
+    };
+    let number = |name: &str| {
+        let (_, after) = body.split_once(&format!("\"{name}\":"))?;
+        after.split([',', '}']).next()?.parse().ok()
+    };
+    let context = text("@odata.context").map(|context| Property {
+        name: "@odata.context".to_owned(),
+        json: format!("\"{context}\""),
+    });
+    MachineAction {
+        id: text("id").unwrap_or_default(),
+        type_: match text("type").as_deref() {
+            Some("RestrictCodeExecution") => ActionType::RestrictCodeExecution,
+            _ => ActionType::UnrestrictCodeExecution,
+        },
+        title: text("title"),
+        requestor: text("requestor"),
+        requestor_comment: text("requestorComment"),
+        status: match text("status").as_deref() {
+            Some("Pending") => ActionStatus::Pending,
+            _ => ActionStatus::Succeeded,
+        },
+        machine_id: text("machineId"),
+        computer_dns_name: text("computerDnsName"),
+        creation_date_time_utc: text("creationDateTimeUtc"),
+        last_update_date_time_utc: text("lastUpdateDateTimeUtc"),
+        cancellation_requestor: text("cancellationRequestor"),
+        cancellation_comment: text("cancellationComment"),
+        cancellation_date_time_utc: text("cancellationDateTimeUtc"),
+        error_h_result: number("errorHResult"),
+        scope: text("scope"),
+        external_id: text("externalId"),
+        request_source: text("requestSource"),
+        related_file_info: None,
+        commands: body.contains("\"commands\":[]").then(|| "[]".to_owned()),
+        troubleshoot_info: None,
+        additional_properties: context.into_iter().collect(),
     }
 }
 
@@ -67,11 +115,23 @@ pub(crate) struct Started {
     _held: Option<OutgoingBody>,
 }
 
-const COMMENT: &[u8] = br#"{"Comment":"a request of its own"}"#;
+/// The body with this comment.
+pub(crate) fn body_with(comment: &str) -> Vec<u8> {
+    let mut text = String::from("{\"Comment\":\"");
+    for c in comment.chars() {
+        match c {
+            '"' | '\\' => text.extend(['\\', c]),
+            '\0'..='\x1f' => text.push_str(&format!("\\u{:04x}", c as u32)),
+            _ => text.push(c),
+        }
+    }
+    text.push_str("\"}");
+    text.into_bytes()
+}
 
 impl Request {
     /// As the plugin would send it.
-    pub(crate) fn release(base_url: &str, machine: &str) -> Self {
+    pub(crate) fn release(base_url: &str, machine: &str, comment: &str) -> Self {
         let (scheme, authority) = base_url.split_once("://").unwrap_or(("", base_url));
         let mut request = Self {
             method: Method::Post,
@@ -83,8 +143,9 @@ impl Request {
             path: format!("/api/machines/{machine}/unrestrictCodeExecution"),
             headers: vec![("content-type".to_owned(), "application/json".to_owned())],
             body: Body::None,
+            comment: body_with(comment),
         };
-        request.set_body(COMMENT.to_vec());
+        request.set_body(request.comment.clone());
         request
     }
 
@@ -95,7 +156,7 @@ impl Request {
             path,
             headers: Vec::new(),
             body: Body::None,
-            ..Self::release(base_url, "")
+            ..Self::release(base_url, "", "")
         }
     }
 
@@ -146,8 +207,10 @@ impl Request {
     fn write(&self, body: OutgoingBody) -> Option<OutgoingBody> {
         let (bytes, whole) = match &self.body {
             Body::Whole(bytes) => (bytes.as_slice(), true),
-            Body::WithTrailers => (COMMENT, true),
-            Body::None | Body::Dropped | Body::Held => (&COMMENT[..COMMENT.len() / 2], false),
+            Body::WithTrailers => (self.comment.as_slice(), true),
+            Body::None | Body::Dropped | Body::Held => {
+                (&self.comment[..self.comment.len() / 2], false)
+            }
         };
         if let Ok(stream) = body.write() {
             for chunk in bytes.chunks(4096) {

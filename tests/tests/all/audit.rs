@@ -581,11 +581,15 @@ async fn a_claim_that_the_boundary_does_not_bear_out_is_recorded_beside_what_it_
     let world = World::evil().await;
     let (audit, host) = recording(&world);
     let id = world.machine(0);
-    release(&host, &id, "claim-success").await.unwrap_err();
+    let new_host = || Host::new(evil_plugin(), host.egress());
+    release(&new_host(), &id, "claim-success")
+        .await
+        .unwrap_err();
     let claim = format!("claim-other-machine {}", world.machine(1));
-    release(&host, &id, &claim).await.unwrap_err();
+    release(&new_host(), &id, &claim).await.unwrap();
+    release(&new_host(), &id, "change-date").await.unwrap();
     let lines = records(&audit);
-    let [nothing, _intent, other] = &lines[..] else {
+    let [nothing, _intent, other, intent, date] = &lines[..] else {
         panic!("{lines:#?}")
     };
     assert_eq!(nothing["decision"], "not-asked");
@@ -602,50 +606,16 @@ async fn a_claim_that_the_boundary_does_not_bear_out_is_recorded_beside_what_it_
         other["claimed"]["ok"]["action"]["machine"],
         world.machine(1)
     );
-}
-
-#[tokio::test]
-async fn an_answer_that_the_plugin_bends_or_did_not_read_is_a_fault() {
-    let world = World::with(|scene| {
-        scene.plugin = evil_plugin();
-        scene.switches.duplicate = Duplicate::Return;
-    })
-    .await;
-    for way in ["claim-other-action", "claim-unread"] {
-        let error = release(&world.host, &world.machine(0), way)
-            .await
-            .unwrap_err();
-        let CallError::Fault { fault, effect } = &error else {
-            panic!("{way}: {error:?}")
-        };
-        assert!(
-            matches!(fault, host_demo::plugin::Fault::UnfoundedSuccess(_)),
-            "{way}: {fault:?}"
-        );
-        assert_eq!(*effect, Effect::Unknown);
-    }
-    release(&world.host, &world.machine(0), "behave")
-        .await
-        .unwrap();
-}
-
-#[tokio::test]
-async fn an_error_of_the_services_that_it_did_not_give_is_a_fault() {
-    let world = World::evil().await;
-    for way in ["claim-429 3600", "claim-429-at-the-end 1"] {
-        let error = release(&world.host, &world.machine(0), way)
-            .await
-            .unwrap_err();
-        assert!(
-            matches!(
-                error,
-                CallError::Fault {
-                    fault: host_demo::plugin::Fault::UnfoundedError(_),
-                    ..
-                }
-            ),
-            "{way}: {error:?}"
-        );
+    assert_eq!(other["observed"]["action"]["machine"], id);
+    assert_eq!(date["ended"], "fault");
+    let fault = date["fault"].as_str().unwrap();
+    let differs =
+        "the plugin contradicted the service: it reported lastUpdateDateTimeUtc as \"1026-";
+    assert!(fault.starts_with(differs), "{fault}");
+    assert!(fault.contains("; the response has \"2026-"), "{fault}");
+    for record in [intent, date] {
+        let digest = Digest::of(b"change-date").to_string();
+        assert_eq!(record["comment_sha256"], digest, "{record}");
     }
 }
 
@@ -704,7 +674,7 @@ async fn all_that_is_logged_of_a_call_names_it_and_not_its_comment() {
     for _ in 0..20 {
         // Refused by the boundary, which does so in a task of its own; answered; a trap.
         for way in ["method PUT", "read-headers", "trap"] {
-            release(&world.host, &id, way).await.unwrap_err();
+            let _ = world.release(way).await;
         }
         text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
         if text.lines().filter(is_ours).count() >= 3 && text.contains("   0: ") {

@@ -6,13 +6,14 @@ use std::time::Duration;
 use defender_mock::{Api, DeviceBehaviour, Duplicate, Ending, Fault};
 use host_demo::batch::{Finished, Follow, Outcome, Plan, Reporter, State, Verdict};
 use host_demo::clock::Moment;
+use host_demo::host::CallError;
 use host_demo::journal::{Call, Journal, Standing};
 use host_demo::kind::ActionKind;
 use host_demo::limits::Quota;
 use host_demo::policy::Policy;
 use host_demo::report::Report;
 use tests::batch::{Told, begun, drive, entries, go_on, names, release};
-use tests::world::{World, meanwhile};
+use tests::world::{World, evil_plugin, meanwhile};
 use tokio::net::TcpSocket;
 use tokio::sync::watch;
 
@@ -101,6 +102,29 @@ async fn a_device_that_is_offline_is_pending_when_the_time_is_up() {
     let last = world.requests(Api::ListMachineActions).pop().unwrap().at;
     let after = last.since(began);
     assert!(after <= time && after > time - MINUTE, "{after:?}");
+}
+
+#[tokio::test]
+async fn a_plugin_that_contradicts_the_service_stops_the_run() {
+    let world = World::with(|scene| {
+        scene.plugin = evil_plugin();
+        scene.machines = 20;
+    })
+    .await;
+    let (host, ids) = (world.new_host(), world.mock.machine_ids());
+    let (mut run, entries) = (begun(ActionKind::Release, &host), entries(&ids));
+    run.comment = "change-date".to_owned();
+    let journal = Journal::in_memory(&run, &entries).unwrap();
+    let plan = Plan::new(Follow::Not);
+    let (finished, _) = go_on(&world, &host, &journal, entries, &plan).await;
+    let names = names(&finished);
+    let count = |name: &str| names.iter().filter(|n| **n == name).count();
+    // What was in flight is accepted, as the service said.
+    let accepted = count("accepted");
+    assert!((1..ids.len()).contains(&accepted), "{names:?}");
+    assert_eq!(world.releases(), accepted, "each once");
+    assert_eq!(count("not-run"), ids.len() - accepted, "{names:?}");
+    assert_eq!(finished.hopeless, Some(CallError::PluginContradicted));
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use tests::world::World;
 
 fn release_of(machine: &str) -> Grant {
     let target = Target::Machine(machine.parse().unwrap());
-    Grant::new(Operation::UnrestrictCodeExecution, Some(target))
+    Grant::new(Operation::UnrestrictCodeExecution, Some(target)).with_comment("cleaned")
 }
 
 fn request(base_url: &str, machine: &str) -> http::Request<Full<bytes::Bytes>> {

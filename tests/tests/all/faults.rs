@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use defender_mock::{Api, Fault};
-use host_demo::contract::Effect;
-use host_demo::host::CallError;
+use host_demo::contract::{ActionStatus, Effect, MachineAction, Reason};
+use host_demo::host::{CallError, WaitOptions};
 use host_demo::plugin::Fault as PluginFault;
-use tests::world::{World, meanwhile};
+use tests::world::{World, meanwhile, release};
 
 use super::guest::assert_the_host_goes_on;
 
@@ -18,67 +18,98 @@ fn fault(error: CallError) -> (PluginFault, Effect) {
 }
 
 #[tokio::test]
-async fn a_success_that_the_boundary_did_not_see_is_a_fault() {
+async fn a_success_without_a_response_is_a_fault() {
     let world = World::evil().await;
     let (found, effect) = fault(world.release("claim-success").await.unwrap_err());
-    assert!(
-        matches!(found, PluginFault::UnfoundedSuccess(_)),
-        "{found:?}"
-    );
+    assert!(matches!(found, PluginFault::Contradiction(_)), "{found:?}");
     assert_eq!((effect, world.releases()), (Effect::None, 0));
-
-    // The service did not accept it, whatever the guest says.
-    world.inject(Fault::answer(404, ""));
-    let (found, effect) = fault(world.release("behave").await.unwrap_err());
-    assert!(
-        matches!(found, PluginFault::UnfoundedSuccess(_)),
-        "{found:?}"
-    );
-    assert_eq!((effect, world.releases()), (Effect::None, 1));
-
-    let other = format!("claim-other-machine {}", world.machine(1));
-    let (found, effect) = fault(world.release(&other).await.unwrap_err());
-    assert_eq!(found, PluginFault::UnfoundedSuccess("of another device"));
-    assert_eq!((effect, world.releases()), (Effect::Unknown, 2));
 }
 
 #[tokio::test]
-async fn an_action_that_was_not_asked_for_is_a_fault() {
+async fn the_response_is_the_result_whatever_the_guest_claims() {
+    let world = World::evil().await;
+    let true_action = |result: Result<MachineAction, CallError>| {
+        let action = result.unwrap();
+        let there = &world.mock.actions_of(&world.machine(0));
+        let there = there.iter().find(|there| there.id.to_string() == action.id);
+        let there = there.expect("the service has it");
+        assert_eq!(action.machine_id, Some(world.machine(0)));
+        assert_eq!(action.status, ActionStatus::Pending);
+        assert_eq!(
+            action.last_update_date_time_utc,
+            Some(there.last_update_date_time_utc.to_string())
+        );
+    };
+    for way in [
+        "change-date".to_owned(),
+        format!("claim-other-machine {}", world.machine(1)),
+        "claim-other-action".to_owned(),
+        "claim-unread".to_owned(),
+        "claim-429-at-the-end 3600".to_owned(),
+    ] {
+        true_action(world.release(&way).await);
+    }
+    world.inject(Fault::answer(404, ""));
+    let error = world.release("behave").await.unwrap_err();
+    assert_eq!(error.reason(), Some(&Reason::NotFound));
+    assert_eq!((error.effect(), world.releases()), (Effect::None, 6));
+}
+
+#[tokio::test]
+async fn a_plugin_that_contradicted_the_service_is_not_used_again() {
+    let world = World::evil().await;
+    let host = world.new_host();
+    let machine = world.machine(0);
+    release(&host, &machine, "behave").await.unwrap();
+    release(&host, &machine, "behave").await.unwrap();
+    release(&host, &machine, "change-date").await.unwrap();
+    assert_eq!(world.releases(), 3);
+    let clone = host.clone();
+    for host in [&host, &clone] {
+        let error = release(host, &machine, "behave").await.unwrap_err();
+        assert_eq!(error, CallError::PluginContradicted);
+        assert_eq!(error.effect(), Effect::None);
+    }
+    let error = host.find_machines("pc", WaitOptions::default()).await;
+    assert_eq!(error.unwrap_err(), CallError::PluginContradicted);
+    assert_eq!((world.releases(), world.used().await), (3, 3));
+    assert_eq!(world.mock.arrivals(Api::ListMachines), 0);
+}
+
+#[tokio::test]
+async fn an_action_that_was_not_asked_for_is_an_unexpected_response() {
     let world = World::evil().await;
     let id = "8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a";
     world
         .mock
         .inject(Fault::answer(200, "").on(Api::GetMachineAction));
     let read = world.host.get_machine_action(id, Default::default()).await;
-    let (found, effect) = fault(read.unwrap_err());
-    assert_eq!(found, PluginFault::UnfoundedSuccess("of another action"));
-    assert_eq!(effect, Effect::None);
+    let error = read.unwrap_err();
+    assert_eq!(error.reason(), Some(&Reason::UnexpectedResponse));
+    assert_eq!(error.effect(), Effect::None);
 }
 
 #[tokio::test]
 async fn a_guests_word_that_the_quota_is_used_up_holds_nobody_back() {
     let world = World::evil().await;
-    for way in ["claim-429 3600", "claim-429-at-the-end 3600"] {
-        let (found, _) = fault(world.release(way).await.unwrap_err());
-        assert!(matches!(found, PluginFault::UnfoundedError(_)), "{found:?}");
-    }
+    let (found, _) = fault(world.release("claim-429 3600").await.unwrap_err());
+    assert!(matches!(found, PluginFault::Contradiction(_)), "{found:?}");
+    world.release("claim-429-at-the-end 3600").await.unwrap();
     assert_the_host_goes_on(&world).await;
 }
 
 #[tokio::test]
-async fn of_a_real_429_the_guests_word_counts_for_one_window_at_most() {
+async fn the_response_says_how_long_a_429_lasts_and_not_the_guest() {
     let world = World::evil().await;
     world.inject(Fault::answer(429, "").header("Retry-After", "1"));
-    world
-        .release("claim-429-at-the-end 4294967295")
-        .await
-        .unwrap_err();
-    let opens = world.now() + Duration::from_secs(3600);
+    let error = world.release("claim-429-at-the-end 4294967295").await;
+    match error.unwrap_err().reason() {
+        Some(Reason::RateLimited(limit)) => assert_eq!(limit.retry_after_seconds, Some(1)),
+        other => panic!("{other:?}"),
+    }
     let mut next = Box::pin(world.release("behave"));
     meanwhile(&mut next, world.until_rest()).await;
-    world.clock.advance(Duration::from_secs(3599));
-    meanwhile(&mut next, world.until_rest()).await;
-    world.advance_to(opens);
+    world.clock.advance(Duration::from_secs(60));
     next.await.unwrap();
 }
 
@@ -102,10 +133,7 @@ async fn a_guest_that_spins_while_the_host_hands_it_something_runs_out_of_fuel_t
 #[tokio::test]
 async fn a_guest_that_floods_gets_one_request_out() {
     let world = World::evil().await;
-    match world.release("flood").await.unwrap_err() {
-        CallError::Answered { error, .. } => assert_eq!(error.message, "1 answered"),
-        other => panic!("{other:?}"),
-    }
+    world.release("flood").await.unwrap();
     assert_eq!(world.releases(), 1);
     assert_eq!(world.used().await, 1);
 }

@@ -23,6 +23,12 @@ use tokio::task::JoinHandle;
 use wasmtime::{Config, Engine};
 
 const RELEASE: &str = "unrestrict-code-execution";
+const COMMENT: &str = "INC-42: cleaned";
+
+/// What an engine asks for, to release a device.
+fn release_of(machine: &str) -> Value {
+    json!({ "operation": RELEASE, "target": machine, "comment": COMMENT })
+}
 
 /// A gateway to the world's service.
 struct Stage {
@@ -118,9 +124,7 @@ impl Stage {
 
     /// A capability to release a device.
     async fn capability(&self, machine: &str) -> String {
-        let answer = self
-            .ask(json!({ "operation": RELEASE, "target": machine }))
-            .await;
+        let answer = self.ask(release_of(machine)).await;
         assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
         answer.json()["capability"].as_str().unwrap().to_owned()
     }
@@ -138,7 +142,7 @@ impl Stage {
             base_url: base_url.to_owned(),
             token: capability.to_owned(),
         };
-        naive::release(engine, service, machine, "INC-42: cleaned").await
+        naive::release(engine, service, machine, COMMENT).await
     }
 
     async fn release(&self, capability: &str, machine: &str) -> Result<MachineAction, Error> {
@@ -150,7 +154,8 @@ impl Stage {
         let request = self.client.post(format!("{}{path}", self.base_url));
         let request = request.header(AUTHORIZATION, format!("Bearer {capability}"));
         let request = request.header(CONTENT_TYPE, "application/json");
-        self.send(request.body(r#"{"Comment":"cleaned"}"#)).await
+        self.send(request.body(json!({ "Comment": COMMENT }).to_string()))
+            .await
     }
 
     /// What comes back to these bytes.
@@ -202,9 +207,7 @@ fn is(result: Result<MachineAction, Error>, reason: &str, effect: Effect, says: 
 async fn through_the_gateway_the_component_releases_the_device_and_no_token_comes_back() {
     let stage = Stage::new().await;
     let device = stage.world.machine(0);
-    let answer = stage
-        .ask(json!({ "operation": RELEASE, "target": device }))
-        .await;
+    let answer = stage.ask(release_of(&device)).await;
     let granted = answer.json();
     assert_eq!(granted["base_url"], stage.base_url);
     assert_eq!(
@@ -384,9 +387,7 @@ async fn a_capability_that_is_not_used_in_time_is_nothing_and_the_quota_has_its_
     .await;
     let device = stage.world.machine(0);
     let capability = stage.capability(&device).await;
-    let full = stage
-        .ask(json!({ "operation": RELEASE, "target": device }))
-        .await;
+    let full = stage.ask(release_of(&device)).await;
     assert_eq!(
         (full.status, full.code().as_str()),
         (StatusCode::TOO_MANY_REQUESTS, "QuotaUsed")
@@ -411,6 +412,32 @@ async fn a_capability_that_is_not_used_in_time_is_nothing_and_the_quota_has_its_
 }
 
 #[tokio::test]
+async fn a_capability_is_good_for_one_comment() {
+    let stage = Stage::new().await;
+    let device = stage.world.machine(0);
+    for body in [
+        json!({ "Comment": "INC-43: cleaned" }),
+        json!({ "Comment": COMMENT, "IsolationType": "Full" }),
+        json!([COMMENT]),
+        json!({}),
+    ] {
+        let capability = stage.capability(&device).await;
+        let request = stage
+            .client
+            .post(format!("{}{}", stage.base_url, path(&device)));
+        let request = request.header(AUTHORIZATION, format!("Bearer {capability}"));
+        let answer = stage.send(request.body(body.to_string())).await;
+        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{body}: {answer:?}");
+        assert_eq!(answer.code(), "Denied");
+        assert!(answer.text.contains("request body"), "{answer:?}");
+    }
+    assert_eq!((stage.world.releases(), stage.world.used().await), (0, 0));
+    let capability = stage.capability(&device).await;
+    let answer = stage.post(&capability, &path(&device)).await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
+}
+
+#[tokio::test]
 async fn an_engine_can_have_the_gateway_wait_for_the_quota() {
     let stage = Stage::with(|scene| {
         scene.quotas = vec![Quota {
@@ -422,7 +449,8 @@ async fn an_engine_can_have_the_gateway_wait_for_the_quota() {
     let device = stage.world.machine(0);
     let first = stage.capability(&device).await;
     stage.release(&first, &device).await.unwrap();
-    let asked = json!({ "operation": RELEASE, "target": device, "wait_seconds": 120 });
+    let asked =
+        json!({ "operation": RELEASE, "target": device, "comment": COMMENT, "wait_seconds": 120 });
     let waiting = stage.ask(asked);
     tokio::pin!(waiting);
     let patience = stage.world.now() + Duration::from_secs(120);
@@ -432,7 +460,8 @@ async fn an_engine_can_have_the_gateway_wait_for_the_quota() {
     let answer = waiting.await;
     assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
     // While the quota has no room within so long, it is said at once.
-    let asked = json!({ "operation": RELEASE, "target": device, "wait_seconds": 1 });
+    let asked =
+        json!({ "operation": RELEASE, "target": device, "comment": COMMENT, "wait_seconds": 1 });
     let answer = stage.ask(asked).await;
     assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS, "{answer:?}");
 }
@@ -447,7 +476,7 @@ async fn a_thousand_capabilities_that_nobody_uses_give_their_calls_back_and_more
     })
     .await;
     let device = stage.world.machine(0);
-    let asked = || json!({ "operation": RELEASE, "target": device });
+    let asked = || release_of(&device);
     for n in 0..1000 {
         let answer = stage.ask(asked()).await;
         assert_eq!(answer.status, StatusCode::CREATED, "{n}: {answer:?}");
@@ -673,7 +702,7 @@ async fn a_half_closed_client_gets_its_answer() {
     let capability = stage.capability(&device).await;
     let request = format!(
         "POST {} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {capability}\r\n\
-         Content-Type: application/json\r\nContent-Length: 21\r\n\r\n{{\"Comment\":\"cleaned\"}}",
+         Content-Type: application/json\r\nContent-Length: 29\r\n\r\n{{\"Comment\":\"{COMMENT}\"}}",
         path(&device),
         stage.authority
     );
@@ -718,7 +747,7 @@ async fn after_a_401_the_next_capability_is_used_with_another_token() {
 async fn who_has_not_the_key_gets_no_capability_and_a_wrong_question_says_what_is_wrong() {
     let stage = Stage::new().await;
     let device = stage.world.machine(0);
-    let good = json!({ "operation": RELEASE, "target": device }).to_string();
+    let good = release_of(&device).to_string();
     let capability = stage.capability(&device).await;
     for key in ["", "x", &stage.key[1..], &"0".repeat(64), &capability] {
         let answer = stage.ask_with(key, good.clone()).await;
@@ -740,7 +769,19 @@ async fn who_has_not_the_key_gets_no_capability_and_a_wrong_question_says_what_i
             "40 hexadecimal digits",
         ),
         (
-            json!({ "operation": "restrict-code-execution", "target": device }),
+            json!({ "operation": RELEASE, "target": device }),
+            400,
+            "the \\\"comment\\\" that the guest will send",
+        ),
+        (
+            json!({ "operation": "find-machines", "target": "pc", "comment": COMMENT }),
+            400,
+            "has no comment",
+        ),
+        (
+            json!({
+                "operation": "restrict-code-execution", "target": device, "comment": COMMENT
+            }),
             403,
             "restrictCodeExecution",
         ),
@@ -749,7 +790,7 @@ async fn who_has_not_the_key_gets_no_capability_and_a_wrong_question_says_what_i
         assert_eq!(answer.status.as_u16(), status, "{answer:?}");
         assert!(answer.text.contains(says), "{answer:?}");
     }
-    let long = format!("{{\"operation\":\"{}\"}}", "x".repeat(20_000));
+    let long = format!("{{\"operation\":\"{}\"}}", "x".repeat(70_000));
     assert_eq!(
         stage.ask_with(&stage.key, long).await.status,
         StatusCode::BAD_REQUEST
@@ -765,7 +806,7 @@ async fn a_request_that_can_be_read_in_two_ways_is_not_taken_or_taken_in_one() {
     let stage = Stage::new().await;
     let device = stage.world.machine(0);
     let authority = stage.authority.clone();
-    let body = r#"{"Comment":"cleaned"}"#;
+    let body = r#"{"Comment":"INC-42: cleaned"}"#;
     let length = body.len();
     for (target, hosts, more) in [
         (

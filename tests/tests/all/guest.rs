@@ -144,8 +144,7 @@ async fn other_ways_to_write_this_calls_request_are_the_same() {
         format!("authority LocalHost:{port}"),
         format!("path {path}#fragment"),
     ] {
-        let error = world.release(&way).await.unwrap_err();
-        assert_eq!(met(&error), "answered 201", "{way}");
+        world.release(&way).await.unwrap();
         let arrived = world.requests(Api::UnrestrictCodeExecution).pop().unwrap();
         assert_eq!(arrived.path_and_query, path, "{way}");
     }
@@ -192,8 +191,8 @@ async fn a_body_leaves_with_its_own_length_or_not_at_all() {
     let world = World::evil().await;
     for (length, expected) in [
         ("0", DENIED),
-        ("33", DENIED),
-        ("35", DENIED),
+        ("22", DENIED),
+        ("24", DENIED),
         ("500", DENIED),
         ("x", "header content-length: HeaderError::InvalidSyntax"),
         ("-1", "header content-length: HeaderError::InvalidSyntax"),
@@ -210,23 +209,19 @@ async fn a_body_leaves_with_its_own_length_or_not_at_all() {
     }
     assert!(world.mock.requests().is_empty());
 
-    let error = world.release("no-length").await.unwrap_err();
-    assert_eq!(met(&error), "answered 201");
+    world.release("no-length").await.unwrap();
     let arrived = &world.requests(Api::UnrestrictCodeExecution)[0];
-    assert_eq!(arrived.headers["content-length"], "34");
+    assert_eq!(arrived.headers["content-length"], "23");
     assert!(!arrived.headers.contains_key("transfer-encoding"));
 }
 
 #[tokio::test]
 async fn a_call_has_one_request_whatever_the_guest_does() {
     let world = World::evil().await;
-    let error = world.release("request-twice").await.unwrap_err();
-    assert_eq!(met(&error), format!("201, then Err({DENIED:?})"));
+    world.release("request-twice").await.unwrap();
     assert_eq!(world.releases(), 1);
 
-    let error = world.release("request-twice-at-once").await.unwrap_err();
-    let refused = met(&error).matches(DENIED).count();
-    assert_eq!(refused, 1, "one of the two: {error:?}");
+    world.release("request-twice-at-once").await.unwrap();
     assert_eq!(world.releases(), 2);
     assert_eq!(world.used().await, 2);
 }
@@ -244,10 +239,11 @@ async fn what_is_told_of_a_call_stays_true_when_its_guest_does_not_wait_for_the_
     .await;
     let mut harmless = HashSet::new();
     for machine in world.mock.machine_ids() {
-        let error = world.release_of(&machine, "leave").await.unwrap_err();
-        if error.effect() == Effect::None {
-            harmless.insert(machine);
-        }
+        match world.release_of(&machine, "leave").await {
+            Err(error) if error.effect() == Effect::None => harmless.insert(machine),
+            // The response can have come before the guest left.
+            _ => false,
+        };
     }
     world.until_rest().await;
     for arrival in world.requests(Api::UnrestrictCodeExecution) {
@@ -269,6 +265,30 @@ async fn a_body_that_is_not_whole_or_not_a_bodys_size_does_not_leave() {
     }
     assert!(world.mock.requests().is_empty());
     assert_eq!(world.used().await, 0);
+}
+
+#[tokio::test]
+async fn another_comment_than_the_callers_does_not_leave() {
+    let world = World::evil().await;
+    for way in [
+        "other-comment",
+        r#"body {"Comment":"cleaned"}"#,
+        r#"body {"Comment":"x","IsolationType":"Full"}"#,
+        r#"body {"Comment":"x","Comment":"x"}"#,
+        r#"body ["x"]"#,
+        r#"body {"Comment":"x""#,
+        r#"body {"Comment":"x"}{"Comment":"x"}"#,
+        "body ",
+    ] {
+        let error = world.release(way).await.unwrap_err();
+        let refused = (DENIED, Effect::None);
+        assert_eq!((met(&error), error.effect()), refused, "{way}");
+    }
+    assert!(world.mock.requests().is_empty());
+    assert_eq!(world.used().await, 0);
+    assert_the_host_goes_on(&world).await;
+    let arrived = &world.requests(Api::UnrestrictCodeExecution)[0];
+    assert_eq!(arrived.body, r#"{"Comment":"behave"}"#);
 }
 
 #[tokio::test]

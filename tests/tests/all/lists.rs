@@ -9,7 +9,6 @@ use host_demo::contract::{
 };
 use host_demo::grant::Operation;
 use host_demo::host::{CallError, WaitOptions};
-use host_demo::plugin::Fault as PluginFault;
 use serde_json::{Value, json};
 use tests::world::{Scene, World};
 
@@ -45,13 +44,16 @@ async fn list(
 ) -> Result<MachineActionPage, CallError> {
     let patience = WaitOptions::default();
     world
-        .host
+        .new_host()
         .list_machine_actions(filter, top, skip, patience)
         .await
 }
 
 async fn find(world: &World, name: &str) -> Result<FoundMachines, CallError> {
-    world.host.find_machines(name, WaitOptions::default()).await
+    world
+        .new_host()
+        .find_machines(name, WaitOptions::default())
+        .await
 }
 
 fn ids(page: &MachineActionPage) -> Vec<&str> {
@@ -490,34 +492,30 @@ async fn a_guest_that_was_called_for_a_page_gets_that_page_and_nothing_else() {
     }
     assert!(world.mock.requests().is_empty(), "not even for a token");
 
-    let error = list(&world, &way("Behave"), 10, 0).await.unwrap_err();
-    assert_eq!(met(&error), "answered 200");
-    let error = list(&world, &way("Twice"), 10, 0).await.unwrap_err();
-    assert_eq!(
-        met(&error),
-        "200, then Err(\"ErrorCode::HttpRequestDenied\")"
-    );
+    list(&world, &way("Behave"), 10, 0).await.unwrap();
+    list(&world, &way("Twice"), 10, 0).await.unwrap();
     assert_eq!(world.mock.arrivals(Api::ListMachineActions), 2);
 }
 
 #[tokio::test]
-async fn a_list_that_the_service_did_not_answer_with_is_a_fault() {
+async fn the_list_is_the_responses_whatever_the_guest_claims() {
     let world = World::evil().await;
     let machine = world.machine(0);
-    for (way, body) in [
-        ("Invent", json!({ "value": [] })),
-        (
-            "Invent",
-            json!({ "value": [said("1", "Isolate", &machine)] }),
-        ),
-        (
-            "HideAll",
-            json!({ "value": [said("1", "Isolate", &machine)] }),
-        ),
+    let date = "2026-01-30T21:11:22.1234567Z";
+    let mut entry = said("1", "Isolate", &machine);
+    entry["lastUpdateDateTimeUtc"] = json!(date);
+    for (way, body, entries, truncated) in [
+        ("Invent", json!({ "value": [] }), 0, false),
+        ("Invent", json!({ "value": [entry] }), 1, false),
+        ("HideAll", json!({ "value": [entry] }), 1, false),
         (
             "HideAll",
             json!({ "value": [], "@odata.nextLink": "https://x" }),
+            0,
+            true,
         ),
+        ("ChangeDate", json!({ "value": [entry] }), 1, false),
+        ("ChangeDate", json!({ "value": [entry, entry] }), 2, false),
     ] {
         let fault = Fault::answer(200, body.to_string());
         world.mock.inject(fault.on(Api::ListMachineActions));
@@ -526,23 +524,18 @@ async fn a_list_that_the_service_did_not_answer_with_is_a_fault() {
             statuses: vec![ActionStatus::Other(way.to_owned())],
             ..EVERYTHING
         };
-        let error = list(&world, &filter, 10, 0).await.unwrap_err();
-        let is_fault = matches!(
-            error,
-            CallError::Fault {
-                fault: PluginFault::UnfoundedSuccess(_),
-                ..
-            }
-        );
-        assert!(is_fault, "{way} {body}: {error:?}");
-    }
-    let error = find(&world, "device-001.contoso.com").await.unwrap_err();
-    let is_fault = matches!(
-        error,
-        CallError::Fault {
-            fault: PluginFault::UnfoundedSuccess(_),
-            ..
+        let host = world.new_host();
+        let page = host.list_machine_actions(&filter, 10, 0, WaitOptions::default());
+        let page = page.await.unwrap();
+        assert_eq!((page.items.len(), page.truncated), (entries, truncated));
+        for item in &page.items {
+            assert_eq!(item.id, "1", "{way}");
+            assert_eq!(item.last_update_date_time_utc.as_deref(), Some(date));
         }
-    );
-    assert!(is_fault, "{error:?}");
+        let next = host.list_machine_actions(&filter, 10, 0, WaitOptions::default());
+        assert_eq!(next.await, Err(CallError::PluginContradicted), "{way}");
+    }
+    let found = find(&world, "device-001.contoso.com").await.unwrap();
+    assert_eq!(found.items.len(), 1);
+    assert_eq!(found.items[0].id, world.machine(0));
 }

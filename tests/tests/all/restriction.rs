@@ -5,9 +5,9 @@ use std::time::Duration;
 use defender_mock::{Api, EndedCancel, Fault, Grant};
 use host_demo::contract::{ActionStatus, ActionType, Effect, Reason};
 use host_demo::grant::Operation;
-use host_demo::host::{CallError, WaitOptions};
+use host_demo::host::{CallError, Host, WaitOptions};
 use host_demo::policy::Route;
-use tests::world::World;
+use tests::world::{World, evil_plugin};
 
 const LATER: Duration = Duration::from_secs(60);
 
@@ -189,6 +189,7 @@ async fn a_guest_that_was_called_to_restrict_or_cancel_does_nothing_else() {
         other => panic!("{other:?}"),
     };
     let restrict = async |way: &str| {
+        let host = Host::new(evil_plugin(), host.egress());
         let restricting = host.restrict_code_execution(&machine, way, WaitOptions::default());
         met(restricting.await.unwrap_err())
     };
@@ -206,7 +207,11 @@ async fn a_guest_that_was_called_to_restrict_or_cancel_does_nothing_else() {
     );
     assert!(world.mock.requests().is_empty());
 
-    assert_eq!(restrict("behave").await, "answered 201");
+    // The response is the result, whatever the guest reports.
+    let restricting = host.restrict_code_execution(&machine, "behave", WaitOptions::default());
+    assert_eq!(restricting.await.unwrap().machine_id, Some(machine.clone()));
+    let host = Host::new(evil_plugin(), host.egress());
     let cancelling = host.cancel_machine_action(other, "behave", WaitOptions::default());
-    assert_eq!(met(cancelling.await.unwrap_err()), "answered 404");
+    let error = cancelling.await.unwrap_err();
+    assert_eq!(reason(&error), (&Reason::NotFound, Effect::None));
 }

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 use super::hash_chain::Torn;
 use super::{Audit, AuditError, Written};
 use defender_core::clock::{Clock, Moment};
-use defender_core::escape::{Cut, cut, cut_text};
+use defender_core::escape::{Cut, cut, cut_text, hex};
 use defender_core::operation::{Operation, Target};
 use defender_core::summary::{ActionSummary, Count, ResponseSummary};
 use defender_quota::Quota;
@@ -55,7 +56,7 @@ pub enum Ending {
     Succeeded,
     /// The plugin's error, or the host's.
     Failed,
-    /// The plugin is broken, or worse.
+    /// The plugin failed, or contradicted what the boundary saw. `observed` is what happened.
     Fault,
     /// Its time was up.
     TimedOut,
@@ -149,6 +150,7 @@ pub struct Trail {
     component: String,
     operation: Operation,
     target: Option<Target>,
+    comment_sha256: Option<String>,
     quota: Vec<(Quota, usize)>,
     is_concluded: AtomicBool,
 }
@@ -171,6 +173,9 @@ struct Record<'a> {
     /// Which page of which list was asked for.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "cut")]
     query: Option<String>,
+    /// SHA-256 of the comment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comment_sha256: Option<String>,
     decision: Decision<'a>,
     quota: Vec<serde_json::Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -229,9 +234,17 @@ impl Trail {
             component,
             operation,
             target,
+            comment_sha256: None,
             quota,
             is_concluded: AtomicBool::new(false),
         }
+    }
+
+    /// The same, for a call with this comment.
+    #[must_use]
+    pub fn with_comment(mut self, comment: Option<&str>) -> Self {
+        self.comment_sha256 = comment.map(|comment| hex(&Sha256::digest(comment)));
+        self
     }
 
     /// Records what is about to be sent. Where this fails, it must not be.
@@ -322,6 +335,7 @@ impl Trail {
             action,
             name,
             query,
+            comment_sha256: self.comment_sha256.clone(),
             decision,
             quota: self
                 .quota

@@ -2,7 +2,7 @@
 //!
 //! [`Call::send`] is the only one, and its order is the point:
 //!
-//! 1. *policy and grant*: what the guest asks for is what this call may do;
+//! 1. *policy and grant*: what the guest asks for, its body included, is what this call may do;
 //! 2. *permit*: the quota has room for it, and this is the one request that it has room for;
 //! 3. *audit*: what is about to be sent is on record, or it is not sent;
 //! 4. *identity*: asked for last, because waiting for a quota or a disk can outlive a token. There was
@@ -19,7 +19,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use tokio::sync::watch;
 use tracing::Instrument as _;
 
@@ -112,7 +112,7 @@ pub(super) struct Parts {
     pub(super) span: tracing::Span,
 }
 
-/// What a guest says of a 429, in seconds.
+/// What the message of a 429 says, in seconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RateLimitHint {
     /// The delay in the response's header.
@@ -230,23 +230,18 @@ impl Call {
         {
             permit.give_back();
         }
-        // The answer is handed over, not copied: it can be long, and is compared once.
-        let answer = std::mem::take(&mut state.seen.answer);
         if let (Some(tape), Some(place), false) =
             (self.way.egress.tape(), state.taped, state.seen.echoed)
         {
-            tape.close(place, &answer);
+            tape.close(place, &state.seen.answer);
         }
-        Observation {
-            answer,
-            ..state.seen.clone()
-        }
+        state.seen.clone()
     }
 
     /// A 429 closes the key, if the boundary saw one, whatever became of the call: for as long as
-    /// its header says (a day at most) or, by the guest's reading, its message (one window at
-    /// most), whichever is longer; and never for less than [`Permit::refused`] says.
-    pub fn apply_rate_limit(&self, seen: &Observation, word: Option<RateLimitHint>) {
+    /// its header says (a day at most) or its message (one window at most), whichever is longer; and
+    /// never for less than [`Permit::refused`] says.
+    pub fn apply_rate_limit(&self, seen: &Observation, hint: Option<RateLimitHint>) {
         let state = self.way.state();
         let (Some(permit), Some(429)) = (&state.permit, seen.status) else {
             return;
@@ -255,10 +250,9 @@ impl Call {
         let longest = egress.limiter().longest_window().max(DEFAULT_BACKOFF);
         let seconds = |n: Option<u32>, most| n.map(|n| Duration::from_secs(n.into()).min(most));
         let (mut wait, mut window) = (seconds(seen.retry_after, RETRY_AFTER_MAX), None);
-        if let Some(word) = word {
-            // The later of the two: a guest can't shorten what the service said.
-            wait = wait.max(seconds(word.retry_after, longest));
-            window = seconds(word.window, longest);
+        if let Some(hint) = hint {
+            wait = wait.max(seconds(hint.retry_after, longest));
+            window = seconds(hint.window, longest);
         }
         let wait = wait.or(window).unwrap_or(DEFAULT_BACKOFF);
         let wait = wait.max(seen.least_wait);
@@ -368,7 +362,13 @@ impl WayOut {
         self.allows(&head).map_err(|denial| self.deny(denial))?;
         let body = collect_body(body)
             .await
+            .and_then(|body| self.grant.allows_body(&body).map(|()| body))
             .map_err(|denial| self.deny(denial))?;
+        // Read in another character set, it would be another comment.
+        if !body.is_empty() {
+            let json = HeaderValue::from_static("application/json");
+            head.headers.insert(header::CONTENT_TYPE, json);
+        }
         self.redeem().map_err(|denial| self.deny(denial))?;
 
         if let Err(error) = self.intend().await {
@@ -413,11 +413,11 @@ impl WayOut {
             .await
         {
             Ok(response) => {
-                let admitted = self.admit(response, token.header());
-                if self.state().seen.status == Some(401) {
+                let bearer = token.header().clone();
+                if response.status() == http::StatusCode::UNAUTHORIZED {
                     self.state().seen.rejected = Some(token);
                 }
-                admitted
+                self.admit(response, &bearer).await
             }
             Err(error) => {
                 tracing::warn!(%error, "no answer");
@@ -496,8 +496,9 @@ impl WayOut {
     }
 
     /// The answer's head is here: from now on the call counts from now, and the guest sees what it
-    /// may see.
-    fn admit(
+    /// may see. The body is read before the guest gets any of it, so that what the host knows of it
+    /// does not depend on the guest.
+    async fn admit(
         self: &Arc<Self>,
         response: http::Response<reqwest::Body>,
         bearer: &HeaderValue,
@@ -553,19 +554,18 @@ impl WayOut {
             Arc::clone(self.egress.clock()),
             self.deadline,
         );
-        let call = Arc::clone(self);
-        let body = body.map_frame(move |frame| {
-            if let Some(data) = frame.data_ref() {
-                call.state().seen.answer.extend_from_slice(data);
-            }
-            frame
-        });
-        let call = Arc::clone(self);
-        let body = body.map_err(move |error| {
+        let (answer, unread) = read(body).await;
+        if let Some(error) = &unread {
             tracing::warn!(%error, "the answer is not handed on");
-            call.state().seen.unread = Some(error.clone());
-            error
-        });
+        }
+        let mut state = self.state();
+        state.seen.headers = Some(head.headers.clone());
+        state.seen.answer = answer.clone();
+        state.seen.unread.clone_from(&unread);
+        drop(state);
+        let body = Full::new(answer)
+            .map_err(|never| match never {})
+            .with_trailers(std::future::ready(unread.map(Err)));
         Ok(http::Response::from_parts(head, body.boxed_unsync()))
     }
 
@@ -614,12 +614,28 @@ where
     let body = Limited::new(body, REQUEST_BODY_MAX)
         .collect()
         .await
-        .map_err(|_| Denial::Body)?;
+        .map_err(|_| Denial::Body("is too long or incomplete"))?;
     if body.trailers().is_some() {
-        Err(Denial::Body)
+        Err(Denial::Body("has trailers"))
     } else {
         Ok(body.to_bytes())
     }
+}
+
+/// A body as far as it could be read, and why the rest could not.
+async fn read<B>(mut body: B) -> (Bytes, Option<AnswerError>)
+where
+    B: Body<Data = Bytes, Error = AnswerError> + Unpin,
+{
+    let mut all = Vec::new();
+    while let Some(frame) = body.frame().await {
+        match frame.map(http_body::Frame::into_data) {
+            Ok(Ok(data)) => all.extend_from_slice(&data),
+            Ok(Err(_trailers)) => {}
+            Err(error) => return (all.into(), Some(error)),
+        }
+    }
+    (all.into(), None)
 }
 
 fn visible(headers: &HeaderMap) -> HeaderMap {

@@ -1,4 +1,6 @@
-//! What one call may do: one operation, on one target, with one request.
+//! What one call may do: one operation, on one target, with one comment, by one request.
+
+use serde::Deserialize;
 
 use crate::policy::Denial;
 use defender_core::escape::shown;
@@ -11,13 +13,34 @@ pub use defender_core::operation::{Operation, Target};
 pub struct Grant {
     operation: Operation,
     target: Option<Target>,
+    comment: Option<String>,
+}
+
+/// The body of a request that has one.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body {
+    #[serde(rename = "Comment")]
+    comment: String,
 }
 
 impl Grant {
     /// For an operation on a target. Without a target it covers nothing: the argument that should
     /// have named one was no id, and no request can follow.
     pub const fn new(operation: Operation, target: Option<Target>) -> Self {
-        Self { operation, target }
+        Self {
+            operation,
+            target,
+            comment: None,
+        }
+    }
+
+    /// The same grant for a request with this comment in its body. An operation that changes
+    /// something needs one; without it no body is allowed.
+    #[must_use]
+    pub fn with_comment(mut self, comment: &str) -> Self {
+        self.comment = Some(comment.to_owned());
+        self
     }
 
     /// The operation.
@@ -28,6 +51,11 @@ impl Grant {
     /// The target, where there is one.
     pub const fn target(&self) -> Option<&Target> {
         self.target.as_ref()
+    }
+
+    /// The comment that the request's body must contain.
+    pub fn comment(&self) -> Option<&str> {
+        self.comment.as_deref()
     }
 
     /// Decides whether the call was made for this, as far as `connection.open` says what it is.
@@ -45,6 +73,28 @@ impl Grant {
             return Ok(());
         }
         Err(self.denial(operation, Some(&target.to_string())))
+    }
+
+    /// Decides whether the call was made for a request with this body: one JSON object with the
+    /// member `Comment` and no other, whose decoded text is the caller's comment; or nothing, for
+    /// an operation that only reads.
+    pub fn allows_body(&self, body: &[u8]) -> Result<(), Denial> {
+        if !self.operation.changes_something() {
+            return match body {
+                [] => Ok(()),
+                _ => Err(Denial::Body("is not empty, and this operation has none")),
+            };
+        }
+        // An array of one text would be read as the object's members in order.
+        let is_object = body.trim_ascii_start().starts_with(b"{");
+        let read = serde_json::from_slice::<Body>(body).ok();
+        match read.filter(|_| is_object) {
+            None => Err(Denial::Body(
+                "is not one JSON object with exactly one member \"Comment\"",
+            )),
+            Some(read) if self.comment.as_ref() == Some(&read.comment) => Ok(()),
+            Some(_) => Err(Denial::OtherComment),
+        }
     }
 
     fn denial(&self, operation: Operation, target: Option<&str>) -> Denial {
@@ -122,6 +172,51 @@ mod tests {
         let everything = Grant::new(list, Some(page("$top=10")));
         assert_eq!(everything.opens(list, None), Ok(()));
         assert_denied(everything.opens(list, Some(A)));
+    }
+
+    #[test]
+    fn the_body_contains_the_callers_comment_and_nothing_else() {
+        let comment = "INC-42: \"cleaned\"\nä";
+        let grant = Grant::new(RELEASE, Some(machine(A))).with_comment(comment);
+        for same in [
+            r#"{"Comment":"INC-42: \"cleaned\"\nä"}"#,
+            " {\t\"Comment\" : \"\\u0049NC-42: \\u0022cleaned\\u0022\\n\\u00e4\" }\r\n",
+        ] {
+            assert_eq!(grant.allows_body(same.as_bytes()), Ok(()), "{same}");
+        }
+        for other in [
+            r#"{"Comment":"INC-42: cleaned"}"#,
+            r#"{"Comment":""}"#,
+            r#"{"Comment":"INC-42: \"cleaned\"\nA\u0308"}"#,
+        ] {
+            let decision = grant.allows_body(other.as_bytes());
+            assert_eq!(decision, Err(Denial::OtherComment), "{other}");
+        }
+        let text = r#""INC-42: \"cleaned\"\nä""#;
+        for bad in [
+            String::new(),
+            "{}".to_owned(),
+            text.to_owned(),
+            format!("[{text}]"),
+            format!(r#"{{"comment":{text}}}"#),
+            format!(r#"{{"Comment":{text},"IsolationType":"Full"}}"#),
+            format!(r#"{{"Comment":{text},"Comment":{text}}}"#),
+            format!(r#"{{"Comment":"x","\u0043omment":{text}}}"#),
+            format!(r#"{{"Comment":[{text}]}}"#),
+            format!(r#"{{"Comment":{text}}}{{}}"#),
+            format!(r#"{{"Comment":{text}"#),
+            format!("\u{feff}{{\"Comment\":{text}}}"),
+            r#"{"Comment":null}"#.to_owned(),
+        ] {
+            let decision = grant.allows_body(bad.as_bytes());
+            assert!(matches!(decision, Err(Denial::Body(_))), "{bad}");
+        }
+        let without = Grant::new(RELEASE, Some(machine(A)));
+        let decision = without.allows_body(br#"{"Comment":""}"#);
+        assert_eq!(decision, Err(Denial::OtherComment));
+        let read = Grant::new(Operation::GetMachineAction, None);
+        assert_eq!(read.allows_body(b""), Ok(()));
+        assert!(read.allows_body(b"{}").is_err());
     }
 
     #[test]

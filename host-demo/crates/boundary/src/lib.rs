@@ -19,7 +19,9 @@
 //! let egress = Setup::new(service, Arc::new(FixedToken::new(token)?)).build()?;
 //!
 //! let device = Target::Machine("1e5bc9d7e413ddd7902c2932e418702b84d0cc07".parse()?);
-//! let grant = Grant::new(Operation::UnrestrictCodeExecution, Some(device));
+//! let comment = "INC-42: cleaned";
+//! let grant =
+//!     Grant::new(Operation::UnrestrictCodeExecution, Some(device)).with_comment(comment);
 //! let call = egress.begin(grant, WaitOptions::default()).await?;
 //! let request = http::Request::post(format!(
 //!     "{}/api/machines/1e5bc9d7e413ddd7902c2932e418702b84d0cc07/unrestrictCodeExecution",
@@ -496,7 +498,7 @@ impl Egress {
     }
 
     fn trail(&self, call: String, grant: &Grant, used: Vec<(Quota, usize)>) -> Option<Trail> {
-        Some(Trail::new(
+        let trail = Trail::new(
             Arc::clone(self.audit()?),
             Arc::clone(self.clock()),
             call,
@@ -504,7 +506,8 @@ impl Egress {
             grant.operation(),
             grant.target().cloned(),
             used,
-        ))
+        );
+        Some(trail.with_comment(grant.comment()))
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::HeaderMap;
+
 use crate::grant::Grant;
 use crate::policy::Denial;
 use crate::policy::Route;
@@ -51,10 +54,12 @@ pub struct Observation {
     pub sent_at: Option<Moment>,
     /// When the answer's head came.
     pub answered_at: Option<Moment>,
+    /// The headers that the guest gets with the answer. None: it gets no answer.
+    pub headers: Option<HeaderMap>,
     /// What the answer is known by at the service.
     pub correlation_id: Option<String>,
-    /// As much of the answer's body as the guest has read.
-    pub answer: Vec<u8>,
+    /// The answer's body, as far as it could be read.
+    pub answer: Bytes,
     /// Why the rest of the answer's body was not handed on.
     pub unread: Option<AnswerError>,
     /// The answer repeats the token.

@@ -1,8 +1,9 @@
-//! What is said of actions and devices: by the service in its answer's body, and by the plugin.
+//! Summaries of actions and devices for the audit log: of the response, and of what the plugin
+//! reported.
 //!
-//! Of each, what a caller decides by: the id, type, status and device of an action; the id and name
-//! of a device; whether a list is cut. The body is read here without a line of the plugin's, and on
-//! purpose: by this its word is checked. Both readers go by the contract's definitions.
+//! Of each: the id, type, status and device of an action; the id and name of a device; whether a
+//! list is cut. A boundary without a guest decides by them whether a call succeeded. A plugin's
+//! result is compared as a whole, by the crate `defender-host`.
 
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer as _, Serialize};

@@ -26,6 +26,7 @@ struct Ask {
     operation: String,
     target: Option<String>,
     query: Option<String>,
+    comment: Option<String>,
     #[serde(default)]
     wait_seconds: u32,
 }
@@ -42,6 +43,10 @@ enum Misfit {
         operation: Operation,
         what: &'static str,
     },
+    #[error("{0} needs the \"comment\" that the guest will send")]
+    NoComment(Operation),
+    #[error("{0} has no comment")]
+    Comment(Operation),
     #[error("wait_seconds is {0}, and {WAIT_MAX} are the most: ask again then")]
     Wait(u32),
 }
@@ -87,7 +92,14 @@ fn read(body: &[u8]) -> Result<(Grant, Duration), Misfit> {
         return Err(Misfit::Wait(ask.wait_seconds));
     }
     let wait = Duration::from_secs(ask.wait_seconds.into());
-    Ok((Grant::new(operation, Some(target)), wait))
+    let grant = Grant::new(operation, Some(target));
+    let grant = match (ask.comment, operation.changes_something()) {
+        (Some(comment), true) => grant.with_comment(&comment),
+        (None, false) => grant,
+        (None, true) => return Err(Misfit::NoComment(operation)),
+        (Some(_), false) => return Err(Misfit::Comment(operation)),
+    };
+    Ok((grant, wait))
 }
 
 impl Shared {
@@ -189,10 +201,10 @@ mod tests {
     #[test]
     fn what_is_asked_for_names_its_target_in_the_one_way_that_its_operation_has() {
         for good in [
-            r#"{"operation":"unrestrict-code-execution","target":"MACHINE"}"#,
-            r#"{"operation":"restrict-code-execution","target":"MACHINE","wait_seconds":600}"#,
+            r#"{"operation":"unrestrict-code-execution","target":"MACHINE","comment":"x"}"#,
+            r#"{"operation":"restrict-code-execution","target":"MACHINE","comment":"x","wait_seconds":600}"#,
             r#"{"operation":"get-machine-action","target":"ACTION"}"#,
-            r#"{"operation":"cancel-machine-action","target":"ACTION"}"#,
+            r#"{"operation":"cancel-machine-action","target":"ACTION","comment":"x"}"#,
             r#"{"operation":"find-machines","target":"pc-1.contoso.com"}"#,
             r#"{"operation":"list-machine-actions","query":"$top=100"}"#,
         ] {
@@ -205,13 +217,15 @@ mod tests {
             "",
             "[]",
             "{}",
-            r#"{"operation":"unrestrict-code-execution"}"#,
-            r#"{"operation":"unrestrict-code-execution","target":"ACTION"}"#,
-            r#"{"operation":"unrestrict-code-execution","target":"MACHINE/offboard"}"#,
-            r#"{"operation":"unrestrict-code-execution","target":"MACHINE","query":"$top=1"}"#,
-            r#"{"operation":"unrestrict-code-execution","target":"MACHINE","comment":"x"}"#,
-            r#"{"operation":"unrestrict-code-execution","target":"MACHINE","wait_seconds":601}"#,
-            r#"{"operation":"unrestrict-code-execution","target":"MACHINE","wait_seconds":-1}"#,
+            r#"{"operation":"unrestrict-code-execution","comment":"x"}"#,
+            r#"{"operation":"unrestrict-code-execution","target":"ACTION","comment":"x"}"#,
+            r#"{"operation":"unrestrict-code-execution","target":"MACHINE/offboard","comment":"x"}"#,
+            r#"{"operation":"unrestrict-code-execution","target":"MACHINE","comment":"x","query":"$top=1"}"#,
+            r#"{"operation":"unrestrict-code-execution","target":"MACHINE"}"#,
+            r#"{"operation":"unrestrict-code-execution","target":"MACHINE","comment":1}"#,
+            r#"{"operation":"unrestrict-code-execution","target":"MACHINE","comment":"x","wait_seconds":601}"#,
+            r#"{"operation":"unrestrict-code-execution","target":"MACHINE","comment":"x","wait_seconds":-1}"#,
+            r#"{"operation":"get-machine-action","target":"ACTION","comment":"x"}"#,
             r#"{"operation":"get-machine-action","target":"MACHINE"}"#,
             r#"{"operation":"list-machine-actions","target":"MACHINE"}"#,
             r#"{"operation":"list-machine-actions","query":"$top=100","target":"MACHINE"}"#,

@@ -1,8 +1,8 @@
 //! The boundary as a service on loopback, for engines that can't hook what their guests send: stock
 //! hosts of components, connectors in other languages.
 //!
-//! The engine asks for a *capability*: the right to one request, for one operation on one target,
-//! until a moment that the answer states. Its guest uses that as its bearer token, and the
+//! The engine asks for a *capability*: the right to one request, for one operation on one target with
+//! one comment, until a moment that the answer states. Its guest uses that as its bearer token, and the
 //! gateway's origin as its base URL (`connection`'s `authorization.bearer`). The gateway finds the
 //! [`Call`](defender_boundary::Call) that the capability stands for, and that decides, counts, records
 //! and sends as it does for any guest. The real token enters neither the guest nor the engine.
@@ -16,9 +16,11 @@
 //!
 //! `POST /capabilities`, with the key that the gateway made at its start as
 //! `Authorization: Bearer KEY`, and a body like
-//! `{"operation": "unrestrict-code-execution", "target": "1e5b…", "wait_seconds": 0}`. The
-//! operations are those of `wit/connection.wit`. The target is a machine id, an action id, or a DNS
-//! name; `list-machine-actions` has, in its place, the whole `"query"` that the guest will send.
+//! `{"operation": "unrestrict-code-execution", "target": "1e5b…", "comment": "INC-42: cleaned",
+//! "wait_seconds": 0}`. The operations are those of `wit/connection.wit`. The target is a machine
+//! id, an action id, or a DNS name; `list-machine-actions` has, in its place, the whole `"query"`
+//! that the guest will send. An operation that changes something needs the `comment` that the guest
+//! will send; a request with another one is refused. The others have none.
 //! The answer is 201 with `capability`, `base_url`, `expires_at`, `operation` and `target`, or
 //! `{"error": {"code", "message"}}` with 400 (the message says what is wrong), 401 (not the key),
 //! 403 (the policy does not allow it, and which rule would), 429 (the quota has no call left within
@@ -115,8 +117,9 @@ const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// A request's head.
 const HEAD_MAX: usize = 16 * 1024;
 
-/// What an engine asks for: the longest query has 100 ids in it.
-const ASK_MAX: usize = 16 * 1024;
+/// What an engine asks for: the longest comment has 4,096 characters, which are up to 12 bytes each
+/// where they are escaped.
+const ASK_MAX: usize = 64 * 1024;
 
 /// After an error of the listener (no file descriptor left, say) it rests.
 const LISTENER_REST: Duration = Duration::from_millis(10);

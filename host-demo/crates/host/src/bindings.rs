@@ -30,7 +30,6 @@ pub use generated::exports::defender::endpoint::machines::{FoundMachines, Machin
 pub use generated::{Plugin, PluginPre};
 
 use defender_core::query::{ActionQuery, Asked};
-use defender_core::summary::{ActionSummary, Listed, MachineSummary, ResponseSummary};
 
 impl MachineActionFilter {
     /// All actions.
@@ -140,50 +139,6 @@ impl MachineAction {
             }
         }
         Value::Object(object)
-    }
-}
-
-impl From<&MachineAction> for ResponseSummary {
-    fn from(action: &MachineAction) -> Self {
-        Self::Action(action.into())
-    }
-}
-
-impl From<&MachineActionPage> for ResponseSummary {
-    fn from(page: &MachineActionPage) -> Self {
-        Self::Actions(Listed {
-            items: page.items.iter().map(ActionSummary::from).collect(),
-            truncated: page.truncated,
-        })
-    }
-}
-
-impl From<&FoundMachines> for ResponseSummary {
-    fn from(found: &FoundMachines) -> Self {
-        Self::Machines(Listed {
-            items: found.items.iter().map(MachineSummary::from).collect(),
-            truncated: found.truncated,
-        })
-    }
-}
-
-impl From<&MachineAction> for ActionSummary {
-    fn from(action: &MachineAction) -> Self {
-        Self {
-            id: action.id.clone(),
-            type_: action.type_.as_str().to_owned(),
-            status: action.status.as_str().to_owned(),
-            machine: action.machine_id.clone(),
-        }
-    }
-}
-
-impl From<&Machine> for MachineSummary {
-    fn from(machine: &Machine) -> Self {
-        Self {
-            id: machine.id.clone(),
-            name: machine.computer_dns_name.clone(),
-        }
     }
 }
 

@@ -66,6 +66,12 @@ pub enum CallError {
         /// Whether something can have happened.
         effect: Effect,
     },
+    /// The plugin contradicted the service in an earlier call of this [`Host`](super::Host), and is
+    /// not used again. Nothing was sent.
+    #[error(
+        "the plugin contradicted the service in an earlier call and is not used again; nothing was sent"
+    )]
+    PluginContradicted,
     /// The plugin is broken, or worse.
     #[error("{fault}; {}", meaning(*.effect))]
     Fault {
@@ -107,7 +113,8 @@ impl CallError {
             | Self::Ledger(_)
             | Self::Stopped
             | Self::Aborted(_)
-            | Self::Audit(_) => Effect::None,
+            | Self::Audit(_)
+            | Self::PluginContradicted => Effect::None,
             Self::TimedOut { effect, .. }
             | Self::Fault { effect, .. }
             | Self::TokenEchoed { effect } => *effect,

@@ -30,17 +30,20 @@ pub mod bindings;
 pub mod digest;
 mod epoch_ticker;
 mod error;
+mod native;
 pub mod plugin;
 mod verify_claim;
 pub mod wasi_hooks;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tracing::Instrument as _;
 
 use crate::bindings::{FoundMachines, MachineAction, MachineActionFilter, MachineActionPage};
+use crate::native::Reader;
 use crate::plugin::{Fault, Plugin};
 use crate::wasi_hooks::Hooks;
 use defender_audit::Audit;
@@ -51,7 +54,6 @@ use defender_connect::identity::{IdentityError, Principal};
 use defender_core::clock::{Clock, Moment};
 use defender_core::id::DnsName;
 use defender_core::operation::{Operation, Target};
-use defender_core::summary::ResponseSummary;
 use defender_quota::{Limiter, Quota};
 
 /// The boundary, for callers that name its types.
@@ -62,20 +64,29 @@ pub use defender_boundary::{
 };
 pub use error::CallError;
 
-use verify_claim::{claim, ending};
+use verify_claim::{Success, claim};
 
 /// Makes calls. Cheap to clone; the clones share connections, tokens and quotas.
+///
+/// A plugin's result is returned only if it is what the host reads in the same response. Otherwise
+/// the host's own reading is returned, and all further calls of this host and its clones end with
+/// [`CallError::PluginContradicted`].
 #[derive(Clone)]
 pub struct Host {
     plugin: Plugin,
     egress: Egress,
+    has_contradicted: Arc<AtomicBool>,
 }
 
 impl Host {
     /// A plugin, and the boundary that it works behind.
     pub fn new(plugin: Plugin, egress: &Egress) -> Self {
         let egress = egress.made_for(&plugin.about().digest);
-        Self { plugin, egress }
+        Self {
+            plugin,
+            egress,
+            has_contradicted: Arc::default(),
+        }
     }
 
     /// Asks for a device's release, as the contract's `unrestrict-code-execution` does.
@@ -93,9 +104,10 @@ impl Host {
         comment: &str,
         patience: WaitOptions,
     ) -> Result<MachineAction, CallError> {
+        let reader = native::unrestrict(machine_id, comment);
         let target = machine_id.parse().ok().map(Target::Machine);
-        let grant = Grant::new(Operation::UnrestrictCodeExecution, target);
-        self.call(grant, patience, |way_out| {
+        let grant = Grant::new(Operation::UnrestrictCodeExecution, target).with_comment(comment);
+        self.call(grant, reader, patience, |way_out| {
             self.plugin
                 .unrestrict_code_execution(way_out, machine_id, comment)
         })
@@ -110,9 +122,10 @@ impl Host {
         action_id: &str,
         patience: WaitOptions,
     ) -> Result<MachineAction, CallError> {
+        let reader = native::get(action_id);
         let target = action_id.parse().ok().map(Target::Action);
         let grant = Grant::new(Operation::GetMachineAction, target);
-        self.call(grant, patience, |way_out| {
+        self.call(grant, reader, patience, |way_out| {
             self.plugin.get_machine_action(way_out, action_id)
         })
         .await
@@ -127,9 +140,10 @@ impl Host {
         comment: &str,
         patience: WaitOptions,
     ) -> Result<MachineAction, CallError> {
+        let reader = native::restrict(machine_id, comment);
         let target = machine_id.parse().ok().map(Target::Machine);
-        let grant = Grant::new(Operation::RestrictCodeExecution, target);
-        self.call(grant, patience, |way_out| {
+        let grant = Grant::new(Operation::RestrictCodeExecution, target).with_comment(comment);
+        self.call(grant, reader, patience, |way_out| {
             self.plugin
                 .restrict_code_execution(way_out, machine_id, comment)
         })
@@ -146,9 +160,10 @@ impl Host {
         skip: u32,
         patience: WaitOptions,
     ) -> Result<MachineActionPage, CallError> {
+        let reader = native::list(filter, top, skip);
         let target = filter.query(top, skip).map(Target::Actions);
         let grant = Grant::new(Operation::ListMachineActions, target);
-        self.call(grant, patience, |way_out| {
+        self.call(grant, reader, patience, |way_out| {
             self.plugin.list_machine_actions(way_out, filter, top, skip)
         })
         .await
@@ -163,9 +178,10 @@ impl Host {
         comment: &str,
         patience: WaitOptions,
     ) -> Result<MachineAction, CallError> {
+        let reader = native::cancel(action_id, comment);
         let target = action_id.parse().ok().map(Target::Action);
-        let grant = Grant::new(Operation::CancelMachineAction, target);
-        self.call(grant, patience, |way_out| {
+        let grant = Grant::new(Operation::CancelMachineAction, target).with_comment(comment);
+        self.call(grant, reader, patience, |way_out| {
             self.plugin
                 .cancel_machine_action(way_out, action_id, comment)
         })
@@ -185,8 +201,9 @@ impl Host {
             .as_ref()
             .map_or(computer_dns_name, DnsName::as_str)
             .to_owned();
+        let reader = native::find(&asked);
         let grant = Grant::new(Operation::FindMachines, name.map(Target::Name));
-        self.call(grant, patience, |way_out| {
+        self.call(grant, reader, patience, |way_out| {
             self.plugin.find_machines(way_out, &asked)
         })
         .await
@@ -270,19 +287,25 @@ impl Host {
     /// A call, again where there was no token for a reason that may pass, and once more where the
     /// service refuses the token with 401 and another one can be had: as a call of its own, with a store, a grant and a permit of its own. A 401 says that
     /// nothing was changed.
-    async fn call<T, F>(
+    async fn call<T: Success, F>(
         &self,
         grant: Grant,
+        reader: Option<Reader<T>>,
         patience: WaitOptions,
         run: impl Fn(Hooks) -> F,
     ) -> Result<T, CallError>
     where
         F: Future<Output = Result<Result<T, bindings::Error>, Fault>>,
-        for<'a> ResponseSummary: From<&'a T>,
     {
+        self.check_plugin()?;
+        // What the plugin refuses has no request.
+        let grant = match &reader {
+            Some(_) => grant,
+            None => Grant::new(grant.operation(), None),
+        };
         let (first, result, seen) = loop {
             let call = self.egress.begin(grant.clone(), patience.clone()).await?;
-            let result = self.run(&call, &run).await;
+            let result = self.run(&call, reader.as_ref(), &run).await;
             let seen = call.close();
             // Nothing was sent. A caller that gives a consent had a token before it.
             let error = match &result {
@@ -310,47 +333,63 @@ impl Host {
         }
         tracing::warn!("the service refused the token; the call is made again with another one");
         let second = self.egress.begin(grant, patience).await?;
-        self.run(&second, &run).await
+        self.run(&second, reader.as_ref(), &run).await
+    }
+
+    /// Refuses a plugin that contradicted the service.
+    #[expect(
+        clippy::result_large_err,
+        reason = "once a call, as it is everywhere else"
+    )]
+    fn check_plugin(&self) -> Result<(), CallError> {
+        match self.has_contradicted.load(Ordering::Relaxed) {
+            true => Err(CallError::PluginContradicted),
+            false => Ok(()),
+        }
     }
 
     /// One call, in a span of its own.
-    async fn run<T, F>(&self, call: &Call, run: &impl Fn(Hooks) -> F) -> Result<T, CallError>
+    async fn run<T: Success, F>(
+        &self,
+        call: &Call,
+        reader: Option<&Reader<T>>,
+        run: &impl Fn(Hooks) -> F,
+    ) -> Result<T, CallError>
     where
         F: Future<Output = Result<Result<T, bindings::Error>, Fault>>,
-        for<'a> ResponseSummary: From<&'a T>,
     {
-        self.finish(call, run(Hooks::new(call)))
+        // Another call may have found it while this one waited for the quota.
+        self.check_plugin()?;
+        self.finish(call, reader, run(Hooks::new(call)))
             .instrument(call.span())
             .await
     }
 
     /// Runs the call to its end or its deadline, judges it, and records it.
-    async fn finish<T>(
+    async fn finish<T: Success>(
         &self,
         call: &Call,
+        reader: Option<&Reader<T>>,
         running: impl Future<Output = Result<Result<T, bindings::Error>, Fault>>,
-    ) -> Result<T, CallError>
-    where
-        for<'a> ResponseSummary: From<&'a T>,
-    {
+    ) -> Result<T, CallError> {
         let result = call.until_deadline(running).await;
         let seen = call.close();
         let said = seen.said(call.grant());
         let claimed = result
             .as_ref()
             .and_then(|result| result.as_ref().ok().map(claim));
-        let judged = self.judge(call, result, &seen, said.as_ref());
-        let fault = match &judged {
-            Err(CallError::Fault { fault, .. }) => {
-                let backtrace = fault.backtrace().unwrap_or_default();
-                tracing::error!(%fault, "a fault of the plugin's\n{backtrace}");
-                Some(fault.to_string())
+        let verdict = self.judge(call, result, &seen, reader);
+        if let Some(fault) = &verdict.fault {
+            let backtrace = fault.backtrace().unwrap_or_default();
+            tracing::error!(%fault, "a fault of the plugin's\n{backtrace}");
+            if matches!(fault, Fault::Contradiction(_)) {
+                self.has_contradicted.store(true, Ordering::Relaxed);
             }
-            _ => None,
-        };
-        call.conclude(&seen, ending(&judged), said, claimed, fault)
+        }
+        let fault = verdict.fault.as_ref().map(ToString::to_string);
+        call.conclude(&seen, verdict.ending(), said, claimed, fault)
             .await;
-        judged
+        verdict.result
     }
 }
 

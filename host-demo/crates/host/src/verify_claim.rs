@@ -1,100 +1,187 @@
-//! What a plugin says, held against what the boundary saw.
+//! Compares a plugin's result with the host's own reading of the same response.
+
+use serde_json::Value;
 
 use super::{CallError, Host};
-use crate::bindings::{self, Effect, Reason};
+use crate::bindings::{
+    self, Effect, FoundMachines, Limiter, Machine, MachineAction, MachineActionPage, Reason,
+};
+use crate::native::{Reader, answer_max};
 use crate::plugin::Fault;
 use defender_audit::{Claimed, Ending};
 use defender_boundary::{AnswerError, Call, Observation, RateLimitHint};
-use defender_core::operation::{Operation, Target};
-use defender_core::summary::ResponseSummary;
+use defender_core::escape::shown;
+use defender_core::operation::Operation;
+use defender_core::summary::{ActionSummary, Listed, MachineSummary, ResponseSummary};
+
+/// What a plugin can report as a success.
+pub(super) trait Success: PartialEq {
+    /// For the audit log.
+    fn summary(&self) -> ResponseSummary;
+
+    /// Says in which way it differs from what the response contains.
+    fn difference(&self, read: &Self) -> String;
+}
+
+/// How a call ended.
+pub(super) struct Verdict<T> {
+    pub(super) result: Result<T, CallError>,
+    /// What was wrong with the plugin, whatever the result is.
+    pub(super) fault: Option<Fault>,
+}
+
+impl<T> Verdict<T> {
+    const fn error(error: CallError) -> Self {
+        Self {
+            result: Err(error),
+            fault: None,
+        }
+    }
+
+    pub(super) const fn ending(&self) -> Ending {
+        match (&self.fault, &self.result) {
+            (Some(_), _) => Ending::Fault,
+            (None, Ok(_)) => Ending::Succeeded,
+            (None, Err(CallError::TimedOut { .. })) => Ending::TimedOut,
+            (None, Err(_)) => Ending::Failed,
+        }
+    }
+}
 
 impl Host {
-    /// Compares what the plugin says with what the boundary saw.
-    #[expect(
-        clippy::result_large_err,
-        reason = "once a call, as it is everywhere else"
-    )]
-    pub(super) fn judge<T>(
+    /// Decides what a call's result is. Where the service responded, the response does, as the host
+    /// reads it: the plugin's result is returned only if it is the same.
+    pub(super) fn judge<T: Success>(
         &self,
         call: &Call,
         result: Option<Result<Result<T, bindings::Error>, Fault>>,
         seen: &Observation,
-        said: Option<&ResponseSummary>,
-    ) -> Result<T, CallError>
-    where
-        for<'a> ResponseSummary: From<&'a T>,
-    {
-        let effect = effect_of(seen, call.grant().operation());
-        let claimed = match &result {
-            Some(Ok(Err(error))) => Some(error),
-            _ => None,
-        };
-        let word = claimed.and_then(|error| match &error.reason {
-            Reason::RateLimited(limit) => Some(RateLimitHint {
-                retry_after: limit.retry_after_seconds,
-                window: limit.window_seconds,
-            }),
-            _ => None,
-        });
-        call.apply_rate_limit(seen, word);
+        reader: Option<&Reader<T>>,
+    ) -> Verdict<T> {
+        let operation = call.grant().operation();
+        let effect = effect_of(seen, operation);
+        let read = reader.and_then(|reader| reader.read(seen, operation));
+        call.apply_rate_limit(seen, read.as_ref().and_then(hint));
         if seen.echoed {
-            return Err(CallError::TokenEchoed { effect });
+            return Verdict::error(CallError::TokenEchoed { effect });
         }
-        match result {
-            None => Err(CallError::TimedOut {
-                after: self.call_timeout(),
-                effect,
-            }),
-            Some(Err(fault)) => Err(CallError::Fault { fault, effect }),
-            Some(Ok(Ok(success))) => {
-                match contradicts(seen, &(&success).into(), said, call.grant().target()) {
-                    Some(what) => Err(CallError::Fault {
-                        fault: Fault::UnfoundedSuccess(what),
-                        effect,
-                    }),
-                    None => Ok(success),
-                }
+        let claimed = match result {
+            None => {
+                return Verdict::error(CallError::TimedOut {
+                    after: self.call_timeout(),
+                    effect,
+                });
             }
-            Some(Ok(Err(mut error))) => {
-                // The plugin knows only that nothing was sent; the boundary knows why.
-                if let Some(identity) = seen.identity.clone() {
-                    return Err(CallError::Identity(identity));
-                }
-                if let Some(audit) = seen.audit.clone() {
-                    return Err(CallError::Audit(audit));
-                }
-                if seen.stopped {
-                    return Err(CallError::Stopped);
-                }
-                if let Some(seconds) = seen.closed {
-                    error.reason = Reason::RateLimited(bindings::RateLimit {
-                        by: bindings::Limiter::Host,
-                        retry_after_seconds: Some(seconds),
-                        window_seconds: None,
-                    });
-                    error.message = format!(
-                        "The service closed the quota for {seconds} s while this call was on its \
-                         way out. Nothing was sent."
-                    );
-                } else if let Some(what) = contradicts_error(seen, &error) {
-                    return Err(CallError::Fault {
-                        fault: Fault::UnfoundedError(what),
-                        effect,
-                    });
-                }
-                // What crossed the boundary is known here for certain. The plugin's word adds
-                // nothing to it.
-                error.effect = effect;
+            Some(Err(fault)) => {
+                return Verdict {
+                    fault: Some(fault.clone()),
+                    result: Err(CallError::Fault { fault, effect }),
+                };
+            }
+            Some(Ok(claimed)) => claimed,
+        };
+        let Some(read) = read else {
+            return unanswered(claimed, seen, effect);
+        };
+        let difference = difference(&claimed, &read);
+        let result = match &difference {
+            None => claimed,
+            Some(_) => read,
+        };
+        Verdict {
+            result: result.map_err(|mut error| {
                 // Of a body that was withheld the plugin knows only that it broke off.
-                if let (Reason::UnexpectedResponse, Some(why)) = (&error.reason, &seen.unread) {
-                    error.message = unread(why, seen, call.grant().operation());
+                if let (Reason::UnexpectedResponse, Some(why)) = (&error.reason, &seen.unread)
+                    && seen.answer.len() <= answer_max(operation)
+                {
+                    error.message = unread(why, seen, operation);
                 }
-                Err(CallError::Answered {
+                CallError::Answered {
                     error,
                     detail: seen.transport.clone(),
-                })
-            }
+                }
+            }),
+            fault: difference.map(Fault::Contradiction),
         }
+    }
+}
+
+/// The result of a call whose guest got no response.
+fn unanswered<T>(
+    claimed: Result<T, bindings::Error>,
+    seen: &Observation,
+    effect: Effect,
+) -> Verdict<T> {
+    let contradicts = |what: &str| {
+        let fault = Fault::Contradiction(what.to_owned());
+        Verdict {
+            fault: Some(fault.clone()),
+            result: Err(CallError::Fault { fault, effect }),
+        }
+    };
+    let mut error = match claimed {
+        Ok(_) => return contradicts("it reported a success, but got no response"),
+        Err(error) => error,
+    };
+    // The plugin knows only that nothing was sent; the boundary knows why.
+    if let Some(identity) = seen.identity.clone() {
+        return Verdict::error(CallError::Identity(identity));
+    }
+    if let Some(audit) = seen.audit.clone() {
+        return Verdict::error(CallError::Audit(audit));
+    }
+    if seen.stopped {
+        return Verdict::error(CallError::Stopped);
+    }
+    if let Some(seconds) = seen.closed {
+        error.reason = Reason::RateLimited(bindings::RateLimit {
+            by: Limiter::Host,
+            retry_after_seconds: Some(seconds),
+            window_seconds: None,
+        });
+        error.message = format!(
+            "The service closed the quota for {seconds} s while this call was on its way out. \
+             Nothing was sent."
+        );
+    } else if !can_be_without_response(&error, seen) {
+        return contradicts("it reported an error of the service's, but got no response");
+    }
+    // What crossed the boundary is known here for certain. The plugin's word adds nothing to it.
+    error.effect = effect;
+    Verdict::error(CallError::Answered {
+        error,
+        detail: seen.transport.clone(),
+    })
+}
+
+/// Whether there can be this error where the guest got no response: a caller waits, or asks for
+/// another token, because of it.
+fn can_be_without_response(error: &bindings::Error, seen: &Observation) -> bool {
+    let has_reason = match &error.reason {
+        Reason::RateLimited(limit) => limit.by == Limiter::Host && seen.is_held_back,
+        Reason::InvalidArgument(_)
+        | Reason::Denied
+        | Reason::Unavailable
+        | Reason::Transport
+        | Reason::UnexpectedResponse => true,
+        Reason::AlreadyInProgress
+        | Reason::Rejected
+        | Reason::Unauthorized
+        | Reason::Forbidden(_)
+        | Reason::NotFound
+        | Reason::ServiceFailure(_) => false,
+    };
+    has_reason && error.service.is_none()
+}
+
+/// What a 429 says of the time to wait.
+fn hint<T>(read: &Result<T, bindings::Error>) -> Option<RateLimitHint> {
+    match &read.as_ref().err()?.reason {
+        Reason::RateLimited(limit) => Some(RateLimitHint {
+            retry_after: limit.retry_after_seconds,
+            window: limit.window_seconds,
+        }),
+        _ => None,
     }
 }
 
@@ -117,78 +204,160 @@ fn effect_of(seen: &Observation, operation: Operation) -> Effect {
     }
 }
 
-/// What is wrong with a success that the plugin reports, if something is.
-///
-/// What a caller decides by is compared with what the answer's body says: see [`ResponseSummary`]. All
-/// else (requestor, comment, times, error codes, a device's health) is the plugin's word.
-fn contradicts(
-    seen: &Observation,
-    claimed: &ResponseSummary,
-    said: Option<&ResponseSummary>,
-    target: Option<&Target>,
-) -> Option<&'static str> {
-    if !seen
-        .status
-        .is_some_and(|status| (200..300).contains(&status))
-    {
-        return Some("the service did not answer with one");
-    }
-    if let Some(what) = claimed.misses(target) {
-        return Some(what);
-    }
-    match said {
-        None => Some("it did not read it in the service's answer"),
-        Some(said) if said != claimed => Some("it is not the one in the service's answer"),
-        Some(_) => None,
-    }
-}
-
-/// What is wrong with an error that the plugin reports, if something is: a caller waits, or
-/// asks for another token, because of it.
-fn contradicts_error(seen: &Observation, error: &bindings::Error) -> Option<&'static str> {
-    let status = seen.status.unwrap_or_default();
-    let is_founded = match &error.reason {
-        Reason::AlreadyInProgress => status == 400,
-        Reason::Unauthorized => status == 401,
-        Reason::Forbidden(_) => status == 403,
-        Reason::NotFound => status == 404,
-        Reason::Rejected => (400..500).contains(&status),
-        Reason::ServiceFailure(_) => status >= 500,
-        Reason::RateLimited(limit) => match limit.by {
-            bindings::Limiter::Service => status == 429,
-            bindings::Limiter::Host => seen.is_held_back,
-        },
-        Reason::InvalidArgument(_)
-        | Reason::Denied
-        | Reason::Unavailable
-        | Reason::Transport
-        | Reason::UnexpectedResponse => true,
-    };
-    if !is_founded {
-        return Some("nobody gave that answer");
-    }
-    match &error.service {
-        Some(service) if Some(service.status) != seen.status => {
-            Some("the service answered with another status")
+/// Says in which way a plugin's result differs from what the host reads in the response, if it does.
+/// Messages are for people, and are not compared.
+fn difference<T: Success>(
+    claimed: &Result<T, bindings::Error>,
+    read: &Result<T, bindings::Error>,
+) -> Option<String> {
+    let (claimed, read) = match (claimed, read) {
+        (Ok(claimed), Ok(read)) => {
+            return (claimed != read).then(|| claimed.difference(read));
         }
-        _ => None,
-    }
+        (Err(claimed), Err(read)) => {
+            let decides = |error: &bindings::Error| {
+                (error.reason.clone(), error.effect, error.service.clone())
+            };
+            if decides(claimed) == decides(read) {
+                return None;
+            }
+            (in_words(claimed), in_words(read))
+        }
+        (Ok(_), Err(read)) => ("a success".to_owned(), in_words(read)),
+        (Err(claimed), Ok(_)) => (in_words(claimed), "a success".to_owned()),
+    };
+    Some(format!("it reported {claimed}; the response is {read}"))
 }
-pub(super) const fn ending<T>(judged: &Result<T, CallError>) -> Ending {
-    match judged {
-        Ok(_) => Ending::Succeeded,
-        Err(CallError::Fault { .. }) => Ending::Fault,
-        Err(CallError::TimedOut { .. }) => Ending::TimedOut,
-        Err(_) => Ending::Failed,
+
+fn in_words(error: &bindings::Error) -> String {
+    let (reason, effect) = (error.reason.name(), error.effect.name());
+    let service = match &error.service {
+        None => "no response".to_owned(),
+        Some(service) => {
+            let code = service.code.as_deref().map(shown).unwrap_or_default();
+            format!("{} {code}", service.status).trim_end().to_owned()
+        }
+    };
+    format!("the error {reason} ({service}, effect {effect})")
+}
+
+impl Success for MachineAction {
+    fn summary(&self) -> ResponseSummary {
+        ResponseSummary::Action(action(self))
+    }
+
+    fn difference(&self, read: &Self) -> String {
+        let (claimed, read) = (self.to_json(), read.to_json());
+        let text = |value: Option<&Value>| match value {
+            None => "nothing".to_owned(),
+            Some(Value::String(text)) => format!("\"{}\"", shown(text)),
+            Some(value) => shown(&value.to_string()),
+        };
+        let members = |value: &Value| value.as_object().cloned().unwrap_or_default();
+        let (claimed, read) = (members(&claimed), members(&read));
+        let differs = |name: &&String| claimed.get(*name) != read.get(*name);
+        match claimed.keys().chain(read.keys()).find(differs) {
+            // In a comment, people name people.
+            Some(name) if name.ends_with("Comment") => {
+                format!("it reported another {} than the response has", shown(name))
+            }
+            Some(name) => format!(
+                "it reported {} as {}; the response has {}",
+                shown(name),
+                text(claimed.get(name)),
+                text(read.get(name))
+            ),
+            None => "it reported other JSON text for a property".to_owned(),
+        }
     }
 }
 
-pub(super) fn claim<T>(said: &Result<T, bindings::Error>) -> Claimed
-where
-    for<'a> ResponseSummary: From<&'a T>,
-{
+impl Success for MachineActionPage {
+    fn summary(&self) -> ResponseSummary {
+        ResponseSummary::Actions(Listed {
+            items: self.items.iter().map(action).collect(),
+            truncated: self.truncated,
+        })
+    }
+
+    fn difference(&self, read: &Self) -> String {
+        let mut pairs = (1..).zip(self.items.iter().zip(&read.items));
+        let entry = pairs.find(|(_, (claimed, read))| claimed != read);
+        lists_differ(
+            (self.items.len(), self.truncated),
+            (read.items.len(), read.truncated),
+            entry.map(|(at, (claimed, read))| (at, claimed.difference(read))),
+        )
+    }
+}
+
+impl Success for FoundMachines {
+    fn summary(&self) -> ResponseSummary {
+        let machine = |machine: &Machine| MachineSummary {
+            id: machine.id.clone(),
+            name: machine.computer_dns_name.clone(),
+        };
+        ResponseSummary::Machines(Listed {
+            items: self.items.iter().map(machine).collect(),
+            truncated: self.truncated,
+        })
+    }
+
+    fn difference(&self, read: &Self) -> String {
+        let mut pairs = (1..).zip(self.items.iter().zip(&read.items));
+        let entry = pairs.find(|(_, (claimed, read))| claimed != read);
+        let devices = entry.map(|(at, (claimed, read))| {
+            let (claimed, read) = (shown(&claimed.id), shown(&read.id));
+            (
+                at,
+                format!(
+                    "it reported the device {claimed}; the response has {read}, or other properties"
+                ),
+            )
+        });
+        lists_differ(
+            (self.items.len(), self.truncated),
+            (read.items.len(), read.truncated),
+            devices,
+        )
+    }
+}
+
+fn action(action: &MachineAction) -> ActionSummary {
+    ActionSummary {
+        id: action.id.clone(),
+        type_: action.type_.as_str().to_owned(),
+        status: action.status.as_str().to_owned(),
+        machine: action.machine_id.clone(),
+    }
+}
+
+/// Says in which way two lists differ, by their length, whether they are cut, and their first entry
+/// that is another.
+fn lists_differ(
+    claimed: (usize, bool),
+    read: (usize, bool),
+    entry: Option<(usize, String)>,
+) -> String {
+    match entry {
+        Some((at, what)) => format!("entry {at}: {what}"),
+        None => {
+            let text = |(entries, cut)| match cut {
+                true => format!("{entries} entries, and more"),
+                false => format!("{entries} entries"),
+            };
+            format!(
+                "it reported {}; the response has {}",
+                text(claimed),
+                text(read)
+            )
+        }
+    }
+}
+
+pub(super) fn claim<T: Success>(said: &Result<T, bindings::Error>) -> Claimed {
     match said {
-        Ok(success) => Claimed::ok(&success.into()),
+        Ok(success) => Claimed::ok(&success.summary()),
         Err(error) => Claimed::Err {
             reason: error.reason.name(),
             effect: error.effect.name(),
@@ -198,162 +367,4 @@ where
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::bindings::{
-        ActionStatus, ActionType, Failure, MachineAction, MissingRoles, RateLimit, ServiceError,
-    };
-
-    const MACHINE: &str = "1e5bc9d7e413ddd7902c2932e418702b84d0cc07";
-    const ACTION: &str = "8a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a";
-
-    fn answered(status: u16, body: &str) -> Observation {
-        let mut seen = Observation::default();
-        seen.may_have_arrived = true;
-        seen.status = Some(status);
-        seen.answer = body.as_bytes().to_vec();
-        seen
-    }
-
-    fn contradiction(
-        seen: &Observation,
-        claimed: &MachineAction,
-        target: &Target,
-    ) -> Option<&'static str> {
-        let said = ResponseSummary::in_answer(Some(target), &seen.answer);
-        contradicts(seen, &claimed.into(), said.as_ref(), Some(target))
-    }
-
-    fn body(id: &str, type_: &str, status: &str, machine: &str) -> String {
-        serde_json::json!({ "id": id, "type": type_, "status": status, "machineId": machine })
-            .to_string()
-    }
-
-    fn claimed() -> MachineAction {
-        MachineAction {
-            machine_id: Some(MACHINE.to_owned()),
-            ..MachineAction::blank(
-                ACTION,
-                ActionType::UnrestrictCodeExecution,
-                ActionStatus::Pending,
-            )
-        }
-    }
-
-    #[test]
-    fn a_success_is_one_only_if_it_is_word_for_word_what_the_service_answered() {
-        let release = Target::Machine(MACHINE.parse().unwrap());
-        let read = Target::Action(ACTION.parse().unwrap());
-        let other = &MACHINE.replace('1', "2");
-        let (kind, pending) = ("UnrestrictCodeExecution", "Pending");
-        let good = body(ACTION, kind, pending, MACHINE);
-        for (seen, is_founded) in [
-            (answered(201, &good), true),
-            (answered(200, &good), true),
-            (Observation::default(), false),
-            (answered(199, &good), false),
-            (answered(302, &good), false),
-            (answered(400, &good), false),
-            (answered(500, &good), false),
-            (answered(200, ""), false),
-            (answered(200, &good[..good.len() - 1]), false),
-            (
-                answered(
-                    200,
-                    &body(&ACTION.replace('8', "9"), kind, pending, MACHINE),
-                ),
-                false,
-            ),
-            (
-                answered(200, &body(ACTION, "Offboard", pending, MACHINE)),
-                false,
-            ),
-            (answered(200, &body(ACTION, kind, "Failed", MACHINE)), false),
-            (answered(200, &body(ACTION, kind, pending, other)), false),
-        ] {
-            for target in [&release, &read] {
-                let found = contradiction(&seen, &claimed(), target);
-                assert_eq!(found.is_none(), is_founded, "{seen:?}: {found:?}");
-            }
-        }
-        // Of another device, or another action, however well it is borne out.
-        let seen = answered(200, &body(ACTION, kind, pending, other));
-        let of_another = MachineAction {
-            machine_id: Some(other.clone()),
-            ..claimed()
-        };
-        assert_eq!(
-            contradiction(&seen, &of_another, &release),
-            Some("of another device")
-        );
-        let another = Target::Action("9a5c34dc-9ca9-4be4-b3c2-4c70e4bfb69a".parse().unwrap());
-        let found = contradiction(&answered(200, &good), &claimed(), &another);
-        assert_eq!(found, Some("of another action"));
-    }
-
-    #[test]
-    fn an_error_is_one_only_if_somebody_gave_it() {
-        let limit = |by| {
-            Reason::RateLimited(RateLimit {
-                by,
-                retry_after_seconds: Some(1),
-                window_seconds: None,
-            })
-        };
-        let failure = || {
-            Reason::ServiceFailure(Failure {
-                retry_after_seconds: None,
-            })
-        };
-        let forbidden = || {
-            Reason::Forbidden(MissingRoles {
-                required_roles: Vec::new(),
-                held_roles: Vec::new(),
-            })
-        };
-        let mut held_back = Observation::default();
-        held_back.is_held_back = true;
-        let error = |reason, status: Option<u16>| bindings::Error {
-            effect: Effect::None,
-            reason,
-            message: String::new(),
-            service: status.map(|status| ServiceError {
-                status,
-                code: None,
-                message: None,
-                correlation_id: None,
-            }),
-        };
-        for (seen, reason, is_founded) in [
-            (answered(400, ""), Reason::AlreadyInProgress, true),
-            (answered(200, ""), Reason::AlreadyInProgress, false),
-            (answered(401, ""), Reason::Unauthorized, true),
-            (answered(500, ""), Reason::Unauthorized, false),
-            (answered(403, ""), forbidden(), true),
-            (Observation::default(), forbidden(), false),
-            (answered(404, ""), Reason::NotFound, true),
-            (answered(200, ""), Reason::NotFound, false),
-            (answered(409, ""), Reason::Rejected, true),
-            (answered(503, ""), Reason::Rejected, false),
-            (answered(503, ""), failure(), true),
-            (answered(200, ""), failure(), false),
-            (answered(429, ""), limit(bindings::Limiter::Service), true),
-            (answered(200, ""), limit(bindings::Limiter::Service), false),
-            (
-                Observation::default(),
-                limit(bindings::Limiter::Service),
-                false,
-            ),
-            (held_back, limit(bindings::Limiter::Host), true),
-            (answered(429, ""), limit(bindings::Limiter::Host), false),
-            (Observation::default(), Reason::Transport, true),
-            (answered(200, ""), Reason::UnexpectedResponse, true),
-        ] {
-            let status = seen.status;
-            let contradiction = contradicts_error(&seen, &error(reason.clone(), status));
-            assert_eq!(contradiction.is_none(), is_founded, "{reason:?} {status:?}");
-        }
-        let other_status = error(Reason::Rejected, Some(402));
-        assert!(contradicts_error(&answered(409, ""), &other_status).is_some());
-    }
-}
+mod tests;

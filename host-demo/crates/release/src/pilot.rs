@@ -613,7 +613,7 @@ impl Pilot<'_> {
 /// Whether sending it again would end in the same way.
 fn is_final(error: &CallError) -> bool {
     match error {
-        CallError::Fault { .. } => true,
+        CallError::Fault { .. } | CallError::PluginContradicted => true,
         CallError::Answered { error, .. } => matches!(
             error.reason,
             Reason::InvalidArgument(_)

@@ -71,7 +71,9 @@ impl<'a> Gateway<'a> {
     }
 
     fn ask(&self, machine: &str) -> (u16, Value) {
-        let asked = json!({ "operation": "unrestrict-code-execution", "target": machine });
+        let asked = json!({
+            "operation": "unrestrict-code-execution", "target": machine, "comment": "cleaned"
+        });
         self.post("/capabilities", &self.key(), asked.to_string())
     }
 

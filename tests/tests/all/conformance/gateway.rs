@@ -54,8 +54,11 @@ impl Gate {
     /// none, that is the engine's failure; a guest that uses it while it says that it sent nothing,
     /// or does not use it while it says otherwise, has crashed.
     pub(super) async fn call(&self, host: &mut AtWork, asked: &Asked) -> Value {
-        let wanted =
-            json!({ "operation": "unrestrict-code-execution", "target": asked.machine_id });
+        let wanted = json!({
+            "operation": "unrestrict-code-execution",
+            "target": asked.machine_id,
+            "comment": asked.comment,
+        });
         let asking = self.client.post(format!("{}/capabilities", self.base_url));
         let asking = asking.body(wanted.to_string());
         let (status, granted) = self.send(asking, &self.key).await;

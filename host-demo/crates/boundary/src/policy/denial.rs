@@ -44,8 +44,11 @@ pub enum Denial {
     #[error("the request header {0:?} is not allowed")]
     Header(String),
     /// A request body over the bound, or one that no such request has.
-    #[error("the request body is not one that this request has")]
-    Body,
+    #[error("the request body {0}")]
+    Body(&'static str),
+    /// A comment that is not the caller's.
+    #[error("the comment in the request body is not the one that this call was made with")]
+    OtherComment,
 }
 
 impl Denial {

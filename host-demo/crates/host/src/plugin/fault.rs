@@ -29,14 +29,10 @@ pub enum Fault {
     /// The engine refused it something, memory or resources.
     #[error("the plugin was stopped by the engine: {0}")]
     Engine(String),
-    /// It reported a success that the boundary did not see: there was none, or the action has
-    /// another id, type, status or device than in the service's answer. An action's other
-    /// properties are not compared.
-    #[error("the plugin reported a success, but {0}")]
-    UnfoundedSuccess(&'static str),
-    /// It reported an error that the boundary did not see.
-    #[error("the plugin reported an error of the service's or the host's, but {0}")]
-    UnfoundedError(&'static str),
+    /// Its result is another one than the host reads in the same response, or there was no
+    /// response. Everything is compared but an error's message.
+    #[error("the plugin contradicted the service: {0}")]
+    Contradiction(String),
 }
 
 impl Fault {

@@ -646,5 +646,6 @@ const fn call_result_name(result: Result<(), &CallError>) -> (&'static str, bool
         CallError::Audit(_) => ("audit", false),
         CallError::TimedOut { .. } => ("timed-out", true),
         CallError::Fault { .. } => ("fault", true),
+        CallError::PluginContradicted => ("plugin-contradicted", false),
     }
 }

@@ -35,6 +35,7 @@ pub(super) fn classify(error: &CallError, has_contact: bool) -> ErrorClass {
         | CallError::Stopped
         | CallError::Aborted(_)
         | CallError::Audit(_)
+        | CallError::PluginContradicted
         | CallError::TokenEchoed { .. } => ErrorClass::All,
         CallError::TimedOut { .. } => ErrorClass::NotSent { nowhere: false },
         // The plugin's. It would do it again.
@@ -84,7 +85,8 @@ pub(super) fn reading_fate(error: &CallError, has_deadline: bool) -> ReadingFate
         CallError::Identity(_)
         | CallError::Ledger(_)
         | CallError::Aborted(_)
-        | CallError::Audit(_) => ReadingFate::All,
+        | CallError::Audit(_)
+        | CallError::PluginContradicted => ReadingFate::All,
         CallError::TokenEchoed { .. } | CallError::Fault { .. } => ReadingFate::Never,
         CallError::Quota { .. } | CallError::Stopped | CallError::TimedOut { .. } => {
             ReadingFate::Later { is_away: false }

@@ -298,8 +298,7 @@ fn a_mistake_is_named_with_its_line_and_what_was_meant() {
         (
             "[plugin]\nsha256 = \"abc\"",
             2,
-            "plugin.sha256: a SHA-256 has 64 hexadecimal digits, as `host-demo inspect` and \
-             `sha256sum` print them",
+            "plugin.sha256: a SHA-256 has 64 hexadecimal digits, as `sha256sum` prints them",
         ),
         (
             "[[quota]]\nper = \"1m\"\ncalls = 101",

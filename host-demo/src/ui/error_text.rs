@@ -62,8 +62,12 @@ pub(crate) fn could_not_run(format: Output, error: &anyhow::Error) {
 /// Says what is wrong with the arguments, or what was asked for with them. `true`: something is
 /// wrong.
 pub(crate) fn misused(format: Output, error: &clap::Error) -> bool {
-    let _ = error.print();
     let is_wrong = error.use_stderr();
+    match is_wrong {
+        // It repeats arguments, which can come from outside.
+        true => note!("{}", cleaned_lines(error.render().to_string().trim_end())),
+        false => drop(error.print()),
+    }
     let hint = dashes::hint(std::env::args_os().skip(1)).filter(|_| is_wrong);
     if let Some(hint) = &hint {
         note!("hint: {}", clean(hint));
@@ -79,6 +83,11 @@ pub(crate) fn misused(format: Output, error: &clap::Error) -> bool {
         json_line(&json!({ "type": "error", "error": error }));
     }
     is_wrong
+}
+
+/// A text of several lines, each without characters that control a terminal.
+fn cleaned_lines(text: &str) -> String {
+    text.lines().map(clean).collect::<Vec<_>>().join("\n")
 }
 
 /// Without the usage, and in one line.

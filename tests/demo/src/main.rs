@@ -82,7 +82,8 @@ async fn show() -> Result<()> {
         ),
         "the stand-in refused the other user's action"
     );
-    visible(&clock).await;
+    // Until it is listed.
+    wait(&clock, 10).await;
     user.run(&["unrestrict", second, "--comment", COMMENT], 0)?;
     many_devices(&user, &mock, &clock, many).await?;
 
@@ -115,7 +116,8 @@ async fn many_devices(
     mock.set_device(restricted, DeviceBehaviour::Offline);
     let restrict = ActionType::RestrictCodeExecution;
     mock.begin(restrict, restricted, "INC-43", "another user");
-    visible(clock).await;
+    // Until it is listed.
+    wait(clock, 10).await;
     let lost = Fault::reset().after_acting().times(LOST);
     mock.inject(lost.on(Api::UnrestrictCodeExecution));
     fs::write(user.folder.path().join("devices.txt"), ids.join("\n"))?;
@@ -128,28 +130,23 @@ async fn many_devices(
         "--comment",
         COMMENT,
     ];
-    let mut run = user.start(&release)?;
     let enough = mock.arrivals(Api::UnrestrictCodeExecution) + 100;
-    while mock.arrivals(Api::UnrestrictCodeExecution) < enough {
-        ensure!(run.try_wait()?.is_none(), "the run ended too early");
-        clock
-            .sleep_until(clock.now() + Duration::from_secs(1))
-            .await;
-    }
-    let id = run.id().to_string();
-    ensure!(
-        Command::new("kill").args(["-INT", &id]).status()?.success(),
-        "the run could not be interrupted"
-    );
-    expect(&mut run, 130)?;
+    let mut run = user.start(&release)?;
+    interrupt(&mut run, clock, || {
+        mock.arrivals(Api::UnrestrictCodeExecution) >= enough
+    })
+    .await?;
 
-    step("Resume it. The deadline ends the wait for the device that is offline:");
-    user.run(&["resume", "last", "--deadline", "8m"], 1)?;
+    step("Resume it. Ctrl-C ends the wait for the device that is offline:");
+    let released = || {
+        let all = ids.iter();
+        all.filter(|id| mock.is_restricted(id) == Some(false))
+            .count()
+    };
+    let mut run = user.start(&["resume", "last"])?;
+    interrupt(&mut run, clock, || released() == ids.len() - 3).await?;
     step("What the service has recorded:");
-    let released = ids
-        .iter()
-        .filter(|id| mock.is_restricted(id) == Some(false));
-    let released = released.count();
+    let released = released();
     let releases = |id: &&String| {
         let actions = mock.actions_of(id);
         let releases = |a: &&_| is_release(a);
@@ -165,6 +162,23 @@ async fn many_devices(
     Ok(())
 }
 
+/// Presses Ctrl-C half a minute after something has come about, and waits for the end.
+async fn interrupt(
+    run: &mut Child,
+    clock: &Arc<dyn Clock>,
+    is_time: impl Fn() -> bool,
+) -> Result<()> {
+    while !is_time() {
+        ensure!(run.try_wait()?.is_none(), "the run ended too early");
+        wait(clock, 1).await;
+    }
+    wait(clock, 30).await;
+    let id = run.id().to_string();
+    let sent = Command::new("kill").args(["-INT", &id]).status()?;
+    ensure!(sent.success(), "the run could not be interrupted");
+    expect(run, 130)
+}
+
 fn is_release(action: &defender_mock::MachineAction) -> bool {
     action.r#type == ActionType::UnrestrictCodeExecution
 }
@@ -173,11 +187,9 @@ fn step(text: &str) {
     println!("\n* {text}");
 }
 
-/// Waits until an action that was just created is listed.
-async fn visible(clock: &Arc<dyn Clock>) {
-    clock
-        .sleep_until(clock.now() + Duration::from_secs(10))
-        .await;
+async fn wait(clock: &Arc<dyn Clock>, seconds: u64) {
+    let time = Duration::from_secs(seconds);
+    clock.sleep_until(clock.now() + time).await;
 }
 
 /// A user's home folder with a configuration for the stand-in, and the command.
@@ -197,6 +209,7 @@ impl User {
         let config = format!(
             "[service]\nbase-url = {:?}\nauthority = {:?}\nscope = {:?}\nca-file = \"ca.pem\"\n\n\
              [identity]\ntenant-id = {:?}\nclient-id = {:?}\nclient-secret-file = \"client-secret\"\n\n\
+             [call]\ntimeout = \"2m\"\n\n\
              # Without a ledger, calls in scaled time are counted for each process alone.\n\
              [ledger]\nat = \"ledger.sqlite\"\n",
             mock.base_url(),

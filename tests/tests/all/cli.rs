@@ -573,7 +573,7 @@ fn neither_the_secret_nor_the_token_is_shown_however_much_is_said() {
         .run(["unrestrict", &id, "--comment", "x", "-vv"])
         .exits(0);
     for (said, more, what) in [
-        (&less, "host_demo", "each call"),
+        (&less, "defender_boundary", "each call"),
         (&said, "h2::", "connections too"),
     ] {
         assert!(said.err.contains(more), "{what}: {said}");

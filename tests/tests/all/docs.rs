@@ -13,6 +13,10 @@ const PAGES: &[(&str, &str)] = &[
     ("CONTRIBUTING.md", include_str!("../../../CONTRIBUTING.md")),
     ("SECURITY.md", include_str!("../../../SECURITY.md")),
     (
+        "docs/architecture.md",
+        include_str!("../../../docs/architecture.md"),
+    ),
+    (
         "docs/compatibility.md",
         include_str!("../../../docs/compatibility.md"),
     ),

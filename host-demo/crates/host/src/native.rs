@@ -3,6 +3,11 @@
 //! The only place that names the plugin's types. They are generated from the same contract as
 //! [`bindings`], and converted here.
 
+#![expect(
+    clippy::result_large_err,
+    reason = "the contract's own error, once a call"
+)]
+
 use http::HeaderMap;
 use plugin::api::{Answer, Call, Extent, MAX_ANSWER, MAX_LIST};
 use plugin::query::{ActionQuery, MachineQuery};
@@ -16,7 +21,9 @@ use defender_boundary::Observation;
 use defender_core::operation::Operation;
 
 /// Reads the response to one call.
-pub(crate) struct Reader<T>(Box<dyn Fn(&Answer) -> Result<T, bindings::Error> + Send + Sync>);
+pub(crate) struct Reader<T>(Box<Read<T>>);
+
+type Read<T> = dyn Fn(&Answer) -> Result<T, bindings::Error> + Send + Sync;
 
 impl<T> Reader<T> {
     fn new<P: Into<T>>(

@@ -369,3 +369,36 @@ fn an_option_with_another_dash_is_pointed_out_in_every_command() {
     ]);
     let _ = said.exits(0);
 }
+
+#[test]
+fn an_argument_error_cannot_control_the_terminal() {
+    let stage = Stage::new();
+    let id = stage.id();
+    for args in [
+        &["unrestrict", &id, "--\u{1b}[2Jx"][..],
+        &["unrestrict", &id, "--comment", "x", "--from\u{9b}2J"],
+        &["\u{1b}]0;title\u{7}"],
+        &["quota", "--watch=\u{1b}[31m"],
+        &["check", "--cloud", "\u{9b}1m"],
+    ] {
+        for format in ["text", "json"] {
+            let said = stage
+                .bare(["--output", format])
+                .with_args(args.iter().copied())
+                .exits(2);
+            let all = format!("{}{}", said.out, said.err);
+            let harmful = |c: &char| c.is_control() && *c != '\n';
+            assert_eq!(all.chars().find(harmful), None, "{args:?}: {all:?}");
+        }
+    }
+}
+
+/// After `--`, nothing is an option: a foreign text that looks like one is a wrong id.
+#[test]
+fn an_option_in_place_of_an_id_is_no_option_after_two_hyphens() {
+    let stage = Stage::new();
+    stage.write("devices", format!("{}\n", stage.id()).as_bytes());
+    let run = stage.run(["unrestrict", "--comment", "x", "--", "--from=devices"]);
+    run.exits(2).mentions("is not a machine id");
+    assert!(stage.mock.requests().is_empty());
+}

@@ -1065,7 +1065,7 @@ fn the_demo_tells_its_story() {
         stage.program(&demo_binary(), [] as [&str; 0]).exits(0)
     };
     said.mentions("not a machine id")
-        .mentions("not-found")
+        .mentions("404 ResourceNotFound")
         .mentions("existing action")
         .mentions("147 devices are released, 0 of them twice")
         .mentions("the fullest minute had ");

@@ -8,11 +8,11 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-use defender_mock::{Api, Duplicate, Fault, Mock};
+use defender_mock::{Api, Fault, Mock};
 use host_demo::audit::{Audit, Who};
 use host_demo::clock::SystemClock;
-use host_demo::contract::{Effect, MachineActionFilter};
-use host_demo::host::{CallError, Host, WaitOptions};
+use host_demo::contract::MachineActionFilter;
+use host_demo::host::{Host, WaitOptions};
 use host_demo::plugin::{BUNDLED, Digest};
 use serde_json::{Value, json};
 use tests::binary::host_demo_binary;

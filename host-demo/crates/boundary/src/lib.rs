@@ -3,8 +3,7 @@
 //! It knows nothing of WebAssembly, so it serves a host with an engine, a linker and stores of its
 //! own as it serves the wasmtime host, and one without any guest as well. An [`Egress`]
 //! is what all calls share. [`Egress::begin`] waits for the quota and makes a [`Call`], which may
-//! send one request, for what its [`Grant`] names. [`Hooks`] are the same for a guest: the only
-//! file below that knows wasmtime is theirs.
+//! send one request, for what its [`Grant`] names. A guest sends it by the call's [`WayOut`].
 //!
 //! ```no_run
 //! # async fn example(token: &str) -> Result<(), Box<dyn std::error::Error>> {

@@ -69,7 +69,7 @@ pub fn shown(text: &str) -> String {
     shown
 }
 
-/// A text that serializes as its first [`TEXT_MAX`] characters.
+/// A text that serializes as its first 500 characters.
 pub struct Cut<'a>(pub &'a str);
 
 impl Serialize for Cut<'_> {

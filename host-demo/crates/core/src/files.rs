@@ -2,7 +2,7 @@
 //!
 //! What is named can be anything: a pipe that nobody writes to, a device without end, a folder. A
 //! file is read only if it is one, and not without bound. What the program believes is read only if
-//! no other user could have written it ([`trust`](crate::trust)).
+//! no other user could have written it ([`trust`](mod@crate::trust)).
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{Read as _, Write as _};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::settings::{File, Key, Replaced, Settings, SettingsError, Source, TOKEN_FILE, about};
 use anyhow::{Context as _, bail};
 use etcetera::BaseStrategy as _;
-use host_demo::files::FileError;
+use host_demo::files::{self, FileError};
 use host_demo::identity::Method;
 
 use super::read::{self, environment};
@@ -195,7 +195,12 @@ fn find(named: Option<&Path>) -> anyhow::Result<Option<(PathBuf, String)>> {
     };
     let shown = path.display();
     let bytes = match read::file(&path, "the configuration") {
-        Err(error) if named.is_none() && is_absent(&error) => return Ok(None),
+        Err(error) if named.is_none() && is_absent(&error) => {
+            files::check_absent(&path).with_context(|| {
+                format!("the configuration {shown} is missing, and may have been removed")
+            })?;
+            return Ok(None);
+        }
         found => found?,
     };
     let text = String::from_utf8(bytes)

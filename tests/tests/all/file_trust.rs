@@ -301,3 +301,20 @@ fn compiled_code_that_another_user_could_have_written_is_removed() {
         assert!(!err.contains("compiled code"), "{err}");
     }
 }
+
+/// Without the file, its pin, policy and quotas would not hold.
+#[test]
+fn a_configuration_that_may_have_been_removed_stops_the_command() {
+    let stage = Stage::new();
+    let folder = stage.home().join(".config/host-demo");
+    fs::create_dir_all(&folder).unwrap();
+    let id = stage.mock.machine_ids().swap_remove(0);
+    let run = || stage.run(["unrestrict", &id, "--comment", "x", "--no-wait"]);
+    change(&folder, 0o777);
+    let (_, err) = run().exits(2);
+    assert!(err.contains("may have been removed"), "{err}");
+    assert!(err.contains("chmod go-w"), "{err}");
+    assert_eq!(stage.mock.arrivals(Api::UnrestrictCodeExecution), 0);
+    change(&folder, 0o755);
+    run().exits(0);
+}

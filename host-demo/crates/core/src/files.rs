@@ -142,6 +142,20 @@ pub fn check(path: &Path) -> Result<(), FileError> {
     )?)
 }
 
+/// Checks that no other user could have removed a file that is not there.
+pub fn check_absent(path: &Path) -> Result<(), FileError> {
+    let path = std::path::absolute(path)?;
+    let mut folders = path.ancestors().skip(1);
+    let Some(folder) = folders.find(|folder| folder.symlink_metadata().is_ok()) else {
+        return Ok(());
+    };
+    match check(folder) {
+        // In a shared folder, users remove only what is theirs.
+        Err(FileError::Untrusted(Distrust::Shared(_))) => Ok(()),
+        checked => checked,
+    }
+}
+
 /// Checks that no other user could have written an open file, and that it is the one at the path.
 pub fn check_open(path: &Path, about: &Metadata) -> Result<(), FileError> {
     let found = trust::walk(path)?;

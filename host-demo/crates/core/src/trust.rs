@@ -6,9 +6,9 @@
 //!
 //! - In a sticky folder (`/tmp`, a projected volume of Kubernetes) users replace only what they own.
 //!   It passes as a folder above, since the owner of what is in it is checked.
-//! - A group whose only member is the user counts as the user ([`Accounts`]).
+//! - A group of the user's name whose only member is the user counts as the user ([`Accounts`]).
 //! - Access control lists are not read. Where one lets others write, Linux shows it in the file's group
-//!   permissions.
+//!   permissions, so those count for a file with a list even if the group is the user's own.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -49,6 +49,8 @@ pub struct Component {
     pub mode: u32,
     /// What it is.
     pub kind: Kind,
+    /// Whether it has an access control list.
+    pub has_acl: bool,
     /// The device and the number of its inode.
     pub inode: (u64, u64),
 }
@@ -61,6 +63,7 @@ impl Component {
             _ => Kind::File,
         };
         Self {
+            has_acl: kind != Kind::Link && has_acl(&path),
             path,
             uid: found.uid(),
             gid: found.gid(),
@@ -151,7 +154,8 @@ impl User {
 
     /// Whether other users have one of these permissions (`0o2` to write, `0o1` to enter).
     fn is_open(&self, component: &Component, permission: u32) -> bool {
-        let group = match self.own_group == Some(component.gid) {
+        let is_own = self.own_group == Some(component.gid) && !component.has_acl;
+        let group = match is_own {
             true => 0,
             false => permission << 3,
         };
@@ -164,8 +168,8 @@ impl User {
 pub struct Accounts {
     /// Name, uid and gid of each user.
     users: Vec<(String, u32, u32)>,
-    /// Gid and further members of each group.
-    groups: Vec<(u32, Vec<String>)>,
+    /// Name, gid and further members of each group.
+    groups: Vec<(String, u32, Vec<String>)>,
 }
 
 impl Accounts {
@@ -180,11 +184,12 @@ impl Accounts {
         };
         let group_of = |line: &str| {
             let fields: Vec<&str> = line.split(':').collect();
-            let [_, _, gid, members, ..] = fields[..] else {
+            let [name, _, gid, members, ..] = fields[..] else {
                 return None;
             };
             let members = members.split(',').filter(|name| !name.is_empty());
-            Some((gid.parse().ok()?, members.map(str::to_owned).collect()))
+            let members = members.map(str::to_owned).collect();
+            Some((name.to_owned(), gid.parse().ok()?, members))
         };
         Self {
             users: passwd.lines().filter_map(user).collect(),
@@ -192,10 +197,10 @@ impl Accounts {
         }
     }
 
-    /// The user with this uid, with their primary group if nobody else is in it.
+    /// The user with this uid, with their primary group if it has their name and nobody else is in it.
     ///
-    /// Users of a directory service are not listed in these files. Somebody who is not in them has no
-    /// group of their own here, and neither has a user whose group is not in them.
+    /// Users of a directory service are not listed in these files, but can be in a group of them, such as
+    /// `users`: therefore the name. A user or group that is not in these files has no own group here.
     pub fn user(&self, uid: u32) -> User {
         let is_user = |name: &str| {
             self.users
@@ -207,10 +212,10 @@ impl Accounts {
             let mut listed = self
                 .groups
                 .iter()
-                .filter(|group| group.0 == *gid)
+                .filter(|group| group.1 == *gid)
                 .peekable();
             listed.peek().is_some()
-                && listed.all(|group| group.1.iter().all(|name| is_user(name)))
+                && listed.all(|group| is_user(&group.0) && group.2.iter().all(|name| is_user(name)))
                 && self
                     .users
                     .iter()
@@ -269,6 +274,17 @@ fn check(component: &Component, user: &User, is_above: bool) -> Result<(), Distr
             mode: component.mode & 0o7777,
             is_roots: component.uid != user.uid,
         }),
+    }
+}
+
+/// Whether a file or folder has an access control list. Elsewhere than on Linux it is not known.
+fn has_acl(path: &Path) -> bool {
+    #[cfg(target_os = "linux")]
+    return rustix::fs::lgetxattr(path, "system.posix_acl_access", &mut [0_u8; 0]).is_ok();
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = path;
+        false
     }
 }
 

@@ -35,6 +35,7 @@ fn of_group(path: &str, uid: u32, gid: u32, mode: u32) -> Component {
         gid,
         mode,
         kind,
+        has_acl: false,
         inode: (0, 0),
     }
 }
@@ -178,6 +179,10 @@ fn a_group_of_the_user_alone_counts_as_the_user() {
     in_folder(folder(), of_group("/a/file", USER, GROUP, 0o664)).unwrap();
     in_folder(folder(), of_group("/a/file", USER, GROUP, 0o666)).unwrap_err();
     in_folder(folder(), component("/a/file", USER, 0o664)).unwrap_err();
+    // What an access control list grants shows in the group's permissions.
+    let mut with_list = of_group("/a/file", USER, GROUP, 0o664);
+    with_list.has_acl = true;
+    in_folder(folder(), with_list).unwrap_err();
 }
 
 #[test]
@@ -200,6 +205,11 @@ fn a_group_has_the_members_that_both_files_list() {
             "another's primary group",
         ),
         ("", "ann:x:1000:\nteam:x:1000:bob", "two names of one group"),
+        (
+            "",
+            "users:x:1000:",
+            "a group of a directory service's users",
+        ),
         ("", "bob:x:1001:", "no entry"),
         ("", "", "no file"),
     ] {

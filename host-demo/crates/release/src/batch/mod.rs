@@ -12,7 +12,7 @@
 //!   was killed goes on without losing or repeating one.
 //! - Accepted actions are followed by readings that answer for a hundred at a time.
 //!
-//! What is next is decided in `book`, without time or effects of its own; here it is done.
+//! What is next is decided in `scheduler`, without time or effects of its own; here it is done.
 
 mod circuit_breaker;
 mod scheduler;

@@ -319,7 +319,9 @@ impl Host {
                 () = stopped(patience.stop.clone()) => return Err(CallError::Stopped),
             }
         };
-        if !matches!(result, Err(CallError::Answered { .. })) || seen.rejected.is_none() {
+        let is_refused =
+            matches!(result, Err(CallError::Answered { .. })) && seen.rejected.is_some();
+        if !is_refused || self.check_plugin().is_err() {
             return result;
         }
         drop(first);

@@ -371,6 +371,10 @@ fn is_unprivileged(test: &str) -> bool {
     }
     let folder = tempfile::tempdir().unwrap();
     change(folder.path(), 0o755);
+    let own = folder.path().join("own");
+    std::fs::create_dir(&own).unwrap();
+    change(&own, 0o755);
+    chown(&own, Some(NOBODY), Some(NOBODY)).unwrap();
     // The folders of this program may be closed to that user.
     let program = folder.path().join("tests");
     // Copied by another process: a file that this one has open for writing could not be run as long as a
@@ -381,6 +385,8 @@ fn is_unprivileged(test: &str) -> bool {
     let ran = Command::new(&program)
         .args(["--exact", &format!("trust::tests::{test}"), "--nocapture"])
         .current_dir("/")
+        // The usual one may be another user's.
+        .env("TMPDIR", own)
         .uid(NOBODY)
         .gid(NOBODY)
         .output()

@@ -3,6 +3,7 @@
 use defender_connect::identity::IdentityError;
 use defender_host::CallError;
 use defender_host::bindings::{Effect, Reason};
+use defender_host::plugin::Fault;
 
 /// What an error makes of a device that was sent for.
 pub(super) enum ErrorClass {
@@ -38,6 +39,10 @@ pub(super) fn classify(error: &CallError, has_contact: bool) -> ErrorClass {
         | CallError::PluginContradicted
         | CallError::TokenEchoed { .. } => ErrorClass::All,
         CallError::TimedOut { .. } => ErrorClass::NotSent { nowhere: false },
+        CallError::Fault {
+            fault: Fault::Contradiction(_),
+            ..
+        } => ErrorClass::All,
         // The plugin's. It would do it again.
         CallError::Fault { .. } => ErrorClass::Refused,
         CallError::Answered { error, .. } => match &error.reason {

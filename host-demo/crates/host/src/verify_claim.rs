@@ -84,9 +84,12 @@ impl Host {
             return unanswered(claimed, seen, effect);
         };
         let difference = difference(&claimed, &read);
-        // Where they are equal, the host's message is: what is not compared is not the guest's.
+        let result = match &difference {
+            None => claimed,
+            Some(_) => read,
+        };
         Verdict {
-            result: read.map_err(|mut error| {
+            result: result.map_err(|mut error| {
                 // Of a body that was withheld the plugin knows only that it broke off.
                 if let (Reason::UnexpectedResponse, Some(why)) = (&error.reason, &seen.unread)
                     && seen.answer.len() <= answer_max(operation)

@@ -63,6 +63,7 @@ mod sqlite;
 mod store;
 #[cfg(any(feature = "redis", feature = "sqlite"))]
 mod store_thread;
+#[cfg(feature = "sqlite")]
 mod timeline;
 
 pub use key_state::{Ask, Holder, KeyState, Reply, Ticket, Update};
@@ -75,6 +76,7 @@ pub use sqlite::Sqlite;
 pub use store::{
     Key, LedgerError, LedgerName, LedgerProblem, Memory, NoKey, NoLedger, QuotaStore, Reading,
 };
+#[cfg(feature = "sqlite")]
 pub use timeline::boot_id;
 
 use std::time::Duration;
@@ -83,6 +85,7 @@ use std::time::Duration;
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a key is closed after a loss, by the documented quotas and the usual time of a call.
+#[cfg(any(feature = "redis", feature = "sqlite"))]
 const LOSS: Duration = CALL_TIMEOUT
     .saturating_add(GRACE)
     .saturating_add(Quota::DOCUMENTED[1].kept());

@@ -41,7 +41,7 @@ pub(crate) fn settled(
     Ok((Host::new(plugin::load(&args.plugin)?, &egress), service))
 }
 
-/// What any call goes through, whoever makes it.
+/// Builds the boundary that every call passes.
 pub(crate) fn boundary(
     args: &args::Connection,
     settings: &Settings,

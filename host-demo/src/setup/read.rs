@@ -48,7 +48,7 @@ pub(super) fn text(path: &Path, what: &str) -> anyhow::Result<String> {
         .with_context(|| format!("{what} {} can't be read", path.display()))
 }
 
-/// Reads what nobody else should be able to, and says so where somebody is.
+/// Reads a secret, and warns if other users can read its file.
 pub(super) fn secret_bytes(path: &Path, what: &str) -> anyhow::Result<Vec<u8>> {
     let found = contents(path, what)?;
     if found.is_open() {

@@ -182,9 +182,8 @@ fn resolve(
     Ok((settings, found.map(|(path, _)| path)))
 }
 
-/// The file that was named, or the user's own if there is one. Never one of the current directory:
-/// whoever could put a file there would say where the token goes. Nor one that another user could have
-/// written.
+/// Returns the file that was named, or the user's own if there is one. It is never taken from the current
+/// directory, and never from another user: the configuration decides where the token goes.
 fn find(named: Option<&Path>) -> anyhow::Result<Option<(PathBuf, String)>> {
     let path = match named {
         Some(path) => std::path::absolute(path)?,

@@ -14,7 +14,7 @@ static LOST: Mutex<Option<String>> = Mutex::new(None);
 /// Whether a line could not be printed, for whatever reason.
 static IS_CUT: AtomicBool = AtomicBool::new(false);
 
-/// Whether somebody still reads what is printed, as far as it shows.
+/// Returns whether standard output still has a reader, as far as the last write showed.
 pub(crate) fn is_read() -> bool {
     !IS_CUT.load(Ordering::Relaxed)
 }

@@ -46,7 +46,8 @@ pub enum FileError {
     Untrusted(#[from] Distrust),
 }
 
-/// Reads a file of at most so many bytes, whoever wrote it: for what is checked in another way.
+/// Reads a file of at most `max` bytes without checking who could have written it: for content that is
+/// checked in another way.
 ///
 /// It must be a regular one, so that this comes to an end. Excepted is what is named as an open
 /// file of this process, `/dev/stdin` or `/dev/fd/N`: shells hand over so what another command

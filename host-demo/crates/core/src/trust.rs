@@ -1,8 +1,8 @@
 //! Decides whether a file or folder can be trusted: no other user of this machine could have written it.
 //!
 //! The owner is the user or root, and nobody else can write to it. The same holds for each folder
-//! above it and for each symbolic link on the way, because whoever can write to a folder can replace
-//! what is in it. [`decide`] is the decision, over what [`walk`] reads from the disk.
+//! above it and for each symbolic link on the way, because a user who can write to a folder can replace
+//! its entries. [`decide`] is the decision, over what [`walk`] reads from the disk.
 //!
 //! - In a sticky folder (`/tmp`, a projected volume of Kubernetes) users replace only what they own.
 //!   It passes as a folder above, since the owner of what is in it is checked.

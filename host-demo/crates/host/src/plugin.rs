@@ -282,7 +282,7 @@ impl Plugin {
         Self::from_bytes(engine, &contents(path, files::read_trusted)?)
     }
 
-    /// Loads a component from a file, whoever wrote it, if it is the one with this digest.
+    /// Loads a component from a file if it has this digest. Who could have written the file is not checked.
     pub fn from_file_pinned(
         engine: &Engine,
         path: &Path,

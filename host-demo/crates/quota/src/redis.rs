@@ -43,7 +43,7 @@ const LEDGER: &str = "host-demo:ledger";
 ///   from the moment at which the service can have counted the last of them.
 /// - Where no append-only file is written, everything: no call is admitted for one whole window.
 /// - Likewise where a key or the whole ledger is gone, and when a ledger is begun, which looks the
-///   same. Whoever knows better says so ([`reopen`](QuotaStore::reopen)).
+///   same. [`reopen`](QuotaStore::reopen) overrides it.
 /// - Likewise when the server's clock was set forward, as far as somebody who goes on asking notices:
 ///   it goes a thousandth and 10 ms further than one's own does in the same time.
 ///

@@ -74,7 +74,7 @@ impl fmt::Display for Method {
 
 /// A name that is no method's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{name:?} is no way to a token; there are: {}", Method::ALL.map(Method::name).join(", "))]
+#[error("unknown sign-in method {name:?}; use one of: {}", Method::ALL.map(Method::name).join(", "))]
 pub struct UnknownMethod {
     name: String,
 }

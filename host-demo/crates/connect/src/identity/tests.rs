@@ -112,7 +112,7 @@ async fn a_method_has_one_name() {
     }
     assert_eq!(
         "password".parse::<Method>().unwrap_err().to_string(),
-        "\"password\" is no way to a token; there are: client-secret, client-certificate, \
+        "unknown sign-in method \"password\"; use one of: client-secret, client-certificate, \
          workload-identity, managed-identity, azure-cli, device-code, default"
     );
 }

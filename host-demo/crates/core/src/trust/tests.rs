@@ -118,7 +118,7 @@ fn the_check_stops_at_a_closed_folder() {
     decide(&walk, &user(), Depth::Closed).unwrap();
     let to_the_root = decide(&walk, &user(), Depth::Root).unwrap_err();
     assert!(matches!(to_the_root, Distrust::Writable { path, .. } if path == Path::new("/open")));
-    // Whoever may enter it reaches what is in it.
+    // Other users can enter it and reach its entries.
     let mut walk = walk;
     walk[2].mode = 0o711;
     decide(&walk, &user(), Depth::Closed).unwrap_err();
@@ -351,7 +351,7 @@ fn files_of_another_user_are_rejected() {
             chown(&file, Some(OTHER), None).unwrap();
             User::current()
         }
-        // The files of this user are another user's to somebody else.
+        // For a user with another uid, the files of this user belong to another user.
         own => User {
             uid: own + 1,
             own_group: None,
